@@ -1,0 +1,7 @@
+//! Files to host memory: AnnData `.h5ad`, safetensors checkpoints, gene vocabularies, expression
+//! preprocessing, seeded splits and padded batches. Knows no device and no model.
+#![deny(unsafe_code)]
+
+mod error;
+
+pub use error::{Error, Result};
