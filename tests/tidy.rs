@@ -1,1 +1,2 @@
-#[test] fn tidy() {}
+#[test]
+fn tidy() {}

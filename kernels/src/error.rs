@@ -1,0 +1,85 @@
+//! The one error type of the kernels crate.
+
+/// What a kernel or the runtime refuses, with the data needed to mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor's shape does not fit the other arguments of the operation.
+    #[error("{op}: tensor `{tensor}`: expected {expected:?}, got {got:?}")]
+    Shape {
+        /// The operation, for example `layer_norm::forward`.
+        op: &'static str,
+        /// The argument's name.
+        tensor: &'static str,
+        /// The shape that the other arguments demand.
+        expected: Vec<usize>,
+        /// The shape that was passed.
+        got: Vec<usize>,
+    },
+    /// A scalar argument is outside its domain.
+    #[error("{op}: `{argument}` is {value}, expected {expected}")]
+    Argument {
+        /// The operation.
+        op: &'static str,
+        /// The argument's name.
+        argument: &'static str,
+        /// The value that was passed.
+        value: f64,
+        /// The domain in words.
+        expected: &'static str,
+    },
+    /// An index tensor names a row that does not exist.
+    #[error("{op}: `{tensor}` holds {index} at position {position}, but there are only {bound} rows")]
+    Index {
+        /// The operation.
+        op: &'static str,
+        /// The index tensor's name.
+        tensor: &'static str,
+        /// Flat position of the offending entry.
+        position: usize,
+        /// The entry.
+        index: u64,
+        /// Number of valid rows.
+        bound: usize,
+    },
+    /// The stream was created with less scratch memory than the operation needs.
+    #[error("{op}: needs {needed} bytes of scratch, the stream has {reserved}; add the operation's scratch size to the plan")]
+    Scratch {
+        /// The operation.
+        op: &'static str,
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes the stream owns.
+        reserved: usize,
+    },
+    /// Memory for one class of tensors could not be allocated.
+    #[error("out of memory: {class} needs {requested} bytes and the device refused; lower the batch size or the sequence length")]
+    OutOfMemory {
+        /// The class that was being allocated.
+        class: &'static str,
+        /// Bytes requested.
+        requested: usize,
+    },
+    /// The worker threads could not be started.
+    #[error("cannot start {threads} worker threads: {reason}; lower --threads")]
+    Threads {
+        /// Number of threads asked for.
+        threads: usize,
+        /// The operating system's reason.
+        reason: String,
+    },
+    /// No driver for the requested device.
+    #[error("no CUDA driver found (tried {}); use --device cpu or install the NVIDIA driver", tried.join(", "))]
+    DriverNotFound {
+        /// Library names that were looked for.
+        tried: Vec<String>,
+    },
+}
+
+/// The kernels' result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Refuses a tensor whose shape is not the one that the other arguments demand.
+pub(crate) fn expect_shape(op: &'static str, tensor: &'static str, expected: &[usize], got: &[usize]) -> Result<()> {
+    if expected == got { Ok(()) } else { Err(Error::Shape { op, tensor, expected: expected.to_vec(), got: got.to_vec() }) }
+}

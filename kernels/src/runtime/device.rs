@@ -1,0 +1,184 @@
+//! Devices and the memory blocks registered with them.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::HashMap;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Cpu;
+use super::plan::{ALIGNMENT, PlanId};
+use crate::{Error, Result};
+
+/// A device: where arenas live and streams run. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cpu: Cpu,
+    blocks: Mutex<HashMap<PlanId, Arc<HostBlock>>>,
+}
+
+/// What a kernel dispatches on, once, in its own folder.
+#[derive(Debug)]
+pub enum Target<'a> {
+    /// The CPU path.
+    Cpu(&'a Cpu),
+}
+
+impl Device {
+    /// The CPU, with its own pool of `threads` workers (0: as many as the machine offers).
+    ///
+    /// # Errors
+    /// `Threads` when the pool cannot be started.
+    pub fn cpu(threads: usize) -> Result<Device> {
+        Ok(Device { inner: Arc::new(Inner { cpu: Cpu::new(threads)?, blocks: Mutex::default() }) })
+    }
+
+    /// Runs `body` on the device's worker threads, so that the parallel loops inside start without a hand-over.
+    pub fn enter<R: Send>(&self, body: impl FnOnce() -> R + Send) -> R {
+        self.inner.cpu.install(body)
+    }
+
+    /// Number of worker threads.
+    pub fn threads(&self) -> usize {
+        self.inner.cpu.threads()
+    }
+
+    /// One line for logs: kind and capability.
+    pub fn describe(&self) -> String {
+        format!("cpu, {} threads, {}", self.threads(), super::simd::level().name())
+    }
+
+    pub(super) fn target(&self) -> Target<'_> {
+        Target::Cpu(&self.inner.cpu)
+    }
+
+    pub(super) fn register(&self, plan: PlanId, block: Arc<HostBlock>) {
+        lock(&self.inner.blocks).insert(plan, block);
+    }
+
+    pub(super) fn unregister(&self, plan: PlanId) {
+        lock(&self.inner.blocks).remove(&plan);
+    }
+
+    /// The memory behind a handle.
+    ///
+    /// # Panics
+    /// When the handle's arena does not exist on this device: a bug of ours.
+    pub(super) fn block(&self, plan: PlanId) -> Arc<HostBlock> {
+        let block = lock(&self.inner.blocks).get(&plan).cloned();
+        #[expect(clippy::panic, reason = "a handle outlived its arena or changed device: a bug, never an input")]
+        block.unwrap_or_else(|| panic!("{plan:?} has no arena on this device"))
+    }
+}
+
+/// Locks without caring for poison: every critical section here leaves the data whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Zeroed, aligned host memory and the list of who uses which part of it now.
+#[derive(Debug)]
+pub(super) struct HostBlock {
+    pointer: NonNull<u8>,
+    layout: Layout,
+    borrows: Mutex<Vec<Borrow>>,
+}
+
+// SAFETY: the block owns its memory; every access goes through `borrow`, which refuses conflicting ranges.
+unsafe impl Send for HostBlock {}
+// SAFETY: as above; the list of borrows is behind a mutex.
+unsafe impl Sync for HostBlock {}
+
+/// A strided byte range in use: `rows` rows of `width` bytes, `stride` bytes apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Borrow {
+    pub(super) start: usize,
+    pub(super) rows: usize,
+    pub(super) width: usize,
+    pub(super) stride: usize,
+    pub(super) write: bool,
+}
+
+impl Borrow {
+    fn end(&self) -> usize {
+        if self.rows == 0 || self.width == 0 { self.start } else { self.start + (self.rows - 1) * self.stride + self.width }
+    }
+
+    fn overlaps(&self, other: &Borrow) -> bool {
+        if self.start == self.end() || other.start == other.end() || self.end() <= other.start || other.end() <= self.start {
+            return false;
+        }
+        if self.stride != other.stride || self.width >= self.stride || other.width >= other.stride {
+            return true;
+        }
+        // Two column ranges of matrices with the same row distance: compare the columns, which may wrap.
+        let stride = self.stride as i64;
+        let distance = (other.start as i64 - self.start as i64).rem_euclid(stride);
+        distance < self.width as i64 || stride - distance < other.width as i64
+    }
+}
+
+impl HostBlock {
+    pub(super) fn zeroed(class: &'static str, bytes: usize) -> Result<HostBlock> {
+        let out_of_memory = Error::OutOfMemory { class, requested: bytes };
+        let Ok(layout) = Layout::from_size_align(bytes.max(1), ALIGNMENT) else { return Err(out_of_memory) };
+        // SAFETY: the layout has a non-zero size.
+        let Some(pointer) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { return Err(out_of_memory) };
+        Ok(HostBlock { pointer, layout, borrows: Mutex::default() })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Marks a range as used and returns its first byte.
+    ///
+    /// # Panics
+    /// When the range leaves the block, or a written range meets any other one in use: bugs of ours.
+    #[expect(clippy::panic, reason = "overlap is a bug in a kernel's caller, never an input")]
+    pub(super) fn borrow(&self, borrow: Borrow) -> NonNull<u8> {
+        assert!(borrow.end() <= self.bytes(), "{borrow:?} leaves a block of {} bytes", self.bytes());
+        let mut borrows = lock(&self.borrows);
+        if let Some(other) = borrows.iter().find(|other| (borrow.write || other.write) && borrow.overlaps(other)) {
+            let other = *other;
+            drop(borrows);
+            panic!("{borrow:?} overlaps {other:?}");
+        }
+        borrows.push(borrow);
+        // SAFETY: start <= end <= size of the allocation.
+        unsafe { self.pointer.add(borrow.start) }
+    }
+
+    pub(super) fn release(&self, borrow: Borrow) {
+        let mut borrows = lock(&self.borrows);
+        if let Some(index) = borrows.iter().position(|other| *other == borrow) {
+            borrows.swap_remove(index);
+        }
+    }
+}
+
+impl Drop for HostBlock {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with this layout.
+        unsafe { dealloc(self.pointer.as_ptr(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn column_ranges_of_one_matrix_are_disjoint() {
+        let borrow = |start, width, write| Borrow { start, rows: 4, width, stride: 100, write };
+        assert!(!borrow(0, 30, true).overlaps(&borrow(30, 70, true)));
+        assert!(borrow(0, 31, true).overlaps(&borrow(30, 70, true)));
+        assert!(!borrow(30, 70, true).overlaps(&borrow(100, 30, true)), "later rows, other columns");
+        assert!(borrow(30, 71, true).overlaps(&borrow(100, 30, true)), "wraps into the next row");
+        assert!(borrow(0, 100, true).overlaps(&borrow(100, 30, true)), "contiguous");
+    }
+}

@@ -1,0 +1,153 @@
+//! A case's tensors, allocated and filled.
+
+use std::collections::HashMap;
+
+use super::{Case, Fill, Role};
+use crate::Result;
+use crate::runtime::philox::{Site, uniform};
+use crate::runtime::{Arena, Class, Device, Float, Plan, Real, Shape, Stream, Tensor};
+
+/// Tensors by name, as handles: what an [`super::Op`] passes on to its kernel.
+#[derive(Debug)]
+pub struct Bindings<T: Float> {
+    values: HashMap<String, Tensor<T>>,
+    accumulated: HashMap<String, Tensor<T::Acc>>,
+    indices: HashMap<String, Tensor<u32>>,
+}
+
+impl<T: Float> Default for Bindings<T> {
+    fn default() -> Self {
+        Bindings { values: HashMap::new(), accumulated: HashMap::new(), indices: HashMap::new() }
+    }
+}
+
+#[expect(clippy::panic, reason = "a case that names a tensor it never declared is a bug in the case")]
+impl<T: Float> Bindings<T> {
+    /// An input, parameter, output or activation gradient.
+    pub fn value(&self, name: &str) -> Tensor<T> {
+        self.values.get(name).copied().unwrap_or_else(|| panic!("case has no tensor `{name}`"))
+    }
+
+    /// A statistic, constant or parameter gradient.
+    pub fn accumulated(&self, name: &str) -> Tensor<T::Acc> {
+        self.accumulated.get(name).copied().unwrap_or_else(|| panic!("case has no accumulated tensor `{name}`"))
+    }
+
+    /// Integers.
+    pub fn index(&self, name: &str) -> Tensor<u32> {
+        self.indices.get(name).copied().unwrap_or_else(|| panic!("case has no index tensor `{name}`"))
+    }
+}
+
+/// Memory, stream and handles of one case at one element type.
+pub struct Storage<T: Float> {
+    /// The stream it runs on.
+    pub stream: Stream,
+    /// The handles.
+    pub tensors: Bindings<T>,
+    _arena: Arena,
+}
+
+/// Gradients of parameters start here, so that a kernel that overwrites instead of adding is found.
+pub(super) const PREFILL: f64 = 0.25;
+
+impl<T: Float> Storage<T> {
+    /// Allocates and fills a case's tensors; gradients of outputs are filled like inputs.
+    ///
+    /// # Errors
+    /// Those of allocation and upload.
+    pub fn new(device: &Device, case: &Case, seed: u64) -> Result<Self> {
+        let mut plan = Plan::new(Class::Activations);
+        let mut tensors = Bindings::default();
+        for slot in &case.slots {
+            let (name, gradient) = (slot.name.to_string(), format!("d{}", slot.name));
+            match slot.role {
+                Role::Input | Role::Output => {
+                    tensors.values.insert(name.clone(), plan.tensor(&name, slot.shape));
+                    tensors.values.insert(gradient.clone(), plan.tensor(&gradient, slot.shape));
+                }
+                Role::Parameter => {
+                    tensors.values.insert(name.clone(), plan.tensor(&name, slot.shape));
+                    tensors.accumulated.insert(gradient.clone(), plan.tensor(&gradient, slot.shape));
+                }
+                Role::Statistic | Role::Constant => {
+                    tensors.accumulated.insert(name.clone(), plan.tensor(&name, slot.shape));
+                }
+                Role::Index => {
+                    tensors.indices.insert(name.clone(), plan.tensor(&name, slot.shape));
+                }
+            }
+        }
+        let arena = Arena::allocate(device, plan)?;
+        let storage = Storage { stream: Stream::new(device, case.scratch)?, tensors, _arena: arena };
+        storage.fill(case, seed)?;
+        Ok(storage)
+    }
+
+    fn fill(&self, case: &Case, seed: u64) -> Result<()> {
+        let (stream, tensors) = (&self.stream, &self.tensors);
+        for (site, slot) in case.slots.iter().enumerate() {
+            let site = Site { seed, step: 0, site: site as u32 };
+            let reals = || values(&slot.fill, slot.shape, site);
+            let narrow = |values: Vec<f64>| values.into_iter().map(|v| T::from_acc(T::Acc::of(v))).collect::<Vec<T>>();
+            let wide = |values: Vec<f64>| values.into_iter().map(T::Acc::of).collect::<Vec<_>>();
+            let gradient = format!("d{}", slot.name);
+            match slot.role {
+                Role::Input => stream.upload(tensors.value(slot.name), &narrow(reals()))?,
+                Role::Output => stream.upload(tensors.value(&gradient), &narrow(reals()))?,
+                Role::Parameter => {
+                    stream.upload(tensors.value(slot.name), &narrow(reals()))?;
+                    stream.upload(tensors.accumulated(&gradient), &wide(vec![PREFILL; slot.shape.len()]))?;
+                }
+                Role::Constant => stream.upload(tensors.accumulated(slot.name), &wide(reals()))?,
+                Role::Index => stream.upload(tensors.index(slot.name), &integers(&slot.fill, slot.shape, site))?,
+                Role::Statistic => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every result of forward (outputs, statistics) and, after backward, every gradient, by name, in f64.
+    ///
+    /// # Errors
+    /// Those of the download.
+    pub fn results(&self, case: &Case, backward: bool) -> Result<Vec<(String, Vec<f64>)>> {
+        let mut results = Vec::new();
+        for slot in &case.slots {
+            let gradient = format!("d{}", slot.name);
+            match slot.role {
+                Role::Output => results.push((slot.name.into(), self.values(slot.name)?)),
+                Role::Statistic => results.push((slot.name.into(), self.accumulated(slot.name)?)),
+                Role::Input if backward && slot.differentiable => results.push((gradient.clone(), self.values(&gradient)?)),
+                Role::Parameter if backward => results.push((gradient.clone(), self.accumulated(&gradient)?)),
+                _ => {}
+            }
+        }
+        Ok(results)
+    }
+
+    pub(super) fn values(&self, name: &str) -> Result<Vec<f64>> {
+        Ok(self.stream.fetch(self.tensors.value(name))?.into_iter().map(|v| v.to_acc().f64()).collect())
+    }
+
+    pub(super) fn accumulated(&self, name: &str) -> Result<Vec<f64>> {
+        Ok(self.stream.fetch(self.tensors.accumulated(name))?.into_iter().map(Real::f64).collect())
+    }
+}
+
+fn values(fill: &Fill, shape: Shape, site: Site) -> Vec<f64> {
+    let unit = |index: usize| f64::from(uniform(site.words(index as u64 / 4)[index % 4]));
+    (0..shape.len())
+        .map(|index| match fill {
+            Fill::Uniform => 2.0 * unit(index) - 1.0,
+            Fill::Range(low, high) => low + (high - low) * unit(index),
+            Fill::Values(values) => values[index % values.len()],
+            Fill::Below(bound) => f64::from(site.words(index as u64 / 4)[index % 4] % bound),
+            Fill::Integers(values) => f64::from(values[index % values.len()]),
+        })
+        .collect()
+}
+
+fn integers(fill: &Fill, shape: Shape, site: Site) -> Vec<u32> {
+    values(fill, shape, site).into_iter().map(|value| value as u32).collect()
+}
