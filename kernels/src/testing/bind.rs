@@ -28,7 +28,7 @@ impl<T: Float> Bindings<T> {
         self.values.get(name).copied().unwrap_or_else(|| panic!("case has no tensor `{name}`"))
     }
 
-    /// A statistic, constant or parameter gradient.
+    /// A statistic, loss, constant or parameter gradient.
     pub fn accumulated(&self, name: &str) -> Tensor<T::Acc> {
         self.accumulated.get(name).copied().unwrap_or_else(|| panic!("case has no accumulated tensor `{name}`"))
     }
@@ -70,6 +70,10 @@ impl<T: Float> Storage<T> {
                     tensors.values.insert(name.clone(), plan.tensor(&name, slot.shape));
                     tensors.accumulated.insert(gradient.clone(), plan.tensor(&gradient, slot.shape));
                 }
+                Role::Loss => {
+                    tensors.accumulated.insert(name.clone(), plan.tensor(&name, slot.shape));
+                    tensors.accumulated.insert(gradient.clone(), plan.tensor(&gradient, slot.shape));
+                }
                 Role::Statistic | Role::Constant => {
                     tensors.accumulated.insert(name.clone(), plan.tensor(&name, slot.shape));
                 }
@@ -95,6 +99,7 @@ impl<T: Float> Storage<T> {
             match slot.role {
                 Role::Input => stream.upload(tensors.value(slot.name), &narrow(reals()))?,
                 Role::Output => stream.upload(tensors.value(&gradient), &narrow(reals()))?,
+                Role::Loss => stream.upload(tensors.accumulated(&gradient), &wide(reals()))?,
                 Role::Parameter => {
                     stream.upload(tensors.value(slot.name), &narrow(reals()))?;
                     stream.upload(tensors.accumulated(&gradient), &wide(vec![PREFILL; slot.shape.len()]))?;
@@ -117,7 +122,7 @@ impl<T: Float> Storage<T> {
             let gradient = format!("d{}", slot.name);
             match slot.role {
                 Role::Output => results.push((slot.name.into(), self.values(slot.name)?)),
-                Role::Statistic => results.push((slot.name.into(), self.accumulated(slot.name)?)),
+                Role::Statistic | Role::Loss => results.push((slot.name.into(), self.accumulated(slot.name)?)),
                 Role::Input if backward && slot.differentiable => results.push((gradient.clone(), self.values(&gradient)?)),
                 Role::Parameter if backward => results.push((gradient.clone(), self.accumulated(&gradient)?)),
                 _ => {}
@@ -128,6 +133,11 @@ impl<T: Float> Storage<T> {
 
     pub(super) fn values(&self, name: &str) -> Result<Vec<f64>> {
         Ok(self.stream.fetch(self.tensors.value(name))?.into_iter().map(|v| v.to_acc().f64()).collect())
+    }
+
+    /// An output (or its gradient), whichever type it is kept in.
+    pub(super) fn output(&self, name: &str) -> Result<Vec<f64>> {
+        if self.tensors.values.contains_key(name) { self.values(name) } else { self.accumulated(name) }
     }
 
     pub(super) fn accumulated(&self, name: &str) -> Result<Vec<f64>> {

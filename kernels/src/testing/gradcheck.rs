@@ -18,12 +18,12 @@ pub fn gradcheck(case: &Case, seed: u64) -> Result<(), String> {
     let device = Device::cpu(1).map_err(fail)?;
     let storage = Storage::<f64>::new(&device, case, seed).map_err(fail)?;
     let (stream, tensors) = (&storage.stream, &storage.tensors);
-    let outputs: Vec<_> = case.slots.iter().filter(|slot| matches!(slot.role, Role::Output)).collect();
+    let outputs: Vec<_> = case.slots.iter().filter(|slot| matches!(slot.role, Role::Output | Role::Loss)).collect();
     let loss = || -> Result<f64, crate::Error> {
         (case.f64.forward)(stream, tensors)?;
         let mut sum = 0.0;
         for slot in &outputs {
-            let (y, dy) = (storage.values(slot.name)?, storage.values(&format!("d{}", slot.name))?);
+            let (y, dy) = (storage.output(slot.name)?, storage.output(&format!("d{}", slot.name))?);
             sum += y.iter().zip(&dy).map(|(y, dy)| y * dy).sum::<f64>();
         }
         Ok(sum)

@@ -25,6 +25,8 @@ pub enum Role {
     Parameter,
     /// Written by forward; its gradient `d<name>` is the input of backward.
     Output,
+    /// An output in the accumulation type (a loss, a score); its gradient `d<name>`, in that type, is the input of backward.
+    Loss,
     /// Written by forward in the accumulation type and read by backward (statistics). No gradient, compared like an output.
     Statistic,
     /// In the accumulation type, read by forward, no gradient (targets, masks, weights of a loss).
@@ -192,6 +194,12 @@ impl Case {
     #[must_use]
     pub fn output(self, name: &'static str, shape: impl Into<Shape>) -> Case {
         self.slot(name, shape, Role::Output, Fill::Uniform, true)
+    }
+
+    /// An output in the accumulation type, for example a scalar loss.
+    #[must_use]
+    pub fn loss(self, name: &'static str, shape: impl Into<Shape>) -> Case {
+        self.slot(name, shape, Role::Loss, Fill::Uniform, true)
     }
 
     /// Statistics that forward leaves for backward.
