@@ -1,0 +1,14 @@
+//! Training of the cell encoder: data, loop, optimizer, checkpoints.
+
+mod batch_loop;
+mod checkpoint;
+mod data;
+mod evaluate;
+mod log;
+mod optimizer;
+mod schedule;
+mod trainer;
+
+pub use data::TrainingData;
+pub use schedule::Schedule;
+pub use trainer::{Outcome, Progress, Trainer};
