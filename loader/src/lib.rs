@@ -4,6 +4,7 @@
 
 mod atomic;
 mod error;
+pub mod h5ad;
 
 pub use atomic::AtomicFile;
 pub use error::{Error, Result};
