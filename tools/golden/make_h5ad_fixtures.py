@@ -6,7 +6,8 @@ anndata 0.12.19 and h5py 3.16.0, by
 
     python tools/golden/make_h5ad_fixtures.py loader/tests/data
 
-With `--all`, the folder also gets larger files in the layouts h5py writes by default.
+With `--all`, the folder also gets larger files in the layouts h5py writes by default; with
+`--template`, the writer's template for a categorical column is made again.
 """
 import pathlib
 import sys
@@ -149,6 +150,12 @@ def huge():
             frame.create_dataset("index", (rows,), "S1", chunks=(min(rows, 1024),))
 
 
+def template():
+    """A group with a boolean attribute, which the writer copies (see loader/src/h5ad/edit.rs)."""
+    with h5py.File("loader/src/h5ad/unordered.h5", "w", libver="v110") as file:
+        file.create_group("unordered").attrs["ordered"] = False
+
+
 OUT.mkdir(parents=True, exist_ok=True)
 anndata.settings.allow_write_nullable_strings = True
 if "--all" in sys.argv:
@@ -158,3 +165,5 @@ compact()
 records()
 categories()
 huge()
+if "--template" in sys.argv:
+    template()

@@ -118,7 +118,7 @@ impl Frame {
         })
     }
 
-    fn index_name(&self) -> Result<String> {
+    pub(super) fn index_name(&self) -> Result<String> {
         let Frame::Columns { store, key, node } = self else {
             return Ok(String::from("index"));
         };

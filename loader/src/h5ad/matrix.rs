@@ -41,7 +41,10 @@ pub struct Matrix {
 }
 
 enum Source {
-    Csr { arrays: Compressed, indptr: Dataset },
+    Csr {
+        arrays: Box<Compressed>,
+        indptr: Dataset,
+    },
     Csc(CsrBlock),
     Dense(Dataset),
 }
@@ -118,7 +121,10 @@ impl Matrix {
                     return Err(store.malformed(&indptr_key, expected, found, DAMAGED));
                 }
                 if csr {
-                    Source::Csr { arrays, indptr }
+                    Source::Csr {
+                        arrays: Box::new(arrays),
+                        indptr,
+                    }
                 } else {
                     Source::Csc(csc::to_rows(store, key, &arrays, &indptr, n_obs, n_vars)?)
                 }

@@ -4,17 +4,19 @@
 //! rows asked for. Understood are anndata's on-disk formats from 0.6 (compound `obs` and `var`,
 //! `h5sparse_format`) to 0.12 (nullable columns and strings); CSR, CSC and dense matrices of any
 //! integer or float type, plain, gzip or lzf. What is not understood is skipped until it is asked
-//! for. Source: anndata documentation, "On-disk format".
-//!
+//! for. [`write_with`] writes a copy of a file with results added.
+//! Source: anndata documentation, "On-disk format".
 
 mod block;
 mod column;
 mod csc;
+mod edit;
 mod frame;
 mod heap;
 mod matrix;
 mod records;
 mod store;
+mod write;
 
 use std::fmt;
 use std::path::Path;
@@ -24,6 +26,7 @@ pub use column::Column;
 use frame::Frame;
 pub use matrix::{Matrix, Storage};
 use store::{DAMAGED, Node, Store};
+pub use write::{Additions, UnsValue, write_with};
 
 use crate::{Error, Result};
 
