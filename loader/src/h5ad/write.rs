@@ -126,6 +126,15 @@ fn repacked(input: &Path, output: &Path) -> Result<AtomicFile> {
 /// which come out in an encoding that libhdf5 2 cannot read, and datasets without an extent, which
 /// come out as scalars (unless anndata marked them as `None` and so will not look).
 fn refuse_changes(store: &Store, key: &str) -> Result<()> {
+    // Hard links can lead back up; AnnData's own trees are a few levels deep.
+    if key.split('/').count() > 64 {
+        return Err(Error::addition(
+            store.path(),
+            key,
+            "at most 64 levels",
+            "more".into(),
+        ));
+    }
     for name in store.children(if key.is_empty() { "/" } else { key })? {
         let key = if key.is_empty() {
             name
