@@ -18,7 +18,7 @@ fn additions(n: usize) -> Additions {
     let many: Vec<String> = (0..200).map(|i| format!("k{i}")).collect();
     let score = |i: usize| if i == 1 { f64::NAN } else { i as f64 / 4.0 };
     let comment = |i: usize| {
-        if i % 5 == 0 {
+        if i.is_multiple_of(5) {
             String::new()
         } else {
             format!("cell {i} ü")
