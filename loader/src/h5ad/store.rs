@@ -123,7 +123,10 @@ impl Store {
             Err(source) => return Err(self.error(key, source)),
         }
         match self.dataset_at(key) {
-            Ok(dataset) => Ok(Some(Node::Dataset(dataset))),
+            Ok(dataset) => {
+                self.check_chunks(key, &dataset)?;
+                Ok(Some(Node::Dataset(dataset)))
+            }
             // Something along the way, or the object itself, is neither: nothing we can use.
             Err(
                 hdf5_pure::Error::NotAGroup(_)
@@ -169,6 +172,38 @@ impl Store {
             .dataset_with_options(key, DatasetAccessProperties::new().with_chunk_cache(cache))
     }
 
+    /// Refuses chunks that reach past the end of the file, and chunks larger than such a file can
+    /// hold: the HDF5 layer takes the memory before it looks.
+    fn check_chunks(&self, key: &str, dataset: &Dataset) -> Result<()> {
+        let (Ok(Some(shape)), Ok(size)) = (dataset.chunk_shape(), dataset.element_size()) else {
+            return Ok(());
+        };
+        // An index that cannot be listed is not read either; that error comes with the reading.
+        let chunks = dataset.chunks().unwrap_or_default();
+        let outside = chunks.iter().find(|chunk| {
+            let end = chunk.address.checked_add(chunk.storage_size);
+            end.is_none_or(|end| end > self.bytes)
+        });
+        if let Some(chunk) = outside {
+            let found = format!("{} bytes at {}", chunk.storage_size, chunk.address);
+            let expected = format!("chunks inside the file's {} bytes", self.bytes);
+            return Err(self.malformed(key, expected, found, DAMAGED));
+        }
+        let bytes = shape
+            .iter()
+            .try_fold(size, |product, &n| product.checked_mul(n));
+        if !chunks.is_empty() && bytes.is_none_or(|bytes| bytes > self.largest()) {
+            let expected = format!("chunks that a file of {} bytes can hold", self.bytes);
+            return Err(self.malformed(key, expected, format!("shape {shape:?}"), DAMAGED));
+        }
+        Ok(())
+    }
+
+    /// The most bytes that the whole file can unpack to.
+    fn largest(&self) -> u64 {
+        self.bytes.saturating_mul(MAX_COMPRESSION)
+    }
+
     /// Names of what stands in the group at `key`, sorted; empty where there is no such group.
     pub(super) fn children(&self, key: &str) -> Result<Vec<String>> {
         let group = match self.find(key)? {
@@ -198,8 +233,7 @@ impl Store {
         let bytes = shape
             .iter()
             .try_fold(size, |product, &n| product.checked_mul(n));
-        let limit = self.bytes.saturating_mul(MAX_COMPRESSION);
-        if bytes.is_none_or(|bytes| bytes > limit) {
+        if bytes.is_none_or(|bytes| bytes > self.largest()) {
             let found = format!("shape {shape:?}");
             let expected = format!("what a file of {} bytes can hold", self.bytes);
             return Err(self.malformed(key, expected, found, DAMAGED));
@@ -341,8 +375,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_can_go_to_another_thread() {
+    fn an_open_file_can_be_shared_between_threads() {
         fn check<T: Send + Sync>() {}
         check::<Store>();
+        check::<crate::h5ad::AnnData>();
+        check::<crate::h5ad::Matrix>();
     }
 }
