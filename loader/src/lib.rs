@@ -2,6 +2,9 @@
 //! preprocessing, seeded splits and padded batches. Knows no device and no model.
 #![deny(unsafe_code)]
 
+mod atomic;
 mod error;
+pub mod h5ad;
 
+pub use atomic::AtomicFile;
 pub use error::{Error, Result};
