@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 
 /// Name in lower case -> its line.
 static TABLE: LazyLock<HashMap<String, Vec<&'static str>>> = LazyLock::new(|| {
-    let lines = include_str!("aliases.tsv").lines().filter(|line| !line.starts_with('#'));
+    let lines = include_str!("aliases.tsv")
+        .lines()
+        .filter(|line| !line.starts_with('#'));
     let mut table = HashMap::new();
     for line in lines {
         let names: Vec<_> = line.split('\t').collect();
@@ -21,7 +23,9 @@ static TABLE: LazyLock<HashMap<String, Vec<&'static str>>> = LazyLock::new(|| {
 
 /// All symbols of a gene, the approved one first; empty for a gene without entry. Ignores case.
 pub(crate) fn names_of(symbol: &str) -> &'static [&'static str] {
-    TABLE.get(&symbol.to_ascii_lowercase()).map_or(&[], Vec::as_slice)
+    TABLE
+        .get(&symbol.to_ascii_lowercase())
+        .map_or(&[], Vec::as_slice)
 }
 
 /// The approved symbol of a gene that was renamed; any other name unchanged.

@@ -42,9 +42,18 @@ impl AtomicFile {
             hidden.push(name);
             hidden.push(format!(".{}-{count}.tmp", std::process::id()));
             let temporary = target.with_file_name(hidden);
-            match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
+            match OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&temporary)
+            {
                 Ok(file) => {
-                    return Ok(AtomicFile { writer: Some(BufWriter::new(file)), temporary, target });
+                    return Ok(AtomicFile {
+                        writer: Some(BufWriter::new(file)),
+                        temporary,
+                        target,
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(io_error("create", &temporary, error)),
@@ -80,7 +89,9 @@ impl AtomicFile {
     }
 
     fn open_writer(&mut self) -> io::Result<&mut BufWriter<File>> {
-        self.writer.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+        self.writer
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -125,7 +136,11 @@ fn sync_folder(file: &Path) -> Result<()> {
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Io { action, path: path.to_path_buf(), source }
+    Error::Io {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +164,11 @@ mod tests {
 
         let mut file = AtomicFile::create(&path).unwrap();
         file.write_all(b"half").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"old", "untouched before the commit");
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            b"old",
+            "untouched before the commit"
+        );
         drop(file);
         assert_eq!(fs::read(&path).unwrap(), b"old", "untouched after a drop");
         assert_eq!(names(folder.path()), ["weights.bin"]);
@@ -167,7 +186,10 @@ mod tests {
     fn two_writers_do_not_share_a_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let (one, two) = (AtomicFile::create(&path).unwrap(), AtomicFile::create(&path).unwrap());
+        let (one, two) = (
+            AtomicFile::create(&path).unwrap(),
+            AtomicFile::create(&path).unwrap(),
+        );
         assert_ne!(one.temporary_path(), two.temporary_path());
     }
 

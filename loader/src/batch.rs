@@ -135,32 +135,83 @@ impl CollateConfig {
     /// `Setting`, naming the first that is out of range.
     pub fn check(&self) -> Result<()> {
         let check = |setting, holds: bool, got: String, expected| {
-            if holds { Ok(()) } else { Err(Error::Setting { setting, got, expected }) }
+            if holds {
+                Ok(())
+            } else {
+                Err(Error::Setting {
+                    setting,
+                    got,
+                    expected,
+                })
+            }
         };
         let share = |ratio: &f32| (0.0..=1.0).contains(ratio);
         let text = |value: f32| value.to_string();
         let (length, zeros) = (self.max_seq_len, self.include_zero_genes);
-        check("max_seq_len", length >= 2, length.to_string(), "at least 2: <cls> and a gene")?;
+        check(
+            "max_seq_len",
+            length >= 2,
+            length.to_string(),
+            "at least 2: <cls> and a gene",
+        )?;
         let sum = self.target_sum;
-        check("target_sum", sum > 0.0 && sum.is_finite(), sum.to_string(), "a number above 0")?;
-        check("n_bins", self.n_bins >= 3, self.n_bins.to_string(), "at least 3")?;
+        check(
+            "target_sum",
+            sum > 0.0 && sum.is_finite(),
+            sum.to_string(),
+            "a number above 0",
+        )?;
+        check(
+            "n_bins",
+            self.n_bins >= 3,
+            self.n_bins.to_string(),
+            "at least 3",
+        )?;
         let multiple = self.pad_to_multiple;
-        check("pad_to_multiple", multiple >= 1, multiple.to_string(), "at least 1")?;
-        check("include_zero_genes", zeros + 1 < length, zeros.to_string(), "below max_seq_len - 1")?;
+        check(
+            "pad_to_multiple",
+            multiple >= 1,
+            multiple.to_string(),
+            "at least 1",
+        )?;
+        check(
+            "include_zero_genes",
+            zeros + 1 < length,
+            zeros.to_string(),
+            "below max_seq_len - 1",
+        )?;
         let dropout = self.gene_dropout;
-        check("gene_dropout", (0.0..1.0).contains(&dropout), text(dropout), "0 or more, below 1")?;
+        check(
+            "gene_dropout",
+            (0.0..1.0).contains(&dropout),
+            text(dropout),
+            "0 or more, below 1",
+        )?;
         if let Some((low, high)) = self.count_thinning {
             let holds = low > 0.0 && low <= high && high <= 1.0;
-            check("count_thinning", holds, format!("{low}..{high}"), "0 < low <= high <= 1")?;
+            check(
+                "count_thinning",
+                holds,
+                format!("{low}..{high}"),
+                "0 < low <= high <= 1",
+            )?;
         }
         match &self.objective {
             Objective::None => Ok(()),
-            Objective::Masked { ratio } => {
-                check("objective.masked.ratio", share(ratio), text(*ratio), "0 to 1")
-            }
+            Objective::Masked { ratio } => check(
+                "objective.masked.ratio",
+                share(ratio),
+                text(*ratio),
+                "0 to 1",
+            ),
             Objective::Generative { ratios } => {
                 let holds = !ratios.is_empty() && ratios.iter().all(share);
-                check("objective.generative.ratios", holds, format!("{ratios:?}"), "one or more, each 0 to 1")
+                check(
+                    "objective.generative.ratios",
+                    holds,
+                    format!("{ratios:?}"),
+                    "one or more, each 0 to 1",
+                )
             }
         }
     }
@@ -193,7 +244,12 @@ impl Collator {
     /// `Setting` when a setting is out of its range.
     pub fn new(vocab: &GeneVocab, config: CollateConfig) -> Result<Collator> {
         config.check()?;
-        Ok(Collator { config, pad: vocab.pad(), cls: vocab.cls(), vocab_len: vocab.len() })
+        Ok(Collator {
+            config,
+            pad: vocab.pad(),
+            cls: vocab.cls(),
+            vocab_len: vocab.len(),
+        })
     }
 
     /// The settings.
@@ -210,21 +266,37 @@ impl Collator {
     /// # Errors
     /// `EmptyBatch`; `Row`; `VocabMismatch`; `Scale` when the value mode can not be computed from a cell's
     /// source; `Setting` when counts are to be thinned and a source holds none.
-    pub fn collate(&self, dataset: &CellDataset, rows: &[usize], key: SampleKey) -> Result<CellBatch> {
+    pub fn collate(
+        &self,
+        dataset: &CellDataset,
+        rows: &[usize],
+        key: SampleKey,
+    ) -> Result<CellBatch> {
         if rows.is_empty() {
             return Err(Error::EmptyBatch);
         }
         let vocab = dataset.vocab();
         if (vocab.len(), vocab.pad(), vocab.cls()) != (self.vocab_len, self.pad, self.cls) {
-            return Err(Error::VocabMismatch { dataset: vocab.len(), collator: self.vocab_len });
+            return Err(Error::VocabMismatch {
+                dataset: vocab.len(),
+                collator: self.vocab_len,
+            });
         }
         let samples = rows
             .iter()
             .map(|&row| sample::draw(&self.config, dataset, row, key))
             .collect::<Result<Vec<_>>>()?;
-        let longest = samples.iter().map(|sample| sample.genes.len() + 1).max().unwrap_or(1);
+        let longest = samples
+            .iter()
+            .map(|sample| sample.genes.len() + 1)
+            .max()
+            .unwrap_or(1);
         let seq_len = longest.next_multiple_of(self.config.pad_to_multiple);
-        let mut batch = CellBatch { batch: rows.len(), seq_len, ..CellBatch::default() };
+        let mut batch = CellBatch {
+            batch: rows.len(),
+            seq_len,
+            ..CellBatch::default()
+        };
         for (&row, sample) in rows.iter().zip(&samples) {
             self.push(&mut batch, sample);
             let label = dataset.labels()[row].and_then(|label| i32::try_from(label).ok());
@@ -245,13 +317,21 @@ impl Collator {
         batch.targets.extend(&sample.values);
         batch.targets.resize(end, config.pad_value);
 
-        let seen = |(&value, &hidden): (&f32, &bool)| if hidden { config.mask_value } else { value };
+        let seen =
+            |(&value, &hidden): (&f32, &bool)| if hidden { config.mask_value } else { value };
         batch.values.push(config.cls_value);
-        batch.values.extend(sample.values.iter().zip(&sample.hidden).map(seen));
+        batch
+            .values
+            .extend(sample.values.iter().zip(&sample.hidden).map(seen));
         batch.values.resize(end, config.pad_value);
 
         batch.target_mask.push(0.0);
-        batch.target_mask.extend(sample.hidden.iter().map(|&hidden| f32::from(u8::from(hidden))));
+        batch.target_mask.extend(
+            sample
+                .hidden
+                .iter()
+                .map(|&hidden| f32::from(u8::from(hidden))),
+        );
         batch.target_mask.resize(end, 0.0);
 
         batch.lengths.push(sample.genes.len() as u32 + 1);

@@ -31,9 +31,20 @@ impl BatchOrder {
         }
         if batch_size == 0 {
             let (got, expected) = ("0".to_owned(), "at least 1");
-            return Err(Error::Setting { setting: "batch_size", got, expected });
+            return Err(Error::Setting {
+                setting: "batch_size",
+                got,
+                expected,
+            });
         }
-        Ok(BatchOrder { rows, batch_size, seed, shuffle: true, drop_last: false, lengths: None })
+        Ok(BatchOrder {
+            rows,
+            batch_size,
+            seed,
+            shuffle: true,
+            drop_last: false,
+            lengths: None,
+        })
     }
 
     /// Every epoch in the order of the rows as given: for inference.
@@ -56,7 +67,10 @@ impl BatchOrder {
     /// `Row` when a row has no length.
     pub fn bucket_by_length(mut self, lengths: &[usize]) -> Result<BatchOrder> {
         let of_row = |&row: &usize| {
-            lengths.get(row).copied().ok_or(Error::Row { row, rows: lengths.len() })
+            lengths.get(row).copied().ok_or(Error::Row {
+                row,
+                rows: lengths.len(),
+            })
         };
         self.lengths = Some(self.rows.iter().map(of_row).collect::<Result<_>>()?);
         Ok(self)
@@ -82,7 +96,11 @@ impl BatchOrder {
         let count = self.batches_per_epoch();
         places.truncate(count * self.batch_size);
         if let Some(lengths) = &self.lengths {
-            let stretch = if self.shuffle { BUCKET_BATCHES * self.batch_size } else { places.len() };
+            let stretch = if self.shuffle {
+                BUCKET_BATCHES * self.batch_size
+            } else {
+                places.len()
+            };
             for stretch in places.chunks_mut(stretch) {
                 stretch.sort_by_key(|&place| lengths[place]);
             }
@@ -116,7 +134,10 @@ mod tests {
         assert_eq!(sorted(&epoch), rows);
         assert_eq!(epoch, order.epoch(3));
         assert_ne!(epoch, order.epoch(4));
-        assert_ne!(epoch, BatchOrder::new(rows.clone(), 10, 6).unwrap().epoch(3));
+        assert_ne!(
+            epoch,
+            BatchOrder::new(rows.clone(), 10, 6).unwrap().epoch(3)
+        );
         let whole = order.clone().drop_last(true).epoch(3);
         assert_eq!(whole, epoch[..10]);
         assert_eq!(order.sequential().epoch(7).concat(), rows);

@@ -24,17 +24,27 @@ pub const DEFAULT_BINS: usize = 51;
 pub fn edges(values: &[f32], n_bins: usize) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f32::total_cmp);
-    let Some(last) = sorted.len().checked_sub(1) else { return Vec::new() };
+    let Some(last) = sorted.len().checked_sub(1) else {
+        return Vec::new();
+    };
     let steps = n_bins.saturating_sub(2).max(1);
     let edge = |step: usize| {
         // numpy.linspace multiplies by the step and sets the end exactly.
-        let share = if step == steps { 1.0 } else { step as f64 * (1.0 / steps as f64) };
+        let share = if step == steps {
+            1.0
+        } else {
+            step as f64 * (1.0 / steps as f64)
+        };
         let place = last as f64 * share;
         let previous = (place.floor() as usize).min(last);
         let next = (previous + 1).min(last);
         let (a, b, t) = (sorted[previous], sorted[next], place - previous as f64);
         let difference = f64::from(b - a);
-        if t >= 0.5 { f64::from(b) - difference * (1.0 - t) } else { f64::from(a) + difference * t }
+        if t >= 0.5 {
+            f64::from(b) - difference * (1.0 - t)
+        } else {
+            f64::from(a) + difference * t
+        }
     };
     (0..=steps).map(edge).collect()
 }
@@ -43,7 +53,11 @@ pub fn edges(values: &[f32], n_bins: usize) -> Vec<f64> {
 ///
 /// `uniforms` gives U in `[0, 1)`, called once for each value that is not zero, in order.
 pub fn bin(values: &mut [f32], n_bins: usize, mut uniforms: impl FnMut() -> f64) {
-    let non_zero: Vec<f32> = values.iter().copied().filter(|&value| value != 0.0).collect();
+    let non_zero: Vec<f32> = values
+        .iter()
+        .copied()
+        .filter(|&value| value != 0.0)
+        .collect();
     let edges = edges(&non_zero, n_bins);
     for value in values.iter_mut().filter(|value| **value != 0.0) {
         let exact = f64::from(*value);

@@ -46,7 +46,11 @@ pub struct SourceReport {
 impl SourceReport {
     /// Share of the counts on dropped columns, 0..1.
     pub fn share_dropped(&self) -> f64 {
-        if self.counts > 0.0 { self.counts_dropped / self.counts } else { 0.0 }
+        if self.counts > 0.0 {
+            self.counts_dropped / self.counts
+        } else {
+            0.0
+        }
     }
 }
 
@@ -112,7 +116,10 @@ impl CellDataset {
     /// # Errors
     /// `Row` when `row` is not below [`len`](Self::len).
     pub fn cell(&self, row: usize) -> Result<Cell<'_>> {
-        let out_of_range = Error::Row { row, rows: self.len() };
+        let out_of_range = Error::Row {
+            row,
+            rows: self.len(),
+        };
         let &(source, source_row) = self.rows.get(row).ok_or(out_of_range)?;
         let place = self.indptr[row]..self.indptr[row + 1];
         Ok(Cell {
@@ -126,12 +133,17 @@ impl CellDataset {
 
     /// `[cells]`: number of expressed known genes, for bucketing by length.
     pub fn lengths(&self) -> Vec<usize> {
-        self.indptr.windows(2).map(|pair| pair[1] - pair[0]).collect()
+        self.indptr
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .collect()
     }
 
     /// Rows of the cells without any known gene: their sequence is `<cls>` alone.
     pub fn empty_rows(&self) -> Vec<usize> {
-        (0..self.len()).filter(|&row| self.indptr[row] == self.indptr[row + 1]).collect()
+        (0..self.len())
+            .filter(|&row| self.indptr[row] == self.indptr[row + 1])
+            .collect()
     }
 
     /// `[cells]`: index into [`classes`](Self::classes); `None` for an unlabelled cell.
@@ -170,11 +182,19 @@ impl CellDataset {
     /// # Errors
     /// `Scale`, for the first source whose values do not allow it (see [`ValueMode::accepts`]).
     pub fn check_mode(&self, mode: ValueMode) -> Result<()> {
-        match self.reports.iter().find(|report| !mode.accepts(report.scale)) {
+        match self
+            .reports
+            .iter()
+            .find(|report| !mode.accepts(report.scale))
+        {
             None => Ok(()),
             Some(report) => {
                 let (source_name, scale) = (report.name.clone(), report.scale);
-                Err(Error::Scale { source_name, mode, scale })
+                Err(Error::Scale {
+                    source_name,
+                    mode,
+                    scale,
+                })
             }
         }
     }

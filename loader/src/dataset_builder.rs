@@ -41,7 +41,13 @@ impl CellDatasetBuilder {
         };
         let min_matched_share = DEFAULT_MIN_MATCHED_SHARE;
         let (labels, batches) = (Vec::new(), Vec::new());
-        CellDatasetBuilder { dataset, labels, batches, fixed_classes: None, min_matched_share }
+        CellDatasetBuilder {
+            dataset,
+            labels,
+            batches,
+            fixed_classes: None,
+            min_matched_share,
+        }
     }
 
     /// Accepts a source only if at least this share (0..1) of its counts is on known genes.
@@ -62,7 +68,7 @@ impl CellDatasetBuilder {
     /// Values on columns of the same gene are summed, zeros are dropped. Cells without counts are kept.
     ///
     /// # Errors
-    /// `Block` (a block contradicts itself, the columns or the one before), `Value` (negative or not
+    /// `SourceBlock` (a block contradicts itself, the columns or the one before), `Value` (negative or not
     /// finite), `FewGenesMatched`, `ColumnLength` (labels), and the errors of `blocks`. After an error the
     /// builder is as it was before the call.
     pub fn add_source(
@@ -99,7 +105,12 @@ impl CellDatasetBuilder {
         };
         if batches.len() != expected {
             let (column, got) = ("batch", batches.len());
-            return Err(Error::ColumnLength { source_name, column, expected, got });
+            return Err(Error::ColumnLength {
+                source_name,
+                column,
+                expected,
+                got,
+            });
         }
         self.batches.truncate(self.dataset.len() - expected);
         self.batches.extend(batches);
@@ -137,7 +148,12 @@ impl CellDatasetBuilder {
         let labels = labels.unwrap_or_else(|| vec![None; cells]);
         if labels.len() != cells {
             let (source_name, got) = (name.to_owned(), labels.len());
-            return Err(Error::ColumnLength { source_name, column: "label", expected: cells, got });
+            return Err(Error::ColumnLength {
+                source_name,
+                column: "label",
+                expected: cells,
+                got,
+            });
         }
         let indptr = &self.dataset.indptr[first..];
         let empty_cells = indptr.windows(2).filter(|pair| pair[0] == pair[1]).count();
@@ -182,7 +198,17 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn new(name: &'a str, var_names: &'a [String], map: &'a GeneMap, index: usize) -> Source<'a> {
         let (scale, row) = (ScaleDetector::default(), Vec::new());
-        Source { name, var_names, map, index, cells: 0, scale, counts: 0.0, counts_dropped: 0.0, row }
+        Source {
+            name,
+            var_names,
+            map,
+            index,
+            cells: 0,
+            scale,
+            counts: 0.0,
+            counts_dropped: 0.0,
+            row,
+        }
     }
 
     fn add_block(&mut self, block: &CsrBlock, dataset: &mut CellDataset) -> Result<()> {
@@ -192,11 +218,19 @@ impl<'a> Source<'a> {
             let place = pair[0]..pair[1];
             let (mut total, mut dropped) = (0.0, 0.0);
             self.row.clear();
-            for (&column, &value) in block.indices[place.clone()].iter().zip(&block.values[place]) {
+            for (&column, &value) in block.indices[place.clone()]
+                .iter()
+                .zip(&block.values[place])
+            {
                 if !(value.is_finite() && value >= 0.0) {
                     let (source_name, row) = (self.name.to_owned(), self.cells);
                     let gene = self.var_names[column as usize].clone();
-                    return Err(Error::Value { source_name, row, gene, value });
+                    return Err(Error::Value {
+                        source_name,
+                        row,
+                        gene,
+                        value,
+                    });
                 }
                 total += f64::from(value);
                 match self.map.ids[column as usize] {
@@ -233,16 +267,38 @@ impl<'a> Source<'a> {
                 return Ok(());
             }
             let source_name = self.name.to_owned();
-            Err(Error::Block { source_name, start: block.start, what, expected, got })
+            Err(Error::SourceBlock {
+                source_name,
+                start: block.start,
+                what,
+                expected,
+                got,
+            })
         };
         check("first row of the block", self.cells, block.start)?;
         check("number of genes", self.var_names.len(), block.n_vars)?;
-        check("first row pointer", 0, block.indptr.first().copied().unwrap_or(0))?;
-        check("last row pointer", block.indices.len(), block.indptr.last().copied().unwrap_or(0))?;
+        check(
+            "first row pointer",
+            0,
+            block.indptr.first().copied().unwrap_or(0),
+        )?;
+        check(
+            "last row pointer",
+            block.indices.len(),
+            block.indptr.last().copied().unwrap_or(0),
+        )?;
         check("number of values", block.indices.len(), block.values.len())?;
-        let falling = block.indptr.windows(2).filter(|pair| pair[1] < pair[0]).count();
+        let falling = block
+            .indptr
+            .windows(2)
+            .filter(|pair| pair[1] < pair[0])
+            .count();
         check("row pointers that go back", 0, falling)?;
-        let outside = block.indices.iter().filter(|&&column| column as usize >= block.n_vars).count();
+        let outside = block
+            .indices
+            .iter()
+            .filter(|&&column| column as usize >= block.n_vars)
+            .count();
         check("gene indices out of range", 0, outside)
     }
 

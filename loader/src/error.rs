@@ -110,7 +110,7 @@ pub enum Error {
         why: &'static str,
     },
     /// A folder does not say which of its files is the checkpoint.
-    #[error("{}: expected model.safetensors, model.safetensors.index.json with its shards, or one .safetensors file; found {}", folder.display(), list(found))]
+    #[error("{}: expected model.safetensors, model.safetensors.index.json with its shards, or one .safetensors file; found {}", folder.display(), name_list(found))]
     NoCheckpoint {
         /// The folder.
         folder: PathBuf,
@@ -128,7 +128,7 @@ pub enum Error {
         similar: Option<String>,
     },
     /// A checkpoint does not fit a model: all differences at once.
-    #[error("{} does not fit the model: {} of {wanted} tensors differ: {}", path.display(), problems.len(), join(problems))]
+    #[error("{} does not fit the model: {} of {wanted} tensors differ: {}", path.display(), problems.len(), problem_list(problems))]
     Tensors {
         /// The checkpoint.
         path: PathBuf,
@@ -169,7 +169,9 @@ pub enum Error {
     },
 
     /// Two genes of a vocabulary have one index.
-    #[error("{origin}: genes `{first}` and `{second}` both have index {index}; indices must be 0, 1, 2, .. without repetition")]
+    #[error(
+        "{origin}: genes `{first}` and `{second}` both have index {index}; indices must be 0, 1, 2, .. without repetition"
+    )]
     VocabDuplicate {
         /// File or source of the vocabulary.
         origin: String,
@@ -181,7 +183,9 @@ pub enum Error {
         index: u64,
     },
     /// The indices of a vocabulary are not 0, 1, 2, ...
-    #[error("{origin}: {len} genes, but none has index {missing}; indices must be 0, 1, 2, .. without gaps")]
+    #[error(
+        "{origin}: {len} genes, but none has index {missing}; indices must be 0, 1, 2, .. without gaps"
+    )]
     VocabGap {
         /// File or source of the vocabulary.
         origin: String,
@@ -191,7 +195,9 @@ pub enum Error {
         missing: u64,
     },
     /// A batch is asked for from a dataset that was mapped on another vocabulary.
-    #[error("the dataset was mapped on a vocabulary of {dataset} genes, the collator on one of {collator}; build both from the same vocabulary")]
+    #[error(
+        "the dataset was mapped on a vocabulary of {dataset} genes, the collator on one of {collator}; build both from the same vocabulary"
+    )]
     VocabMismatch {
         /// Entries of the dataset's vocabulary.
         dataset: usize,
@@ -200,8 +206,10 @@ pub enum Error {
     },
 
     /// A block of counts contradicts itself or its file.
-    #[error("{source_name}, rows from {start}: {what}: expected {expected}, got {got}; the file is damaged or was read wrongly")]
-    Block {
+    #[error(
+        "{source_name}, rows from {start}: {what}: expected {expected}, got {got}; the file is damaged or was read wrongly"
+    )]
+    SourceBlock {
         /// The source file.
         source_name: String,
         /// First row of the block.
@@ -214,7 +222,9 @@ pub enum Error {
         got: usize,
     },
     /// A count is negative or not a number.
-    #[error("{source_name}, row {row}, gene `{gene}`: value {value}; expected counts or log1p values >= 0 (scaled or corrected data can not be used: choose the raw counts with --layer NAME or --use-raw)")]
+    #[error(
+        "{source_name}, row {row}, gene `{gene}`: value {value}; expected counts or log1p values >= 0 (scaled or corrected data can not be used: choose the raw counts with --layer NAME or --use-raw)"
+    )]
     Value {
         /// The source file.
         source_name: String,
@@ -226,7 +236,7 @@ pub enum Error {
         value: f32,
     },
     /// Too small a part of a file's counts falls on known genes.
-    #[error("{source_name}: only {:.1} % of the counts ({matched_genes} of {genes} genes) belong to genes of the vocabulary, at least {:.1} % are needed; its genes are named like {}: name the column with the gene symbols, or check the species", share * 100.0, threshold * 100.0, list(examples))]
+    #[error("{source_name}: only {:.1} % of the counts ({matched_genes} of {genes} genes) belong to genes of the vocabulary, at least {:.1} % are needed; its genes are named like {}: name the column with the gene symbols, or check the species", share * 100.0, threshold * 100.0, name_list(examples))]
     FewGenesMatched {
         /// The source file.
         source_name: String,
@@ -254,7 +264,9 @@ pub enum Error {
         got: usize,
     },
     /// The values of a file can not be used as asked.
-    #[error("{source_name}: value mode `{mode}` can not be computed from {scale}; choose the raw counts with --layer NAME or --use-raw, or another value mode")]
+    #[error(
+        "{source_name}: value mode `{mode}` can not be computed from {scale}; choose the raw counts with --layer NAME or --use-raw, or another value mode"
+    )]
     Scale {
         /// The source file.
         source_name: String,
@@ -278,7 +290,9 @@ pub enum Error {
     #[error("a batch of no cells was asked for; give at least one row")]
     EmptyBatch,
     /// A split would leave a part without cells.
-    #[error("the split leaves no cells for {part} ({rows} cells, {held} held out); change the fractions or the held-out values")]
+    #[error(
+        "the split leaves no cells for {part} ({rows} cells, {held} held out); change the fractions or the held-out values"
+    )]
     EmptySplit {
         /// `train`, `test`, ...
         part: &'static str,
@@ -288,7 +302,11 @@ pub enum Error {
         held: usize,
     },
     /// Held-out values that no cell has.
-    #[error("no cell has the held-out value {}; the column has {}", list(absent), list(present))]
+    #[error(
+        "no cell has the held-out value {}; the column has {}",
+        name_list(absent),
+        name_list(present)
+    )]
     HeldOutValue {
         /// The values asked for and not found.
         absent: Vec<String>,
@@ -315,8 +333,12 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Up to eight names for a message.
-fn list(names: &[String]) -> String {
-    let quoted: Vec<_> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
+fn name_list(names: &[String]) -> String {
+    let quoted: Vec<_> = names
+        .iter()
+        .take(8)
+        .map(|name| format!("`{name}`"))
+        .collect();
     match names.len() {
         0 => "none".to_owned(),
         9.. => format!("{}, .. ({} in all)", quoted.join(", "), names.len()),
@@ -324,6 +346,10 @@ fn list(names: &[String]) -> String {
     }
 }
 
-fn join(problems: &[TensorProblem]) -> String {
-    problems.iter().map(TensorProblem::to_string).collect::<Vec<_>>().join("; ")
+fn problem_list(problems: &[TensorProblem]) -> String {
+    problems
+        .iter()
+        .map(TensorProblem::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }

@@ -46,9 +46,10 @@ impl ValueMode {
     pub fn accepts(self, scale: InputScale) -> bool {
         match scale {
             InputScale::Counts => true,
-            InputScale::Log1p | InputScale::Other { reason: ScaleReason::Linear { .. } } => {
-                self != ValueMode::Raw
-            }
+            InputScale::Log1p
+            | InputScale::Other {
+                reason: ScaleReason::Linear { .. },
+            } => self != ValueMode::Raw,
             InputScale::Other { .. } => false,
         }
     }
@@ -64,13 +65,17 @@ impl ValueMode {
 pub fn normalize_total(values: &mut [f32], total: f64, target_sum: f64) {
     if total > 0.0 {
         let factor = target_sum / total;
-        values.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+        values
+            .iter_mut()
+            .for_each(|value| *value = (f64::from(*value) * factor) as f32);
     }
 }
 
 /// `ln(1 + value)` of each value.
 pub fn log1p(values: &mut [f32]) {
-    values.iter_mut().for_each(|value| *value = f64::from(*value).ln_1p() as f32);
+    values
+        .iter_mut()
+        .for_each(|value| *value = f64::from(*value).ln_1p() as f32);
 }
 
 /// Positions of the `k` largest values, ascending. Of equal values the earlier one is taken, so with
@@ -96,7 +101,11 @@ mod tests {
     fn normalises_to_hand_values() {
         let mut values = [1.0, 3.0];
         normalize_total(&mut values, 8.0, 10_000.0);
-        assert_eq!(values, [1250.0, 3750.0], "the total covers genes that are not listed");
+        assert_eq!(
+            values,
+            [1250.0, 3750.0],
+            "the total covers genes that are not listed"
+        );
         log1p(&mut values);
         assert_eq!(values, [7.131_698_6, 8.229_777]);
         let mut empty = [0.0];
@@ -116,12 +125,19 @@ mod tests {
 
     #[test]
     fn modes_refuse_what_they_can_not_use() {
-        let linear = InputScale::Other { reason: ScaleReason::Linear { max: 99.5 } };
-        let scaled = InputScale::Other { reason: ScaleReason::Negative { min: -1.0 } };
+        let linear = InputScale::Other {
+            reason: ScaleReason::Linear { max: 99.5 },
+        };
+        let scaled = InputScale::Other {
+            reason: ScaleReason::Negative { min: -1.0 },
+        };
         assert!(ValueMode::Raw.accepts(InputScale::Counts));
         assert!(!ValueMode::Raw.accepts(InputScale::Log1p) && !ValueMode::Raw.accepts(linear));
         assert!(ValueMode::Log1p.accepts(InputScale::Log1p) && ValueMode::Log1p.accepts(linear));
         assert!(ValueMode::Binned.accepts(linear) && !ValueMode::Binned.accepts(scaled));
-        assert_eq!(serde_json::to_string(&ValueMode::Log1p).unwrap(), r#""log1p""#);
+        assert_eq!(
+            serde_json::to_string(&ValueMode::Log1p).unwrap(),
+            r#""log1p""#
+        );
     }
 }

@@ -70,7 +70,9 @@ impl GeneVocab {
             return Some((id, rule));
         }
         let mut names = aliases::names_of(name).iter();
-        names.find_map(|other| self.id(other)).map(|id| (id, Rule::Alias))
+        names
+            .find_map(|other| self.id(other))
+            .map(|id| (id, Rule::Alias))
     }
 }
 
@@ -95,12 +97,21 @@ pub(crate) fn current_name(name: &str) -> &str {
 /// `ENSG00000000003.14` -> `ENSG00000000003`. Other names keep their dots: in `AC004556.1` or
 /// `RP11-34P13.7` the number belongs to the name.
 fn without_version(name: &str) -> &str {
-    let Some((id, version)) = name.rsplit_once('.') else { return name };
+    let Some((id, version)) = name.rsplit_once('.') else {
+        return name;
+    };
     let letters = id.bytes().take_while(u8::is_ascii_alphabetic).count();
     let digits = &id[letters..];
     let numeric = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let ensembl = id.as_bytes().get(..3).is_some_and(|head| head.eq_ignore_ascii_case(b"ENS"));
-    if ensembl && digits.len() == 11 && numeric(digits) && numeric(version) { id } else { name }
+    let ensembl = id
+        .as_bytes()
+        .get(..3)
+        .is_some_and(|head| head.eq_ignore_ascii_case(b"ENS"));
+    if ensembl && digits.len() == 11 && numeric(digits) && numeric(version) {
+        id
+    } else {
+        name
+    }
 }
 
 #[cfg(test)]
@@ -109,20 +120,56 @@ mod tests {
 
     #[test]
     fn each_rule_in_its_order() {
-        let pairs = ["JCHAIN", "CD3E", "ENSG00000000003.14", "IGJ2", "igj2", "SEPT7", "AC004556"];
-        let pairs = pairs.iter().zip(0u64..).map(|(name, id)| (name.to_string(), id));
+        let pairs = [
+            "JCHAIN",
+            "CD3E",
+            "ENSG00000000003.14",
+            "IGJ2",
+            "igj2",
+            "SEPT7",
+            "AC004556",
+        ];
+        let pairs = pairs
+            .iter()
+            .zip(0u64..)
+            .map(|(name, id)| (name.to_string(), id));
         let vocab = GeneVocab::from_pairs("test", pairs).unwrap();
         let names = [
-            "CD3E", "Cd3e", "ENSG00000000003", "ENSG00000000003.2", "IGJ", "SEPTIN7", "Igj2",
-            "IGJ2", "AC004556.1", "<pad>", "", "é.1", "XYZ",
+            "CD3E",
+            "Cd3e",
+            "ENSG00000000003",
+            "ENSG00000000003.2",
+            "IGJ",
+            "SEPTIN7",
+            "Igj2",
+            "IGJ2",
+            "AC004556.1",
+            "<pad>",
+            "",
+            "é.1",
+            "XYZ",
         ];
         let map = vocab.map_genes(&names);
         let expected = [
-            Some(1), Some(1), Some(2), Some(2), Some(0), Some(5), None,
-            Some(3), None, None, None, None, None,
+            Some(1),
+            Some(1),
+            Some(2),
+            Some(2),
+            Some(0),
+            Some(5),
+            None,
+            Some(3),
+            None,
+            None,
+            None,
+            None,
+            None,
         ];
         assert_eq!(map.ids, expected);
-        assert_eq!((map.matched, map.by_case, map.by_version, map.by_alias), (7, 1, 2, 2));
+        assert_eq!(
+            (map.matched, map.by_case, map.by_version, map.by_alias),
+            (7, 1, 2, 2)
+        );
         assert_eq!(map.unmatched, [6, 8, 9, 10, 11, 12]);
         assert_eq!(map.duplicates, [1, 3]);
     }

@@ -44,8 +44,13 @@ impl MappedFile {
 /// # Safety
 /// The file must not be truncated or rewritten while the map lives: reads would fault or change.
 unsafe fn map(path: &Path) -> Result<MappedFile> {
-    let io_error =
-        |action| move |source| Error::Io { action, path: path.to_path_buf(), source };
+    let io_error = |action| {
+        move |source| Error::Io {
+            action,
+            path: path.to_path_buf(),
+            source,
+        }
+    };
     let file = File::open(path).map_err(io_error("open"))?;
     // A folder opens on Unix, and mapping it gives a reason nobody understands.
     if file.metadata().map_err(io_error("read"))?.is_dir() {
@@ -53,7 +58,10 @@ unsafe fn map(path: &Path) -> Result<MappedFile> {
     }
     // SAFETY: the caller of `map` promised that the file stays unmodified.
     let map = unsafe { Mmap::map(&file) }.map_err(io_error("map"))?;
-    Ok(MappedFile { map, path: path.to_path_buf() })
+    Ok(MappedFile {
+        map,
+        path: path.to_path_buf(),
+    })
 }
 
 #[cfg(test)]

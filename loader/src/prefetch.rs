@@ -59,8 +59,14 @@ impl Prefetcher {
         let thread = thread::Builder::new()
             .name("batches".to_owned())
             .spawn(work)
-            .map_err(|source| Error::Worker { reason: source.to_string() })?;
-        Ok(Prefetcher { batches: Some(receiver), thread: Some(thread), left })
+            .map_err(|source| Error::Worker {
+                reason: source.to_string(),
+            })?;
+        Ok(Prefetcher {
+            batches: Some(receiver),
+            thread: Some(thread),
+            left,
+        })
     }
 
     /// Waits for the thread; its panic, if it had one, as an error.
@@ -68,7 +74,9 @@ impl Prefetcher {
         self.batches = None;
         match self.thread.take().map(JoinHandle::join) {
             None | Some(Ok(())) => Ok(()),
-            Some(Err(payload)) => Err(Error::Worker { reason: message(payload.as_ref()) }),
+            Some(Err(payload)) => Err(Error::Worker {
+                reason: message(payload.as_ref()),
+            }),
         }
     }
 }
@@ -111,20 +119,38 @@ mod tests {
     use super::*;
 
     fn batch(position: usize) -> CellBatch {
-        CellBatch { rows: vec![position], ..CellBatch::default() }
+        CellBatch {
+            rows: vec![position],
+            ..CellBatch::default()
+        }
     }
 
     #[test]
     fn batches_and_errors_come_in_order() {
-        let make = |position| if position == 4 { Err(Error::EmptyBatch) } else { Ok(batch(position)) };
+        let make = |position| {
+            if position == 4 {
+                Err(Error::EmptyBatch)
+            } else {
+                Ok(batch(position))
+            }
+        };
         let made: Vec<_> = Prefetcher::spawn(make, 2, 5, 2).unwrap().collect();
-        let rows: Vec<_> = made.iter().map(|batch| batch.as_ref().ok().map(|b| b.rows[0])).collect();
+        let rows: Vec<_> = made
+            .iter()
+            .map(|batch| batch.as_ref().ok().map(|b| b.rows[0]))
+            .collect();
         assert_eq!(rows, [Some(2), Some(3), None, Some(5), Some(6)]);
     }
 
     #[test]
     fn a_panic_becomes_an_error_after_the_batches_before_it() {
-        let make = |position| if position == 1 { panic!("bug {position}") } else { Ok(batch(position)) };
+        let make = |position| {
+            if position == 1 {
+                panic!("bug {position}")
+            } else {
+                Ok(batch(position))
+            }
+        };
         let mut made = Prefetcher::spawn(make, 0, 9, 1).unwrap();
         assert!(made.next().unwrap().is_ok());
         let error = made.next().unwrap().unwrap_err().to_string();
@@ -145,6 +171,11 @@ mod tests {
         drop(made);
         // One taken, three queued, one at hand when the reader left (and one begun by then).
         assert!(count.load(Ordering::SeqCst) <= 6);
-        assert!(Prefetcher::spawn(|p| Ok(batch(p)), 7, 0, 0).unwrap().next().is_none());
+        assert!(
+            Prefetcher::spawn(|p| Ok(batch(p)), 7, 0, 0)
+                .unwrap()
+                .next()
+                .is_none()
+        );
     }
 }

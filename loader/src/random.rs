@@ -83,7 +83,9 @@ impl Random {
     /// to the rounding of `p` to 2^-32, and the same on every machine.
     pub(crate) fn binomial(&mut self, trials: u64, p: f64) -> u64 {
         let threshold = (p.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;
-        (0..trials).filter(|_| u64::from(self.0.next_u32()) < threshold).count() as u64
+        (0..trials)
+            .filter(|_| u64::from(self.0.next_u32()) < threshold)
+            .count() as u64
     }
 }
 
@@ -116,7 +118,10 @@ mod tests {
         for _ in 0..70_000 {
             counts[random.below(7)] += 1;
         }
-        assert!(counts.iter().all(|&count| (9_600..10_400).contains(&count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|&count| (9_600..10_400).contains(&count)),
+            "{counts:?}"
+        );
         assert_eq!(random.below(1), 0);
         assert_eq!(random.below(0), 0);
     }

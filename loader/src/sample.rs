@@ -39,7 +39,11 @@ pub(crate) fn draw(
     let report = &dataset.reports()[cell.source];
     if !config.value_mode.accepts(report.scale) {
         let (source_name, scale) = (report.name.clone(), report.scale);
-        return Err(Error::Scale { source_name, mode: config.value_mode, scale });
+        return Err(Error::Scale {
+            source_name,
+            mode: config.value_mode,
+            scale,
+        });
     }
     // Outside training every epoch sees the same sample.
     let epoch = if key.training { key.epoch } else { 0 };
@@ -58,7 +62,12 @@ pub(crate) fn draw(
         .collect();
 
     let mut select = stream(Purpose::Select);
-    let zeros = zero_genes(config, dataset.panel(cell.source), &expressed.genes, &mut select);
+    let zeros = zero_genes(
+        config,
+        dataset.panel(cell.source),
+        &expressed.genes,
+        &mut select,
+    );
     let room = config.max_seq_len - 1 - zeros.len();
     let chosen = if key.training && config.sampling == Sampling::Random {
         select.choose(kept.len(), room)
@@ -74,7 +83,11 @@ pub(crate) fn draw(
         .chain(zeros.into_iter().map(|gene| (gene, 0.0)))
         .collect();
     tokens.sort_unstable_by_key(|&(gene, _)| gene);
-    Ok(divide(tokens, &config.objective, &mut stream(Purpose::Objective)))
+    Ok(divide(
+        tokens,
+        &config.objective,
+        &mut stream(Purpose::Objective),
+    ))
 }
 
 /// A cell's expressed genes, as counts (or whatever the file holds).
@@ -86,14 +99,22 @@ struct Expressed {
 
 impl Expressed {
     fn of(cell: &Cell) -> Expressed {
-        Expressed { genes: cell.genes.to_vec(), values: cell.values.to_vec(), total: cell.total }
+        Expressed {
+            genes: cell.genes.to_vec(),
+            values: cell.values.to_vec(),
+            total: cell.total,
+        }
     }
 
     /// Keeps each molecule with one probability, drawn from the range: a cell sequenced less deeply.
     fn thin(&mut self, range: (f32, f32), scale: InputScale, random: &mut Random) -> Result<()> {
         if scale != InputScale::Counts {
             let (setting, got) = ("count_thinning", scale.to_string());
-            return Err(Error::Setting { setting, got, expected: "counts in every source" });
+            return Err(Error::Setting {
+                setting,
+                got,
+                expected: "counts in every source",
+            });
         }
         let (low, high) = (f64::from(range.0), f64::from(range.1));
         let share = low + random.uniform() * (high - low);
@@ -124,7 +145,9 @@ impl Expressed {
     fn inputs(&self, config: &CollateConfig, scale: InputScale, random: &mut Random) -> Vec<f32> {
         let mut inputs = self.values.clone();
         match config.value_mode {
-            ValueMode::Raw => inputs.iter_mut().for_each(|value| *value = value.min(MAX_RAW_VALUE)),
+            ValueMode::Raw => inputs
+                .iter_mut()
+                .for_each(|value| *value = value.min(MAX_RAW_VALUE)),
             ValueMode::Log1p if scale == InputScale::Log1p => {}
             ValueMode::Log1p => {
                 expression::normalize_total(&mut inputs, self.total, config.target_sum);
@@ -163,7 +186,10 @@ fn divide(tokens: Vec<(u32, f32)>, objective: &Objective, random: &mut Random) -
         Objective::None => Vec::new(),
         Objective::Masked { ratio } => random.choose(len, share_of(len, *ratio)),
         Objective::Generative { ratios } => {
-            let ratio = ratios.get(random.below(ratios.len())).copied().unwrap_or(0.0);
+            let ratio = ratios
+                .get(random.below(ratios.len()))
+                .copied()
+                .unwrap_or(0.0);
             random.choose(len, share_of(len, ratio))
         }
     };

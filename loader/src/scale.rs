@@ -56,7 +56,10 @@ impl fmt::Display for ScaleReason {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match self {
             ScaleReason::Negative { min } => {
-                write!(formatter, "values below 0 (down to {min}): scaled or corrected data")
+                write!(
+                    formatter,
+                    "values below 0 (down to {min}): scaled or corrected data"
+                )
             }
             ScaleReason::NotFinite => formatter.write_str("values that are not finite"),
             ScaleReason::Linear { max } => write!(
@@ -89,7 +92,13 @@ pub struct ScaleDetector {
 
 impl Default for ScaleDetector {
     fn default() -> ScaleDetector {
-        ScaleDetector { min: 0.0, max: 0.0, min_non_zero: f32::INFINITY, whole: true, finite: true }
+        ScaleDetector {
+            min: 0.0,
+            max: 0.0,
+            min_non_zero: f32::INFINITY,
+            whole: true,
+            finite: true,
+        }
     }
 }
 
@@ -121,7 +130,9 @@ impl ScaleDetector {
         } else if self.max > MAX_LOGGED {
             ScaleReason::Linear { max: self.max }
         } else if self.min_non_zero >= 1.0 {
-            ScaleReason::NoSmallValue { min: self.min_non_zero }
+            ScaleReason::NoSmallValue {
+                min: self.min_non_zero,
+            }
         } else {
             return InputScale::Log1p;
         };
@@ -144,7 +155,9 @@ impl ScaleDetector {
         } else if self.min < 0.0 {
             Err(ScaleReason::Negative { min: self.min })
         } else if self.min_non_zero >= 1.0 {
-            Err(ScaleReason::NoSmallValue { min: self.min_non_zero })
+            Err(ScaleReason::NoSmallValue {
+                min: self.min_non_zero,
+            })
         } else {
             Ok(())
         }
@@ -164,13 +177,31 @@ mod tests {
     #[test]
     fn verdicts_of_the_usual_matrices() {
         assert_eq!(scale(&[0.0, 1.0, 3.0, 700.0]), InputScale::Counts);
-        assert_eq!(scale(&[1.0, 2.0]), InputScale::Counts, "float counts without zeros");
+        assert_eq!(
+            scale(&[1.0, 2.0]),
+            InputScale::Counts,
+            "float counts without zeros"
+        );
         assert_eq!(scale(&[]), InputScale::Counts);
-        assert_eq!(scale(&[0.0, 0.69, 3.2]), InputScale::Log1p, "log1p of 1e4 or of the median");
+        assert_eq!(
+            scale(&[0.0, 0.69, 3.2]),
+            InputScale::Log1p,
+            "log1p of 1e4 or of the median"
+        );
         let other = |reason| InputScale::Other { reason };
-        assert_eq!(scale(&[-0.4, 0.1]), other(ScaleReason::Negative { min: -0.4 }));
-        assert_eq!(scale(&[0.5, 812.7]), other(ScaleReason::Linear { max: 812.7 }), "CPM");
-        assert_eq!(scale(&[1.5, 4.2]), other(ScaleReason::NoSmallValue { min: 1.5 }));
+        assert_eq!(
+            scale(&[-0.4, 0.1]),
+            other(ScaleReason::Negative { min: -0.4 })
+        );
+        assert_eq!(
+            scale(&[0.5, 812.7]),
+            other(ScaleReason::Linear { max: 812.7 }),
+            "CPM"
+        );
+        assert_eq!(
+            scale(&[1.5, 4.2]),
+            other(ScaleReason::NoSmallValue { min: 1.5 })
+        );
         assert_eq!(scale(&[f32::NAN, 1.0]), other(ScaleReason::NotFinite));
     }
 
@@ -183,7 +214,13 @@ mod tests {
         };
         assert_eq!(check(&[0.0, 0.5, 29.9]), Ok(()));
         assert_eq!(check(&[0.5, 30.5]), Err(ScaleReason::Linear { max: 30.5 }));
-        assert_eq!(check(&[-1.0, 0.5]), Err(ScaleReason::Negative { min: -1.0 }));
-        assert_eq!(check(&[0.0, 1.0, 2.0]), Err(ScaleReason::NoSmallValue { min: 1.0 }));
+        assert_eq!(
+            check(&[-1.0, 0.5]),
+            Err(ScaleReason::Negative { min: -1.0 })
+        );
+        assert_eq!(
+            check(&[0.0, 1.0, 2.0]),
+            Err(ScaleReason::NoSmallValue { min: 1.0 })
+        );
     }
 }

@@ -44,13 +44,25 @@ pub fn random(
     let Fractions { validation, test } = fractions;
     let in_range = |share: f64| (0.0..1.0).contains(&share);
     if !in_range(validation) || !in_range(test) || validation + test >= 1.0 {
-        let (got, expected) = (format!("{validation} + {test}"), "shares >= 0 with a sum below 1");
-        return Err(Error::Setting { setting: "validation + test fraction", got, expected });
+        let (got, expected) = (
+            format!("{validation} + {test}"),
+            "shares >= 0 with a sum below 1",
+        );
+        return Err(Error::Setting {
+            setting: "validation + test fraction",
+            got,
+            expected,
+        });
     }
     let order = strata(rows, labels, seed)?;
     let (chosen, rest) = every_share(&order, test);
     let (held, train) = every_share(&rest, validation / (1.0 - test));
-    let split = Split { train, validation: held, test: chosen }.sorted();
+    let split = Split {
+        train,
+        validation: held,
+        test: chosen,
+    }
+    .sorted();
     split.check(rows, fractions)
 }
 
@@ -67,8 +79,11 @@ pub fn hold_out_by(
     seed: u64,
 ) -> Result<Split> {
     let present: BTreeSet<&String> = column.iter().flatten().collect();
-    let absent: Vec<String> =
-        held.iter().filter(|value| !present.contains(value)).cloned().collect();
+    let absent: Vec<String> = held
+        .iter()
+        .filter(|value| !present.contains(value))
+        .cloned()
+        .collect();
     if !absent.is_empty() || held.is_empty() {
         let present = present.into_iter().cloned().collect();
         return Err(Error::HeldOutValue { absent, present });
@@ -83,13 +98,24 @@ pub fn hold_out_by(
         }
         None => None,
     };
-    let fractions = Fractions { validation, test: 0.0 };
+    let fractions = Fractions {
+        validation,
+        test: 0.0,
+    };
     if others.is_empty() {
-        return Err(Error::EmptySplit { part: "train", rows: column.len(), held: test.len() });
+        return Err(Error::EmptySplit {
+            part: "train",
+            rows: column.len(),
+            held: test.len(),
+        });
     }
     let inner = random(others.len(), labels.as_deref(), fractions, seed)?;
     let outer = |rows: Vec<usize>| rows.into_iter().map(|row| others[row]).collect();
-    Ok(Split { train: outer(inner.train), validation: outer(inner.validation), test })
+    Ok(Split {
+        train: outer(inner.train),
+        validation: outer(inner.validation),
+        test,
+    })
 }
 
 /// `k` splits without validation part; every row is in the test part of exactly one.
@@ -104,15 +130,27 @@ pub fn k_folds(
 ) -> Result<Vec<Split>> {
     if k < 2 || k > rows {
         let (got, expected) = (k.to_string(), "at least 2 and at most the number of cells");
-        return Err(Error::Setting { setting: "folds", got, expected });
+        return Err(Error::Setting {
+            setting: "folds",
+            got,
+            expected,
+        });
     }
     let order = strata(rows, labels, seed)?;
     let fold = |fold: usize| {
         let part = |inside: bool| {
-            let chosen = order.iter().enumerate().filter(|(place, _)| (place % k == fold) == inside);
+            let chosen = order
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| (place % k == fold) == inside);
             chosen.map(|(_, &row)| row).collect()
         };
-        Split { train: part(false), validation: Vec::new(), test: part(true) }.sorted()
+        Split {
+            train: part(false),
+            validation: Vec::new(),
+            test: part(true),
+        }
+        .sorted()
     };
     Ok((0..k).map(fold).collect())
 }
@@ -121,7 +159,9 @@ pub fn k_folds(
 fn strata(rows: usize, labels: Option<&[Option<u32>]>, seed: u64) -> Result<Vec<usize>> {
     let mut order: Vec<usize> = (0..rows).collect();
     Random::new(seed, Purpose::Split, 0, 0).shuffle(&mut order);
-    let Some(labels) = labels else { return Ok(order) };
+    let Some(labels) = labels else {
+        return Ok(order);
+    };
     check_length(labels, rows)?;
     let mut groups: BTreeMap<Option<u32>, Vec<usize>> = BTreeMap::new();
     for row in order {
@@ -135,15 +175,22 @@ fn check_length(labels: &[Option<u32>], rows: usize) -> Result<()> {
         return Ok(());
     }
     let (source_name, got) = ("split".to_owned(), labels.len());
-    Err(Error::ColumnLength { source_name, column: "label", expected: rows, got })
+    Err(Error::ColumnLength {
+        source_name,
+        column: "label",
+        expected: rows,
+        got,
+    })
 }
 
 /// Takes evenly spaced rows, so that any stretch of the list gives its share up to one row.
 fn every_share(order: &[usize], share: f64) -> (Vec<usize>, Vec<usize>) {
     // Steps over whole numbers, from the middle of a step, so that the count is the rounded share.
     let taken = |place: usize| (place as f64 * share + 0.5).floor();
-    let (chosen, rest): (Vec<_>, Vec<_>) =
-        order.iter().enumerate().partition(|(place, _)| taken(place + 1) > taken(*place));
+    let (chosen, rest): (Vec<_>, Vec<_>) = order
+        .iter()
+        .enumerate()
+        .partition(|(place, _)| taken(place + 1) > taken(*place));
     let rows = |pairs: Vec<(usize, &usize)>| pairs.into_iter().map(|(_, &row)| row).collect();
     (rows(chosen), rows(rest))
 }
@@ -177,8 +224,11 @@ mod tests {
     use super::*;
 
     fn check_parts(split: &Split, rows: usize) {
-        let mut all: Vec<usize> =
-            [&split.train, &split.validation, &split.test].into_iter().flatten().copied().collect();
+        let mut all: Vec<usize> = [&split.train, &split.validation, &split.test]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
         all.sort_unstable();
         assert_eq!(all, (0..rows).collect::<Vec<_>>(), "disjoint and complete");
         for part in [&split.train, &split.validation, &split.test] {
@@ -188,13 +238,19 @@ mod tests {
 
     #[test]
     fn random_is_stratified_and_seeded() {
-        let labels: Vec<_> = (0..1000).map(|row| (row % 10 != 9).then_some((row % 7) as u32)).collect();
-        let fractions = Fractions { validation: 0.1, test: 0.3 };
+        let labels: Vec<_> = (0..1000)
+            .map(|row| (row % 10 != 9).then_some((row % 7) as u32))
+            .collect();
+        let fractions = Fractions {
+            validation: 0.1,
+            test: 0.3,
+        };
         let split = random(1000, Some(&labels), fractions, 1).unwrap();
         check_parts(&split, 1000);
         assert_eq!((split.test.len(), split.validation.len()), (300, 100));
         for label in (0..7).map(Some).chain([None]) {
-            let of = |rows: &[usize]| rows.iter().filter(|&&row| labels[row] == label).count() as f64;
+            let of =
+                |rows: &[usize]| rows.iter().filter(|&&row| labels[row] == label).count() as f64;
             let all: Vec<usize> = (0..1000).collect();
             assert!((of(&split.test) - 0.3 * of(&all)).abs() <= 1.0);
             assert!((of(&split.validation) - 0.1 * of(&all)).abs() <= 2.0);
@@ -208,17 +264,39 @@ mod tests {
         let split = |rows, validation, test| random(rows, None, Fractions { validation, test }, 0);
         assert!(matches!(split(10, 0.5, 0.5), Err(Error::Setting { .. })));
         assert!(matches!(split(10, -0.1, 0.5), Err(Error::Setting { .. })));
-        assert!(matches!(split(10, f64::NAN, 0.5), Err(Error::Setting { .. })));
-        assert!(matches!(split(0, 0.0, 0.5), Err(Error::EmptySplit { part: "train", .. })));
-        assert!(matches!(split(3, 0.01, 0.0), Err(Error::EmptySplit { part: "validation", .. })));
+        assert!(matches!(
+            split(10, f64::NAN, 0.5),
+            Err(Error::Setting { .. })
+        ));
+        assert!(matches!(
+            split(0, 0.0, 0.5),
+            Err(Error::EmptySplit { part: "train", .. })
+        ));
+        assert!(matches!(
+            split(3, 0.01, 0.0),
+            Err(Error::EmptySplit {
+                part: "validation",
+                ..
+            })
+        ));
         assert!(split(2, 0.0, 0.5).is_ok());
-        let wrong = random(3, Some(&[None]), Fractions { validation: 0.0, test: 0.4 }, 0);
+        let wrong = random(
+            3,
+            Some(&[None]),
+            Fractions {
+                validation: 0.0,
+                test: 0.4,
+            },
+            0,
+        );
         assert!(matches!(wrong, Err(Error::ColumnLength { .. })));
     }
 
     #[test]
     fn hold_out_takes_whole_groups() {
-        let column: Vec<_> = (0..90).map(|row| ["a", "b", "c"].get(row % 4).map(|s| s.to_string())).collect();
+        let column: Vec<_> = (0..90)
+            .map(|row| ["a", "b", "c"].get(row % 4).map(|s| s.to_string()))
+            .collect();
         let split = hold_out_by(&column, &["b".to_owned()], None, 0.2, 3).unwrap();
         check_parts(&split, 90);
         assert!(split.test.iter().all(|&row| row % 4 == 1));
@@ -227,7 +305,10 @@ mod tests {
         let missing = hold_out_by(&column, &["z".to_owned()], None, 0.2, 3).unwrap_err();
         assert!(missing.to_string().contains("`z`") && missing.to_string().contains("`c`"));
         let all: Vec<_> = vec![Some("a".to_owned()); 4];
-        assert!(matches!(hold_out_by(&all, &["a".to_owned()], None, 0.0, 0), Err(Error::EmptySplit { .. })));
+        assert!(matches!(
+            hold_out_by(&all, &["a".to_owned()], None, 0.0, 0),
+            Err(Error::EmptySplit { .. })
+        ));
     }
 
     #[test]

@@ -46,10 +46,16 @@ impl GeneVocab {
     /// `Io`, `Json`, `VocabDuplicate`, `VocabGap`.
     pub fn from_file(path: impl AsRef<Path>) -> Result<GeneVocab> {
         let path = path.as_ref();
-        let text = std::fs::read(path)
-            .map_err(|source| Error::Io { action: "read", path: path.into(), source })?;
-        let pairs: Pairs<u64> = serde_json::from_slice(&text)
-            .map_err(|source| Error::Json { path: path.into(), what: "gene vocabulary", source })?;
+        let text = std::fs::read(path).map_err(|source| Error::Io {
+            action: "read",
+            path: path.into(),
+            source,
+        })?;
+        let pairs: Pairs<u64> = serde_json::from_slice(&text).map_err(|source| Error::Json {
+            path: path.into(),
+            what: "gene vocabulary",
+            source,
+        })?;
         GeneVocab::from_pairs(&path.display().to_string(), pairs.0)
     }
 
@@ -68,7 +74,11 @@ impl GeneVocab {
         }
         if sorted.is_empty() {
             let expected = "at least one gene name";
-            return Err(Error::Setting { setting: "genes", got: "none".to_owned(), expected });
+            return Err(Error::Setting {
+                setting: "genes",
+                got: "none".to_owned(),
+                expected,
+            });
         }
         GeneVocab::new(sorted.into_iter().collect())
     }
@@ -85,15 +95,29 @@ impl GeneVocab {
         let (mut by_index, mut by_name) = (BTreeMap::new(), HashMap::new());
         for (name, index) in pairs {
             if let Some(first) = by_index.insert(index, name.clone()) {
-                return Err(Error::VocabDuplicate { origin, first, second: name, index });
+                return Err(Error::VocabDuplicate {
+                    origin,
+                    first,
+                    second: name,
+                    index,
+                });
             }
             if by_name.insert(name.clone(), index).is_some() {
-                return Err(Error::VocabDuplicate { origin, first: name.clone(), second: name, index });
+                return Err(Error::VocabDuplicate {
+                    origin,
+                    first: name.clone(),
+                    second: name,
+                    index,
+                });
             }
         }
         let len = by_index.len();
         if let Some(missing) = (0..len as u64).find(|index| !by_index.contains_key(index)) {
-            return Err(Error::VocabGap { origin, len, missing });
+            return Err(Error::VocabGap {
+                origin,
+                len,
+                missing,
+            });
         }
         GeneVocab::new(by_index.into_values().collect())
     }
@@ -107,17 +131,31 @@ impl GeneVocab {
         }
         if u32::try_from(tokens.len()).is_err() {
             let (got, expected) = (tokens.len().to_string(), "at most 4294967295 entries");
-            return Err(Error::Setting { setting: "vocabulary size", got, expected });
+            return Err(Error::Setting {
+                setting: "vocabulary size",
+                got,
+                expected,
+            });
         }
         let ids = || tokens.iter().zip(0u32..);
         let index: HashMap<_, _> = ids().map(|(token, id)| (token.clone(), id)).collect();
         let mut folded = HashMap::new();
         for (token, id) in ids().filter(|(token, _)| !is_special(token)) {
-            folded.entry(fold(token)).and_modify(|shared| *shared = None).or_insert(Some(id));
+            folded
+                .entry(fold(token))
+                .and_modify(|shared| *shared = None)
+                .or_insert(Some(id));
         }
         let special = |name| index.get(name).copied().unwrap_or_default();
         let (pad, cls, eoc) = (special(PAD), special(CLS), special(EOC));
-        Ok(GeneVocab { tokens, index, folded, pad, cls, eoc })
+        Ok(GeneVocab {
+            tokens,
+            index,
+            folded,
+            pad,
+            cls,
+            eoc,
+        })
     }
 
     /// Writes the JSON object symbol -> index, in order of the indices, atomically.
@@ -126,11 +164,18 @@ impl GeneVocab {
     /// `Io`.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let object: serde_json::Map<_, _> =
-            self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect();
+        let object: serde_json::Map<_, _> = self
+            .tokens
+            .iter()
+            .enumerate()
+            .map(|(id, token)| (token.clone(), id.into()))
+            .collect();
         let mut file = AtomicFile::create(path)?;
-        writeln!(file, "{:#}", serde_json::Value::Object(object))
-            .map_err(|source| Error::Io { action: "write", path: path.into(), source })?;
+        writeln!(file, "{:#}", serde_json::Value::Object(object)).map_err(|source| Error::Io {
+            action: "write",
+            path: path.into(),
+            source,
+        })?;
         file.commit()
     }
 
@@ -198,15 +243,31 @@ mod tests {
     fn round_trip_keeps_every_index() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vocab.json");
-        let vocab = GeneVocab::from_genes(["CD3E", "A1BG", "CD3E", "IGJ", "ENSG00000000003.14", "<pad>"]).unwrap();
+        let vocab =
+            GeneVocab::from_genes(["CD3E", "A1BG", "CD3E", "IGJ", "ENSG00000000003.14", "<pad>"])
+                .unwrap();
         assert_eq!(
             vocab.tokens(),
-            ["A1BG", "CD3E", "ENSG00000000003", "JCHAIN", "<pad>", "<cls>", "<eoc>"]
+            [
+                "A1BG",
+                "CD3E",
+                "ENSG00000000003",
+                "JCHAIN",
+                "<pad>",
+                "<cls>",
+                "<eoc>"
+            ]
         );
         vocab.save(&path).unwrap();
         assert_eq!(GeneVocab::from_file(&path).unwrap(), vocab);
-        assert_eq!((vocab.pad(), vocab.cls(), vocab.eoc(), vocab.len()), (4, 5, 6, 7));
-        assert_eq!((vocab.id("CD3E"), vocab.id("nope"), vocab.id_or_pad("nope")), (Some(1), None, 4));
+        assert_eq!(
+            (vocab.pad(), vocab.cls(), vocab.eoc(), vocab.len()),
+            (4, 5, 6, 7)
+        );
+        assert_eq!(
+            (vocab.id("CD3E"), vocab.id("nope"), vocab.id_or_pad("nope")),
+            (Some(1), None, 4)
+        );
         assert_eq!((vocab.token(3), vocab.token(7)), (Some("JCHAIN"), None));
     }
 
@@ -226,14 +287,36 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             GeneVocab::from_file(&path).unwrap_err()
         };
-        assert!(matches!(error(r#"{"A":0,"B":2}"#), Error::VocabGap { missing: 1, .. }));
-        assert!(matches!(error(r#"{"A":1,"B":2}"#), Error::VocabGap { missing: 0, .. }));
-        assert!(matches!(error(r#"{"A":0,"B":0}"#), Error::VocabDuplicate { index: 0, .. }));
-        assert!(matches!(error(r#"{"A":0,"A":1}"#), Error::VocabDuplicate { .. }));
-        for text in ["", "[]", r#"{"A":-1}"#, r#"{"A":"x"}"#, r#"{"A":0.5}"#, r#"{"A":0"#] {
+        assert!(matches!(
+            error(r#"{"A":0,"B":2}"#),
+            Error::VocabGap { missing: 1, .. }
+        ));
+        assert!(matches!(
+            error(r#"{"A":1,"B":2}"#),
+            Error::VocabGap { missing: 0, .. }
+        ));
+        assert!(matches!(
+            error(r#"{"A":0,"B":0}"#),
+            Error::VocabDuplicate { index: 0, .. }
+        ));
+        assert!(matches!(
+            error(r#"{"A":0,"A":1}"#),
+            Error::VocabDuplicate { .. }
+        ));
+        for text in [
+            "",
+            "[]",
+            r#"{"A":-1}"#,
+            r#"{"A":"x"}"#,
+            r#"{"A":0.5}"#,
+            r#"{"A":0"#,
+        ] {
             assert!(matches!(error(text), Error::Json { .. }), "{text}");
         }
-        assert!(matches!(GeneVocab::from_file(folder.path().join("no")), Err(Error::Io { .. })));
+        assert!(matches!(
+            GeneVocab::from_file(folder.path().join("no")),
+            Err(Error::Io { .. })
+        ));
         assert!(GeneVocab::from_genes([""]).is_err());
     }
 }

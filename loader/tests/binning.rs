@@ -7,7 +7,10 @@ use scmmgpt_loader::checkpoint::Checkpoint;
 
 fn f64s(file: &Checkpoint, name: &str) -> Vec<f64> {
     let (chunks, _) = file.view(name).unwrap().bytes.as_chunks::<8>();
-    chunks.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect()
+    chunks
+        .iter()
+        .map(|&bytes| f64::from_le_bytes(bytes))
+        .collect()
 }
 
 #[test]
@@ -20,16 +23,28 @@ fn equals_numpy_bit_for_bit() {
         let n_bins = file.to_f32(&format!("{name}.n_bins")).unwrap()[0] as usize;
         let uniforms = f64s(&file, &format!("{name}.uniforms"));
 
-        let non_zero: Vec<f32> = values.iter().copied().filter(|&value| value != 0.0).collect();
-        let edges: Vec<u64> =
-            binning::edges(&non_zero, n_bins).into_iter().map(f64::to_bits).collect();
-        let expected: Vec<u64> =
-            f64s(&file, &format!("{name}.edges")).into_iter().map(f64::to_bits).collect();
+        let non_zero: Vec<f32> = values
+            .iter()
+            .copied()
+            .filter(|&value| value != 0.0)
+            .collect();
+        let edges: Vec<u64> = binning::edges(&non_zero, n_bins)
+            .into_iter()
+            .map(f64::to_bits)
+            .collect();
+        let expected: Vec<u64> = f64s(&file, &format!("{name}.edges"))
+            .into_iter()
+            .map(f64::to_bits)
+            .collect();
         assert_eq!(edges, expected, "edges of case {name}");
 
         let mut uniforms = uniforms.into_iter();
         binning::bin(&mut values, n_bins, || uniforms.next().unwrap());
-        assert_eq!(values, file.to_f32(&format!("{name}.bins")).unwrap(), "bins of case {name}");
+        assert_eq!(
+            values,
+            file.to_f32(&format!("{name}.bins")).unwrap(),
+            "bins of case {name}"
+        );
         assert!(uniforms.next().is_none());
         cases += 1;
     }

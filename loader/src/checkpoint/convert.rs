@@ -42,7 +42,12 @@ impl Checkpoint {
         let view = self.view(name)?;
         if out.len() != view.len() {
             let (name, path) = (name.to_owned(), self.path().into());
-            return Err(Error::TensorSize { name, path, expected: out.len(), got: view.len() });
+            return Err(Error::TensorSize {
+                name,
+                path,
+                expected: out.len(),
+                got: view.len(),
+            });
         }
         let readable = read(&view, out);
         readable.ok_or_else(|| Error::TensorType {
@@ -65,7 +70,11 @@ fn read(view: &TensorView, out: &mut [f32]) -> Option<()> {
     Some(())
 }
 
-fn each<const BYTES: usize>(view: &TensorView, out: &mut [f32], convert: impl Fn([u8; BYTES]) -> f32) {
+fn each<const BYTES: usize>(
+    view: &TensorView,
+    out: &mut [f32],
+    convert: impl Fn([u8; BYTES]) -> f32,
+) {
     let (elements, _) = view.bytes.as_chunks::<BYTES>();
     for (out, &bytes) in out.iter_mut().zip(elements) {
         *out = convert(bytes);

@@ -39,21 +39,38 @@ pub(super) struct Header {
 /// Reads and checks the header of a whole file's bytes.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
     if let Some(found) = something_else(bytes) {
-        return Err(Error::NotSafetensors { path: path.into(), found });
+        return Err(Error::NotSafetensors {
+            path: path.into(),
+            found,
+        });
     }
-    let truncated =
-        |needed| Error::TruncatedFile { path: path.into(), needed, len: bytes.len() as u64 };
-    let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>().ok_or(truncated(8))?;
+    let truncated = |needed| Error::TruncatedFile {
+        path: path.into(),
+        needed,
+        len: bytes.len() as u64,
+    };
+    let (length, rest) = bytes
+        .split_first_chunk::<LENGTH_BYTES>()
+        .ok_or(truncated(8))?;
     let size = u64::from_le_bytes(*length);
     if size > MAX_HEADER_BYTES as u64 {
         let limit = MAX_HEADER_BYTES as u64;
-        return Err(Error::HeaderTooLarge { path: path.into(), size, limit });
+        return Err(Error::HeaderTooLarge {
+            path: path.into(),
+            size,
+            limit,
+        });
     }
-    let json = rest.get(..size as usize).ok_or(truncated(size + LENGTH_BYTES as u64))?;
+    let json = rest
+        .get(..size as usize)
+        .ok_or(truncated(size + LENGTH_BYTES as u64))?;
     let data = &rest[size as usize..];
     check_pairs(path, json, data.len())?;
 
-    let invalid = |source| Error::Header { path: path.into(), source };
+    let invalid = |source| Error::Header {
+        path: path.into(),
+        source,
+    };
     let (_, official) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
     let start = LENGTH_BYTES + json.len();
     let entry = |info: &TensorInfo| Entry {
@@ -61,20 +78,38 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         shape: info.shape.clone(),
         range: start + info.data_offsets.0..start + info.data_offsets.1,
     };
-    let tensors = official.tensors().iter().map(|(name, info)| (name.clone(), entry(info))).collect();
-    let metadata = official.metadata().clone().unwrap_or_default().into_iter().collect();
+    let tensors = official
+        .tensors()
+        .iter()
+        .map(|(name, info)| (name.clone(), entry(info)))
+        .collect();
+    let metadata = official
+        .metadata()
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
     Ok(Header { tensors, metadata })
 }
 
 /// Names once each, and ranges inside the data: what the official parser assumes.
 fn check_pairs(path: &Path, json: &[u8], data_len: usize) -> Result<()> {
-    let header_json = |source| Error::Json { path: path.into(), what: "safetensors header", source };
-    let Pairs(pairs) = serde_json::from_slice::<Pairs<serde_json::Value>>(json).map_err(header_json)?;
+    let header_json = |source| Error::Json {
+        path: path.into(),
+        what: "safetensors header",
+        source,
+    };
+    let Pairs(pairs) =
+        serde_json::from_slice::<Pairs<serde_json::Value>>(json).map_err(header_json)?;
     let mut seen = std::collections::HashSet::new();
     for (name, value) in &pairs {
         if !seen.insert(name) {
             let (name, first) = (name.clone(), path.into());
-            return Err(Error::DuplicateTensor { name, first, second: path.into() });
+            return Err(Error::DuplicateTensor {
+                name,
+                first,
+                second: path.into(),
+            });
         }
         if name == "__metadata__" {
             continue;
@@ -82,7 +117,12 @@ fn check_pairs(path: &Path, json: &[u8], data_len: usize) -> Result<()> {
         let end = value["data_offsets"][1].as_u64();
         if end.is_some_and(|end| end > data_len as u64) {
             let (end, len) = (end.unwrap_or_default(), data_len as u64);
-            return Err(Error::TensorRange { path: path.into(), name: name.clone(), end, len });
+            return Err(Error::TensorRange {
+                path: path.into(),
+                name: name.clone(),
+                end,
+                len,
+            });
         }
     }
     Ok(())
@@ -90,8 +130,11 @@ fn check_pairs(path: &Path, json: &[u8], data_len: usize) -> Result<()> {
 
 /// Names the usual things that are stored under a checkpoint's name without being one.
 fn something_else(bytes: &[u8]) -> Option<&'static str> {
-    let head: String =
-        bytes.iter().take(64).map(|&byte| (byte as char).to_ascii_lowercase()).collect();
+    let head: String = bytes
+        .iter()
+        .take(64)
+        .map(|&byte| (byte as char).to_ascii_lowercase())
+        .collect();
     let text = head.trim_start();
     if bytes.is_empty() {
         Some("an empty file; download or copy it again")

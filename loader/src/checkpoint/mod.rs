@@ -79,7 +79,11 @@ impl Checkpoint {
             for (name, entry) in header.tensors {
                 if let Some((first, _)) = tensors.get(&name) {
                     let (first, second) = (layout.files[*first].clone(), file.clone());
-                    return Err(Error::DuplicateTensor { name, first, second });
+                    return Err(Error::DuplicateTensor {
+                        name,
+                        first,
+                        second,
+                    });
                 }
                 tensors.insert(name, (position, entry));
             }
@@ -87,12 +91,24 @@ impl Checkpoint {
             files.push(mapped);
         }
         for (name, &position) in &layout.index {
-            if tensors.get(name).is_none_or(|(found, _)| *found != position) {
+            if tensors
+                .get(name)
+                .is_none_or(|(found, _)| *found != position)
+            {
                 let (index, shard) = (layout.path, layout.files[position].clone());
-                return Err(Error::ShardTensor { index, shard, name: name.clone() });
+                return Err(Error::ShardTensor {
+                    index,
+                    shard,
+                    name: name.clone(),
+                });
             }
         }
-        Ok(Checkpoint { path: layout.path, files, tensors, metadata })
+        Ok(Checkpoint {
+            path: layout.path,
+            files,
+            tensors,
+            metadata,
+        })
     }
 
     /// The file, or the index of the shards.
@@ -124,6 +140,10 @@ impl Checkpoint {
             return Err(require::missing(self, name));
         };
         let bytes = &self.files[*file].bytes()[entry.range.clone()];
-        Ok(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes })
+        Ok(TensorView {
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            bytes,
+        })
     }
 }

@@ -32,7 +32,11 @@ impl fmt::Display for TensorProblem {
             TensorProblem::Missing { name, expected } => {
                 write!(formatter, "`{name}`: expected {expected:?}, got nothing")
             }
-            TensorProblem::Shape { name, expected, got } => {
+            TensorProblem::Shape {
+                name,
+                expected,
+                got,
+            } => {
                 write!(formatter, "`{name}`: expected {expected:?}, got {got:?}")
             }
         }
@@ -50,14 +54,22 @@ impl Checkpoint {
             match self.view(&name) {
                 Err(_) => Some(TensorProblem::Missing { name, expected }),
                 Ok(view) if view.shape == expected => None,
-                Ok(view) => Some(TensorProblem::Shape { name, expected, got: view.shape.to_vec() }),
+                Ok(view) => Some(TensorProblem::Shape {
+                    name,
+                    expected,
+                    got: view.shape.to_vec(),
+                }),
             }
         };
         let problems: Vec<_> = wanted.iter().filter_map(problem).collect();
         if problems.is_empty() {
             return Ok(());
         }
-        Err(Error::Tensors { path: self.path().into(), wanted: wanted.len(), problems })
+        Err(Error::Tensors {
+            path: self.path().into(),
+            wanted: wanted.len(),
+            problems,
+        })
     }
 }
 
@@ -68,5 +80,9 @@ pub(super) fn missing(checkpoint: &Checkpoint, name: &str) -> Error {
         .names()
         .find(|have| have.ends_with(&format!(".{name}")) || name.ends_with(&format!(".{have}")))
         .map(str::to_owned);
-    Error::MissingTensor { name: name.to_owned(), path: checkpoint.path().into(), similar }
+    Error::MissingTensor {
+        name: name.to_owned(),
+        path: checkpoint.path().into(),
+        similar,
+    }
 }

@@ -27,14 +27,21 @@ pub(super) fn locate(path: &Path) -> Result<Layout> {
     if path.is_dir() {
         return locate_in_folder(path);
     }
-    if path.extension().is_some_and(|extension| extension == "json") {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
         return read_index(path);
     }
     Ok(single(path.to_path_buf()))
 }
 
 fn single(path: PathBuf) -> Layout {
-    Layout { files: vec![path.clone()], index: BTreeMap::new(), path }
+    Layout {
+        files: vec![path.clone()],
+        index: BTreeMap::new(),
+        path,
+    }
 }
 
 /// `model.safetensors`, else the index, else the only `.safetensors` file: the order of Hugging Face.
@@ -45,7 +52,11 @@ fn locate_in_folder(folder: &Path) -> Result<Layout> {
     if folder.join(INDEX_NAME).exists() {
         return read_index(&folder.join(INDEX_NAME));
     }
-    let io_error = |source| Error::Io { action: "read", path: folder.into(), source };
+    let io_error = |source| Error::Io {
+        action: "read",
+        path: folder.into(),
+        source,
+    };
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(io_error)? {
         let name = entry.map_err(io_error)?.file_name();
@@ -60,7 +71,10 @@ fn locate_in_folder(folder: &Path) -> Result<Layout> {
     names.sort();
     match names.as_slice() {
         [name] => Ok(single(inside(folder, name)?)),
-        _ => Err(Error::NoCheckpoint { folder: folder.into(), found: names }),
+        _ => Err(Error::NoCheckpoint {
+            folder: folder.into(),
+            found: names,
+        }),
     }
 }
 
@@ -70,11 +84,17 @@ struct IndexFile {
 }
 
 fn read_index(path: &Path) -> Result<Layout> {
-    let text = fs::read(path)
-        .map_err(|source| Error::Io { action: "read", path: path.into(), source })?;
+    let text = fs::read(path).map_err(|source| Error::Io {
+        action: "read",
+        path: path.into(),
+        source,
+    })?;
     let what = "safetensors index";
-    let parsed: IndexFile = serde_json::from_slice(&text)
-        .map_err(|source| Error::Json { path: path.into(), what, source })?;
+    let parsed: IndexFile = serde_json::from_slice(&text).map_err(|source| Error::Json {
+        path: path.into(),
+        what,
+        source,
+    })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut positions = BTreeMap::new();
     let mut files = Vec::new();
@@ -90,13 +110,24 @@ fn read_index(path: &Path) -> Result<Layout> {
         };
         if let Some(first) = index.insert(tensor.clone(), position) {
             let (first, second) = (files[first].clone(), files[position].clone());
-            return Err(Error::DuplicateTensor { name: tensor, first, second });
+            return Err(Error::DuplicateTensor {
+                name: tensor,
+                first,
+                second,
+            });
         }
     }
     if files.is_empty() {
-        return Err(Error::NoCheckpoint { folder: folder.into(), found: Vec::new() });
+        return Err(Error::NoCheckpoint {
+            folder: folder.into(),
+            found: Vec::new(),
+        });
     }
-    Ok(Layout { files, index, path: path.to_path_buf() })
+    Ok(Layout {
+        files,
+        index,
+        path: path.to_path_buf(),
+    })
 }
 
 /// `folder/name`, where `name` is one plain file name and the file really stands in the folder.
@@ -104,17 +135,29 @@ fn read_index(path: &Path) -> Result<Layout> {
 /// A symbolic link must point back into the folder. The one exception is the cache of the Hugging Face
 /// hub, whose `snapshots/<revision>/` holds nothing but links into the `blobs/` beside it.
 fn inside(folder: &Path, name: &str) -> Result<PathBuf> {
-    let unsafe_name = |why| Error::ShardName { folder: folder.into(), name: name.to_owned(), why };
+    let unsafe_name = |why| Error::ShardName {
+        folder: folder.into(),
+        name: name.to_owned(),
+        why,
+    };
     let mut components = Path::new(name).components();
-    let plain = matches!(components.next(), Some(Component::Normal(_))) && components.next().is_none();
+    let plain =
+        matches!(components.next(), Some(Component::Normal(_))) && components.next().is_none();
     if !plain || name.contains(['/', '\\', '\0']) {
         return Err(unsafe_name("it is not a plain file name inside the folder"));
     }
     let path = folder.join(name);
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     let real = |path: &Path| {
-        fs::canonicalize(path)
-            .map_err(|source| Error::Io { action: "open", path: path.into(), source })
+        fs::canonicalize(path).map_err(|source| Error::Io {
+            action: "open",
+            path: path.into(),
+            source,
+        })
     };
     let (real_folder, real_file) = (real(folder)?, real(&path)?);
     let blobs = real_folder
@@ -122,7 +165,9 @@ fn inside(folder: &Path, name: &str) -> Result<PathBuf> {
         .filter(|snapshots| snapshots.ends_with("snapshots"))
         .and_then(Path::parent)
         .map(|model| model.join("blobs"));
-    if real_file.starts_with(&real_folder) || blobs.is_some_and(|blobs| real_file.starts_with(blobs)) {
+    if real_file.starts_with(&real_folder)
+        || blobs.is_some_and(|blobs| real_file.starts_with(blobs))
+    {
         Ok(path)
     } else {
         Err(unsafe_name("it is a symbolic link that leaves the folder"))

@@ -26,9 +26,16 @@ pub struct TensorSpec {
 impl TensorSpec {
     /// Size in bytes; `None` when it overflows or the type is no whole number of bytes.
     fn bytes(&self) -> Option<usize> {
-        let count = self.shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))?;
+        let count = self
+            .shape
+            .iter()
+            .try_fold(1usize, |count, &size| count.checked_mul(size))?;
         let bits = self.dtype.bitsize();
-        if bits.is_multiple_of(8) { count.checked_mul(bits / 8) } else { None }
+        if bits.is_multiple_of(8) {
+            count.checked_mul(bits / 8)
+        } else {
+            None
+        }
     }
 }
 
@@ -44,11 +51,20 @@ pub fn write<'a>(
     let mut specs = Vec::new();
     let mut contents = BTreeMap::new();
     for (name, dtype, shape, bytes) in tensors {
-        specs.push(TensorSpec { name: name.to_owned(), dtype, shape: shape.to_vec() });
+        specs.push(TensorSpec {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+        });
         contents.insert(name, bytes);
     }
     write_with(path, specs, metadata, |spec| {
-        Ok(Cow::Borrowed(contents.get(spec.name.as_str()).copied().unwrap_or_default()))
+        Ok(Cow::Borrowed(
+            contents
+                .get(spec.name.as_str())
+                .copied()
+                .unwrap_or_default(),
+        ))
     })
 }
 
@@ -70,25 +86,44 @@ pub fn write_with<'a>(
     mut bytes_of: impl FnMut(&TensorSpec) -> Result<Cow<'a, [u8]>>,
 ) -> Result<()> {
     let path = path.as_ref();
-    specs.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
+    specs.sort_by(|a, b| {
+        b.dtype
+            .bitsize()
+            .cmp(&a.dtype.bitsize())
+            .then_with(|| a.name.cmp(&b.name))
+    });
     let header = header(path, &specs, metadata)?;
     let mut file = AtomicFile::create(path)?;
-    let io_error = |source| Error::Io { action: "write", path: path.into(), source };
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io_error)?;
+    let io_error = |source| Error::Io {
+        action: "write",
+        path: path.into(),
+        source,
+    };
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .map_err(io_error)?;
     file.write_all(&header).map_err(io_error)?;
     for spec in &specs {
         let bytes = bytes_of(spec)?;
         let expected = spec.bytes().unwrap_or_default();
         if bytes.len() != expected {
             let (name, path) = (spec.name.clone(), path.into());
-            return Err(Error::TensorSize { name, path, expected, got: bytes.len() });
+            return Err(Error::TensorSize {
+                name,
+                path,
+                expected,
+                got: bytes.len(),
+            });
         }
         file.write_all(&bytes).map_err(io_error)?;
     }
     file.commit()
 }
 
-fn header(path: &Path, specs: &[TensorSpec], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+fn header(
+    path: &Path,
+    specs: &[TensorSpec],
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
     let mut object = Map::new();
     if !metadata.is_empty() {
         object.insert("__metadata__".to_owned(), json!(metadata));
@@ -97,14 +132,26 @@ fn header(path: &Path, specs: &[TensorSpec], metadata: &BTreeMap<String, String>
     for spec in specs {
         let name = spec.name.clone();
         if name == "__metadata__" {
-            return Err(Error::TensorName { name, path: path.into() });
+            return Err(Error::TensorName {
+                name,
+                path: path.into(),
+            });
         }
         if !seen.insert(&spec.name) {
-            return Err(Error::DuplicateTensor { name, first: path.into(), second: path.into() });
+            return Err(Error::DuplicateTensor {
+                name,
+                first: path.into(),
+                second: path.into(),
+            });
         }
-        let end = spec.bytes().and_then(|bytes| offset.checked_add(bytes)).ok_or_else(|| {
-            Error::TensorType { name, path: path.into(), got: format!("{} {:?}", spec.dtype, spec.shape) }
-        })?;
+        let end = spec
+            .bytes()
+            .and_then(|bytes| offset.checked_add(bytes))
+            .ok_or_else(|| Error::TensorType {
+                name,
+                path: path.into(),
+                got: format!("{} {:?}", spec.dtype, spec.shape),
+            })?;
         let entry = json!({
             "dtype": spec.dtype.to_string(), "shape": spec.shape, "data_offsets": [offset, end],
         });
@@ -115,7 +162,11 @@ fn header(path: &Path, specs: &[TensorSpec], metadata: &BTreeMap<String, String>
     header.resize(header.len().next_multiple_of(8), b' ');
     if header.len() > MAX_HEADER_BYTES {
         let (size, limit) = (header.len() as u64, MAX_HEADER_BYTES as u64);
-        return Err(Error::HeaderTooLarge { path: path.into(), size, limit });
+        return Err(Error::HeaderTooLarge {
+            path: path.into(),
+            size,
+            limit,
+        });
     }
     Ok(header)
 }
