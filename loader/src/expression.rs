@@ -38,7 +38,7 @@ impl fmt::Display for ValueMode {
 impl ValueMode {
     /// Whether this mode can be computed from values of a scale.
     ///
-    /// | | counts | log1p values | fractions above 30 | other |
+    /// | | counts | log1p values | fractions, not logged | other |
     /// |---|---|---|---|---|
     /// | `Raw` | yes | no | no | no |
     /// | `Log1p` | yes | yes, as they are | yes, normalised again | no |

@@ -14,6 +14,7 @@ mod error;
 pub mod expression;
 pub mod gene_map;
 pub mod h5ad;
+pub mod highly_variable;
 mod json_pairs;
 pub mod mapped_file;
 pub mod prefetch;

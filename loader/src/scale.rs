@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 pub enum InputScale {
     /// Whole numbers from 0: counts (also when stored as floats). A matrix without any value counts as this.
     Counts,
-    /// Not whole, at least 0, at most 30, and some value below 1: `log1p` of normalised counts.
+    /// For the most part not whole, at least 0 and at most [`MAX_LOGGED`]: `log1p` of normalised counts. That no value is
+    /// below 1 is no sign against it: in a cell of fewer than 5,820 molecules one molecule is already
+    /// `ln(1 + 10,000 / 5,820) = 1`.
     Log1p,
     /// Neither.
     Other {
@@ -30,12 +32,13 @@ pub enum ScaleReason {
     },
     /// Some value is not finite.
     NotFinite,
-    /// Not whole and too large for logarithms: normalised but not logged (CPM), or fractional counts.
+    /// Not all whole, and too large for logarithms or whole for the most part: normalised but not logged
+    /// (CPM), or fractional counts.
     Linear {
         /// The largest value.
         max: f32,
     },
-    /// Not whole, small, and no value below 1: perhaps another logarithm.
+    /// No value between 0 and 1: counts, by scGPT's test ([`ScaleDetector::check_logged`] only).
     NoSmallValue {
         /// The least value that is not 0.
         min: f32,
@@ -66,10 +69,12 @@ impl fmt::Display for ScaleReason {
                 formatter,
                 "fractions up to {max}: normalised but not logged, or fractional counts"
             ),
-            ScaleReason::NoSmallValue { min } => write!(
-                formatter,
-                "small fractions from {min} up: neither counts nor log1p values"
-            ),
+            ScaleReason::NoSmallValue { min } => {
+                write!(
+                    formatter,
+                    "no value between 0 and 1 (the least is {min}): not logged"
+                )
+            }
         }
     }
 }
@@ -86,7 +91,9 @@ pub struct ScaleDetector {
     min: f32,
     max: f32,
     min_non_zero: f32,
-    whole: bool,
+    /// Values that are not 0, and how many of them are whole.
+    observed: usize,
+    whole: usize,
     finite: bool,
 }
 
@@ -96,7 +103,8 @@ impl Default for ScaleDetector {
             min: 0.0,
             max: 0.0,
             min_non_zero: f32::INFINITY,
-            whole: true,
+            observed: 0,
+            whole: 0,
             finite: true,
         }
     }
@@ -115,7 +123,10 @@ impl ScaleDetector {
             if value > 0.0 {
                 self.min_non_zero = self.min_non_zero.min(value);
             }
-            self.whole &= value.fract() == 0.0;
+            if value != 0.0 {
+                self.observed += 1;
+                self.whole += usize::from(value.fract() == 0.0);
+            }
         }
     }
 
@@ -125,14 +136,10 @@ impl ScaleDetector {
             ScaleReason::NotFinite
         } else if self.min < 0.0 {
             ScaleReason::Negative { min: self.min }
-        } else if self.whole {
+        } else if self.whole == self.observed {
             return InputScale::Counts;
-        } else if self.max > MAX_LOGGED {
+        } else if self.max > MAX_LOGGED || 2 * self.whole >= self.observed {
             ScaleReason::Linear { max: self.max }
-        } else if self.min_non_zero >= 1.0 {
-            ScaleReason::NoSmallValue {
-                min: self.min_non_zero,
-            }
         } else {
             return InputScale::Log1p;
         };
@@ -140,7 +147,8 @@ impl ScaleDetector {
     }
 
     /// scGPT's test for logged data. It looks at the range only: at most 30, nothing negative, and the
-    /// least non-zero value below 1 (which tells counts apart).
+    /// least non-zero value below 1 (which tells counts apart, but also takes log1p values of shallow cells
+    /// for counts: [`scale`](Self::scale) does better).
     ///
     /// # Errors
     /// The reason why the values are not logged.
@@ -200,7 +208,13 @@ mod tests {
         );
         assert_eq!(
             scale(&[1.5, 4.2]),
-            other(ScaleReason::NoSmallValue { min: 1.5 })
+            InputScale::Log1p,
+            "log1p of 1e4 in shallow cells"
+        );
+        assert_eq!(
+            scale(&[1.0, 2.0, 1.5, 4.0]),
+            other(ScaleReason::Linear { max: 4.0 }),
+            "expected counts"
         );
         assert_eq!(scale(&[f32::NAN, 1.0]), other(ScaleReason::NotFinite));
     }

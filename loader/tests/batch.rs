@@ -1,4 +1,5 @@
 //! From dataset rows to padded batches.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
