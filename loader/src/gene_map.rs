@@ -17,7 +17,7 @@ pub struct GeneMap {
     pub matched: usize,
     /// Of these, by their name in another case.
     pub by_case: usize,
-    /// Of these, by an Ensembl id of another version.
+    /// Of these, by an Ensembl id of another version, or without the Ensembl id behind the symbol.
     pub by_version: usize,
     /// Of these, by the former or present symbol of a renamed gene.
     pub by_alias: usize,
@@ -29,7 +29,7 @@ pub struct GeneMap {
 
 impl GeneVocab {
     /// Finds each gene of a file: by its exact name; else by the only gene of that name in another case;
-    /// else, for an Ensembl id, without the version (`.N`); else by the table of renamed genes.
+    /// else without an Ensembl version (`.N`) or an appended Ensembl id; else by the table of renamed genes.
     ///
     /// Names of special tokens are never genes. Species are not told apart: mouse symbols differ from
     /// human ones mostly by case and would match.
@@ -65,11 +65,11 @@ impl GeneVocab {
             return Some((id, Rule::Exact));
         }
         if let Some(id) = self.folded_id(&fold(name)) {
-            let ensembl = name.len() >= 4 && name.as_bytes()[..3].eq_ignore_ascii_case(b"ENS");
-            let rule = if ensembl { Rule::Version } else { Rule::Case };
+            let versioned = without_version(name) != name || is_ensembl(name);
+            let rule = if versioned { Rule::Version } else { Rule::Case };
             return Some((id, rule));
         }
-        let mut names = aliases::names_of(name).iter();
+        let mut names = aliases::names_of(without_version(name)).iter();
         names
             .find_map(|other| self.id(other))
             .map(|id| (id, Rule::Alias))
@@ -94,24 +94,34 @@ pub(crate) fn current_name(name: &str) -> &str {
     aliases::current(without_version(name))
 }
 
-/// `ENSG00000000003.14` -> `ENSG00000000003`. Other names keep their dots: in `AC004556.1` or
-/// `RP11-34P13.7` the number belongs to the name.
+/// `ENSG00000000003.14` -> `ENSG00000000003`, and `PTPRC_ENSG00000081237` -> `PTPRC` (how some pipelines
+/// make symbols unique). Other names keep their dots: in `AC004556.1` or `RP11-34P13.7` the number belongs
+/// to the name.
 fn without_version(name: &str) -> &str {
-    let Some((id, version)) = name.rsplit_once('.') else {
-        return name;
-    };
+    if let Some((symbol, id)) = name.rsplit_once('_')
+        && !symbol.is_empty()
+        && is_ensembl(id.split_once('.').map_or(id, |(id, _)| id))
+    {
+        return symbol;
+    }
+    match name.rsplit_once('.') {
+        Some((id, version)) if is_ensembl(id) && is_number(version) => id,
+        _ => name,
+    }
+}
+
+/// `ENS`, perhaps letters for a species and a feature, then 11 digits.
+fn is_ensembl(id: &str) -> bool {
     let letters = id.bytes().take_while(u8::is_ascii_alphabetic).count();
     let digits = &id[letters..];
-    let numeric = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let ensembl = id
-        .as_bytes()
-        .get(..3)
-        .is_some_and(|head| head.eq_ignore_ascii_case(b"ENS"));
-    if ensembl && digits.len() == 11 && numeric(digits) && numeric(version) {
-        id
-    } else {
-        name
-    }
+    let prefix = id.as_bytes().get(..3);
+    prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"ENS"))
+        && digits.len() == 11
+        && is_number(digits)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -172,6 +182,15 @@ mod tests {
         );
         assert_eq!(map.unmatched, [6, 8, 9, 10, 11, 12]);
         assert_eq!(map.duplicates, [1, 3]);
+    }
+
+    #[test]
+    fn an_appended_ensembl_id_is_no_part_of_the_symbol() {
+        let vocab = GeneVocab::from_genes(["PTPRC", "SEPT7_ENSG00000122545.18", "A_B"]).unwrap();
+        assert_eq!(vocab.tokens()[..3], ["A_B", "PTPRC", "SEPTIN7"]);
+        let map = vocab.map_genes(&["PTPRC_ENSG00000081237", "SEPT7", "A_B", "_ENSG00000081237"]);
+        assert_eq!(map.ids, [Some(1), Some(2), Some(0), None]);
+        assert_eq!((map.by_version, map.by_alias), (1, 1));
     }
 
     #[test]
