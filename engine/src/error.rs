@@ -88,7 +88,9 @@ pub enum Error {
         reason: String,
     },
     /// The loss or a gradient stopped being a number.
-    #[error("{what} is not finite at step {step} (epoch {epoch}, cells {cells:?}); the last checkpoint is intact: resume with a lower train.learning_rate or a lower train.max_grad_norm")]
+    #[error(
+        "{what} is not finite at step {step} (epoch {epoch}, cells {cells:?}); the last checkpoint is intact: resume with a lower train.learning_rate or a lower train.max_grad_norm"
+    )]
     NotFinite {
         /// Loss or gradient.
         what: &'static str,

@@ -131,11 +131,8 @@ impl<T: Float> ParameterPlan<T> {
     /// # Errors
     /// `OutOfMemory`, by class.
     pub fn allocate(self, device: &Device) -> Result<Parameters<T>> {
-        let arenas = [
-            Arena::allocate(device, self.weights)?,
-            Arena::allocate(device, self.gradients)?,
-            Arena::allocate(device, self.optimizer)?,
-        ];
+        let arenas =
+            [Arena::allocate(device, self.weights)?, Arena::allocate(device, self.gradients)?, Arena::allocate(device, self.optimizer)?];
         Ok(Parameters { declared: self.declared, _arenas: arenas })
     }
 }

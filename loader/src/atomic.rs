@@ -42,18 +42,9 @@ impl AtomicFile {
             hidden.push(name);
             hidden.push(format!(".{}-{count}.tmp", std::process::id()));
             let temporary = target.with_file_name(hidden);
-            match OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&temporary)
-            {
+            match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
                 Ok(file) => {
-                    return Ok(AtomicFile {
-                        writer: Some(BufWriter::new(file)),
-                        temporary,
-                        target,
-                    });
+                    return Ok(AtomicFile { writer: Some(BufWriter::new(file)), temporary, target });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(io_error("create", &temporary, error)),
@@ -82,16 +73,13 @@ impl AtomicFile {
             // A replaced file keeps who may read it; not worth failing over.
             let _ = fs::set_permissions(&self.temporary, old.permissions());
         }
-        fs::rename(&self.temporary, &self.target)
-            .map_err(|source| io_error("rename", &self.target, source))?;
+        fs::rename(&self.temporary, &self.target).map_err(|source| io_error("rename", &self.target, source))?;
         self.writer = None;
         sync_folder(&self.target)
     }
 
     fn open_writer(&mut self) -> io::Result<&mut BufWriter<File>> {
-        self.writer
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+        self.writer.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -130,17 +118,11 @@ fn sync_folder(file: &Path) -> Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|source| io_error("sync", folder, source))
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| io_error("sync", folder, source))
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Io {
-        action,
-        path: path.to_path_buf(),
-        source,
-    }
+    Error::Io { action, path: path.to_path_buf(), source }
 }
 
 #[cfg(test)]
@@ -148,10 +130,7 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -164,11 +143,7 @@ mod tests {
 
         let mut file = AtomicFile::create(&path).unwrap();
         file.write_all(b"half").unwrap();
-        assert_eq!(
-            fs::read(&path).unwrap(),
-            b"old",
-            "untouched before the commit"
-        );
+        assert_eq!(fs::read(&path).unwrap(), b"old", "untouched before the commit");
         drop(file);
         assert_eq!(fs::read(&path).unwrap(), b"old", "untouched after a drop");
         assert_eq!(names(folder.path()), ["weights.bin"]);
@@ -186,10 +161,7 @@ mod tests {
     fn two_writers_do_not_share_a_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let (one, two) = (
-            AtomicFile::create(&path).unwrap(),
-            AtomicFile::create(&path).unwrap(),
-        );
+        let (one, two) = (AtomicFile::create(&path).unwrap(), AtomicFile::create(&path).unwrap());
         assert_ne!(one.temporary_path(), two.temporary_path());
     }
 

@@ -42,15 +42,12 @@ impl Parts {
         let mut column = obs.create_group("label");
         column.set_attr("encoding-type", text("categorical"));
         column.create_dataset("codes").with_i8_data(&self.codes);
-        column
-            .create_dataset("categories")
-            .with_vlen_strings(&["x", "y"]);
+        column.create_dataset("categories").with_vlen_strings(&["x", "y"]);
         obs.add_group(column.finish());
         file.add_group(obs.finish());
 
         let mut var = file.create_group("var");
-        var.create_dataset("_index")
-            .with_vlen_strings(&["p", "q", "r"]);
+        var.create_dataset("_index").with_vlen_strings(&["p", "q", "r"]);
         file.add_group(var.finish());
 
         let mut x = file.create_group("X");
@@ -78,24 +75,15 @@ fn refused(spoil: impl FnOnce(&mut Parts), key: &str, words: &str) {
     spoil(&mut parts);
     let error = parts.read().unwrap_err();
     let text = error.to_string();
-    assert!(
-        text.contains(&format!("`{key}`")) && text.contains(words),
-        "{text}"
-    );
-    assert!(
-        matches!(error, Error::Malformed { .. } | Error::NotFinite { .. }),
-        "{error:?}"
-    );
+    assert!(text.contains(&format!("`{key}`")) && text.contains(words), "{text}");
+    assert!(matches!(error, Error::Malformed { .. } | Error::NotFinite { .. }), "{error:?}");
 }
 
 #[test]
 fn h5ad_good_parts_read() {
     let block = Parts::good().read().unwrap();
     assert_eq!(block.indptr, [0, 2, 3]);
-    assert_eq!(
-        (block.indices, block.values),
-        (vec![2, 0, 2], vec![2.0, 1.0, 3.0])
-    );
+    assert_eq!((block.indices, block.values), (vec![2, 0, 2], vec![2.0, 1.0, 3.0]));
     // The same arrays by columns: [[1, 3, 0], [0, 0, 0]] has 2 entries and an explicit zero.
     let mut csc = Parts::good();
     (csc.encoding, csc.indptr) = ("csc_matrix", vec![0, 1, 2, 3]);
@@ -107,41 +95,17 @@ fn h5ad_good_parts_read() {
 
 #[test]
 fn h5ad_bad_starts() {
-    refused(
-        |p| p.indptr = vec![0, 3, 2],
-        "X/indptr",
-        "entry 2 from 3 to 3, found 2",
-    );
-    refused(
-        |p| p.indptr = vec![0, 4, 3],
-        "X/indptr",
-        "entry 1 from 0 to 3, found 4",
-    );
-    refused(
-        |p| p.indptr = vec![1, 2, 3],
-        "X/indptr",
-        "entry 0 from 0 to 0, found 1",
-    );
+    refused(|p| p.indptr = vec![0, 3, 2], "X/indptr", "entry 2 from 3 to 3, found 2");
+    refused(|p| p.indptr = vec![0, 4, 3], "X/indptr", "entry 1 from 0 to 3, found 4");
+    refused(|p| p.indptr = vec![1, 2, 3], "X/indptr", "entry 0 from 0 to 0, found 1");
     refused(|p| p.indptr = vec![0, -1, 3], "X/indptr", "found -1");
-    refused(
-        |p| p.indptr = vec![0, 2, i64::MAX],
-        "X/indptr",
-        "entry 2 from 3 to 3",
-    );
-    refused(
-        |p| p.indptr = vec![0, 3],
-        "X/indptr",
-        "3 row or column starts, found 2",
-    );
+    refused(|p| p.indptr = vec![0, 2, i64::MAX], "X/indptr", "entry 2 from 3 to 3");
+    refused(|p| p.indptr = vec![0, 3], "X/indptr", "3 row or column starts, found 2");
 }
 
 #[test]
 fn h5ad_bad_columns() {
-    refused(
-        |p| p.indices[2] = 3,
-        "X/indices",
-        "columns from 0 to 2, found 3",
-    );
+    refused(|p| p.indices[2] = 3, "X/indices", "columns from 0 to 2, found 3");
     refused(|p| p.indices[0] = -1, "X/indices", "found -1");
     refused(|p| p.indices[1] = 2, "X/indices", "column 2 twice in row 0");
     refused(|p| p.indices.truncate(2), "X/indices", "3 entries");
@@ -174,20 +138,12 @@ fn h5ad_bad_shape_and_encoding() {
     refused(|p| p.shape = vec![3, 3], "X", "shape [2, 3]");
     refused(|p| p.shape = vec![-2, 3], "X", "no shape");
     refused(|p| p.shape = vec![2], "X", "found [2]");
-    refused(
-        |p| p.encoding = "coo_matrix",
-        "X",
-        "found encoding-type `coo_matrix`",
-    );
+    refused(|p| p.encoding = "coo_matrix", "X", "found encoding-type `coo_matrix`");
 }
 
 #[test]
 fn h5ad_bad_codes() {
-    refused(
-        |p| p.codes = vec![0, 2],
-        "obs/label/codes",
-        "codes from -1 to 1, found 2",
-    );
+    refused(|p| p.codes = vec![0, 2], "obs/label/codes", "codes from -1 to 1, found 2");
     refused(|p| p.codes = vec![-2, 0], "obs/label/codes", "found -2");
     refused(|p| p.codes = vec![0], "obs/label", "2 rows, found 1");
 }

@@ -7,9 +7,7 @@ use scmmgpt_loader::Error;
 use scmmgpt_loader::h5ad::{AnnData, Column, CsrBlock, Slot, Storage};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
 fn open(name: &str) -> AnnData {
@@ -41,14 +39,7 @@ fn check_matrix(data: &AnnData, slot: &Slot, n_vars: usize, storage: Storage) {
         }
     }
     assert_eq!(matrix.rows(3..3).unwrap().n_rows(), 0);
-    assert!(matches!(
-        matrix.rows(5..7),
-        Err(Error::RowRange {
-            end: 7,
-            n_obs: 6,
-            ..
-        })
-    ));
+    assert!(matches!(matrix.rows(5..7), Err(Error::RowRange { end: 7, n_obs: 6, .. })));
 }
 
 fn names(prefix: &str, n: usize) -> Vec<String> {
@@ -60,17 +51,12 @@ fn texts(list: &[&str]) -> Vec<String> {
 }
 
 fn cell_types() -> Column {
-    Column::Categorical {
-        codes: vec![0, 2, -1, 0, 1, 2],
-        categories: texts(&["B", "NK", "T"]),
-    }
+    Column::Categorical { codes: vec![0, 2, -1, 0, 1, 2], categories: texts(&["B", "NK", "T"]) }
 }
 
 /// `==` that takes NaN for NaN.
 fn assert_numbers(column: Column, expected: &[f64]) {
-    let Column::Number(found) = column else {
-        panic!("{column:?}")
-    };
+    let Column::Number(found) = column else { panic!("{column:?}") };
     assert_eq!(format!("{found:?}"), format!("{expected:?}"));
 }
 
@@ -94,10 +80,7 @@ fn h5ad_modern_matrices() {
     assert_eq!(umap.values, (0..12).map(|v| v as f32).collect::<Vec<_>>());
     let error = data.obsm("X_pca").unwrap_err().to_string();
     assert!(error.contains("X_umap"), "{error}");
-    let error = data
-        .matrix(&Slot::Layer("counts".into()))
-        .unwrap_err()
-        .to_string();
+    let error = data.matrix(&Slot::Layer("counts".into())).unwrap_err().to_string();
     assert!(error.contains("available: csc, half"), "{error}");
 }
 
@@ -110,66 +93,28 @@ fn h5ad_modern_columns() {
     assert_eq!(data.obs("cell_type").unwrap(), cell_types());
     assert_numbers(data.obs("counts").unwrap(), &[0., 10., 20., 30., 40., 50.]);
     assert_numbers(data.obs("score").unwrap(), &SCORES);
-    assert_eq!(
-        data.obs("doublet").unwrap(),
-        Column::Boolean(DOUBLETS.map(Some).to_vec())
-    );
+    assert_eq!(data.obs("doublet").unwrap(), Column::Boolean(DOUBLETS.map(Some).to_vec()));
     let notes = ["é", "", "c", "d", "e", "long text with spaces"];
     assert_eq!(data.obs("note").unwrap(), Column::Text(texts(&notes)));
-    assert_numbers(
-        data.obs("maybe_int").unwrap(),
-        &[1., f64::NAN, 3., 4., 5., 6.],
-    );
-    let flags = [
-        Some(true),
-        None,
-        Some(false),
-        Some(true),
-        Some(true),
-        Some(false),
-    ];
-    assert_eq!(
-        data.obs("maybe_bool").unwrap(),
-        Column::Boolean(flags.to_vec())
-    );
+    assert_numbers(data.obs("maybe_int").unwrap(), &[1., f64::NAN, 3., 4., 5., 6.]);
+    let flags = [Some(true), None, Some(false), Some(true), Some(true), Some(false)];
+    assert_eq!(data.obs("maybe_bool").unwrap(), Column::Boolean(flags.to_vec()));
     let labels = data.obs("maybe_text").unwrap().labels();
     let expected = ["x", "", "y", "x", "z", "y"].map(|t| (!t.is_empty()).then(|| t.to_string()));
     assert_eq!(labels, expected);
     let categories = texts(&["0", "1", "2"]);
-    let cluster = Column::Categorical {
-        codes: vec![0, 1, 0, 2, 1, 0],
-        categories,
-    };
+    let cluster = Column::Categorical { codes: vec![0, 1, 0, 2, 1, 0], categories };
     assert_eq!(data.obs("cluster").unwrap(), cluster);
-    let order = [
-        "cell_type",
-        "counts",
-        "score",
-        "doublet",
-        "note",
-        "maybe_int",
-        "maybe_bool",
-        "maybe_text",
-        "cluster",
-    ];
+    let order = ["cell_type", "counts", "score", "doublet", "note", "maybe_int", "maybe_bool", "maybe_text", "cluster"];
     assert_eq!(data.obs_keys().unwrap(), order);
     assert_eq!(data.var_keys(&Slot::X).unwrap(), ["highly_variable"]);
     assert_eq!(data.var(&Slot::X, "highly_variable").unwrap().len(), 5);
     let error = data.obs("cell_typ").unwrap_err().to_string();
-    assert!(
-        error.contains("available: cell_type, counts, score"),
-        "{error}"
-    );
+    assert!(error.contains("available: cell_type, counts, score"), "{error}");
     // Written without a matrix, without layers and without raw.
     assert!(!data.has_raw());
-    assert!(matches!(
-        data.matrix(&Slot::X),
-        Err(Error::MissingKey { .. })
-    ));
-    assert!(matches!(
-        data.matrix(&Slot::Raw),
-        Err(Error::MissingKey { .. })
-    ));
+    assert!(matches!(data.matrix(&Slot::X), Err(Error::MissingKey { .. })));
+    assert!(matches!(data.matrix(&Slot::Raw), Err(Error::MissingKey { .. })));
 }
 
 #[test]
@@ -181,26 +126,17 @@ fn h5ad_legacy_records() {
     let keys = ["cell_type", "counts", "score", "note", "doublet"];
     assert_eq!(data.obs_keys().unwrap(), keys);
     assert_eq!(data.obs("cell_type").unwrap(), cell_types());
-    assert_numbers(
-        data.obs("counts").unwrap(),
-        &[0., -10., -20., -30., -40., -50.],
-    );
+    assert_numbers(data.obs("counts").unwrap(), &[0., -10., -20., -30., -40., -50.]);
     assert_numbers(data.obs("score").unwrap(), &SCORES);
     let notes = Column::Text(texts(&["a", "", "ccccc", "d", "e", "f"]));
     assert_eq!(data.obs("note").unwrap(), notes);
-    assert_eq!(
-        data.obs("doublet").unwrap(),
-        Column::Boolean(DOUBLETS.map(Some).to_vec())
-    );
+    assert_eq!(data.obs("doublet").unwrap(), Column::Boolean(DOUBLETS.map(Some).to_vec()));
     assert!(matches!(data.obs("index"), Err(Error::MissingKey { .. })));
     check_matrix(&data, &Slot::X, 5, Storage::Csr);
     check_matrix(&data, &Slot::Raw, 7, Storage::Dense);
     assert_eq!(data.var_names(&Slot::Raw).unwrap(), names("raw", 7));
     let categories = texts(&["coding", "other"]);
-    let kinds = Column::Categorical {
-        codes: vec![0, 1, 0, 1, 0, 1, -1],
-        categories,
-    };
+    let kinds = Column::Categorical { codes: vec![0, 1, 0, 1, 0, 1, -1], categories };
     assert_eq!(data.var(&Slot::Raw, "kind").unwrap(), kinds);
 }
 
@@ -219,10 +155,7 @@ fn h5ad_real_file() {
     let data = AnnData::open(&path).unwrap();
     assert_eq!((data.n_obs(), data.n_vars()), (700, 765));
     let matrix = data.matrix(&Slot::X).unwrap();
-    assert_eq!(
-        (matrix.storage(), matrix.nnz_hint()),
-        (Storage::Csr, Some(174_400))
-    );
+    assert_eq!((matrix.storage(), matrix.nnz_hint()), (Storage::Csr, Some(174_400)));
     let whole = matrix.rows(0..700).unwrap();
     assert_eq!(whole.values.len(), 174_400);
     for block in matrix.blocks(64) {
@@ -231,9 +164,7 @@ fn h5ad_real_file() {
             assert_eq!(block.row(row), whole.row(block.start + row));
         }
     }
-    let Column::Categorical { codes, categories } = data.obs("cell_type").unwrap() else {
-        panic!()
-    };
+    let Column::Categorical { codes, categories } = data.obs("cell_type").unwrap() else { panic!() };
     assert_eq!((codes.len(), categories.len()), (700, 10));
     assert_eq!(data.var_names(&Slot::X).unwrap().len(), 765);
 }
@@ -264,23 +195,15 @@ fn read_all(path: &Path) -> scmmgpt_loader::Result<()> {
 
 #[test]
 fn h5ad_a_size_no_such_file_can_hold_is_refused_before_memory_is_taken() {
-    let error = AnnData::open(&fixture("broken_huge.h5ad"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("bytes can hold, found shape [1099511627776]"),
-        "{error}"
-    );
+    let error = AnnData::open(&fixture("broken_huge.h5ad")).unwrap_err().to_string();
+    assert!(error.contains("bytes can hold, found shape [1099511627776]"), "{error}");
 }
 
 #[test]
 fn h5ad_not_hdf5_or_not_anndata() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.h5ad");
-    assert!(matches!(
-        AnnData::open(&path),
-        Err(Error::Io { action: "open", .. })
-    ));
+    assert!(matches!(AnnData::open(&path), Err(Error::Io { action: "open", .. })));
     for text in ["", "cell,gene\n"] {
         std::fs::write(&path, text).unwrap();
         assert!(matches!(AnnData::open(&path), Err(Error::Hdf5 { .. })));
@@ -289,10 +212,7 @@ fn h5ad_not_hdf5_or_not_anndata() {
     file.create_dataset("matrix").with_f64_data(&[1.0]);
     file.write(&path).unwrap();
     let error = AnnData::open(&path).unwrap_err().to_string();
-    assert!(
-        error.contains("expected `obs` at its root, found matrix"),
-        "{error}"
-    );
+    assert!(error.contains("expected `obs` at its root, found matrix"), "{error}");
 }
 
 /// Cut at many places and with single bytes changed, a file is an error or reads; it never panics.
@@ -300,11 +220,7 @@ fn h5ad_not_hdf5_or_not_anndata() {
 fn h5ad_damaged_files_do_not_panic() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.h5ad");
-    for name in [
-        "legacy_records.h5ad",
-        "modern_columns.h5ad",
-        "modern_matrices.h5ad",
-    ] {
+    for name in ["legacy_records.h5ad", "modern_columns.h5ad", "modern_matrices.h5ad"] {
         let bytes = std::fs::read(fixture(name)).unwrap();
         for cut in (0..bytes.len()).step_by(509) {
             std::fs::write(&path, &bytes[..cut]).unwrap();

@@ -16,17 +16,11 @@ fn text(n: usize) -> Column {
 }
 
 fn obs(name: &str, column: Column) -> Additions {
-    Additions {
-        obs: vec![(name.into(), column)],
-        ..Additions::default()
-    }
+    Additions { obs: vec![(name.into(), column)], ..Additions::default() }
 }
 
 fn files(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -36,31 +30,15 @@ fn h5ad_additions_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out.h5ad");
     let codes: Vec<i32> = (0..700).map(|i| i % 3 - 1).collect();
-    let predicted = Column::Categorical {
-        codes,
-        categories: vec!["B cell".into(), "monocyte".into()],
-    };
+    let predicted = Column::Categorical { codes, categories: vec!["B cell".into(), "monocyte".into()] };
     let values: Vec<f32> = (0..1400).map(|v| v as f32).collect();
     let mut additions = obs("predicted", predicted.clone());
     additions.obs.push(("cell_type".into(), predicted.clone()));
-    additions.obsm = vec![(
-        "X_q".into(),
-        DenseArray {
-            rows: 700,
-            columns: 2,
-            values,
-        },
-    )];
-    additions.uns = vec![(
-        "scmmgpt".into(),
-        UnsValue::Map(vec![("version".into(), UnsValue::Text("0.1".into()))]),
-    )];
+    additions.obsm = vec![("X_q".into(), DenseArray { rows: 700, columns: 2, values })];
+    additions.uns = vec![("scmmgpt".into(), UnsValue::Map(vec![("version".into(), UnsValue::Text("0.1".into()))]))];
     write_with(&input(), &output, &additions, false).unwrap();
 
-    let (old, new) = (
-        AnnData::open(&input()).unwrap(),
-        AnnData::open(&output).unwrap(),
-    );
+    let (old, new) = (AnnData::open(&input()).unwrap(), AnnData::open(&output).unwrap());
     assert_eq!(new.obs("predicted").unwrap(), predicted);
     assert_eq!(new.obs("cell_type").unwrap(), predicted, "replaced");
     let mut keys = old.obs_keys().unwrap();
@@ -90,41 +68,20 @@ fn h5ad_refusals_leave_the_output_alone() {
     let refused = write_with(&input(), &output, &good, false);
     assert!(matches!(refused, Err(Error::OutputExists { .. })));
 
-    let category = |codes, labels: &[&str]| Column::Categorical {
-        codes,
-        categories: labels.iter().map(|label| label.to_string()).collect(),
-    };
-    let twice = Additions {
-        obs: vec![("a".into(), text(700)), ("a".into(), text(700))],
-        ..Additions::default()
-    };
+    let category =
+        |codes, labels: &[&str]| Column::Categorical { codes, categories: labels.iter().map(|label| label.to_string()).collect() };
+    let twice = Additions { obs: vec![("a".into(), text(700)), ("a".into(), text(700))], ..Additions::default() };
     let dense = |rows, columns, values: usize| Additions {
-        obsm: vec![(
-            "X".into(),
-            DenseArray {
-                rows,
-                columns,
-                values: vec![0.0; values],
-            },
-        )],
+        obsm: vec![("X".into(), DenseArray { rows, columns, values: vec![0.0; values] })],
         ..Additions::default()
     };
-    let uns = |name: &str, value| Additions {
-        uns: vec![("u".into(), UnsValue::Map(vec![(name.into(), value)]))],
-        ..Additions::default()
-    };
+    let uns = |name: &str, value| Additions { uns: vec![("u".into(), UnsValue::Map(vec![(name.into(), value)]))], ..Additions::default() };
     let bad = [
         (obs("a", text(699)), "700 rows, one a cell, found 699"),
-        (
-            obs("a", category(vec![2; 700], &["x", "y"])),
-            "codes from -1 to 1, found 2",
-        ),
+        (obs("a", category(vec![2; 700], &["x", "y"])), "codes from -1 to 1, found 2"),
         (obs("a", category(vec![-2; 700], &["x"])), "found -2"),
         (obs("a", category(vec![0; 700], &["x", "x"])), "`x` twice"),
-        (
-            obs("a", category(vec![0; 700], &["x\0y"])),
-            "without zero bytes",
-        ),
+        (obs("a", category(vec![0; 700], &["x\0y"])), "without zero bytes"),
         (obs("a/b", text(700)), "a name without `/`"),
         (obs("", text(700)), "a name without `/`"),
         (obs("..", text(700)), "a name without `/`"),
@@ -134,10 +91,7 @@ fn h5ad_refusals_leave_the_output_alone() {
         (dense(700, 2, 1399), "1399 values for 700 x 2"),
         (dense(700, 0, 0), "at least one"),
         (uns("a/b", UnsValue::Boolean(true)), "a name without `/`"),
-        (
-            uns("a", UnsValue::TextList(vec!["\0".into()])),
-            "without zero bytes",
-        ),
+        (uns("a", UnsValue::TextList(vec!["\0".into()])), "without zero bytes"),
     ];
     for (additions, words) in bad {
         let error = write_with(&input(), &output, &additions, true).unwrap_err();
@@ -166,11 +120,7 @@ fn h5ad_the_input_is_never_the_output() {
     }
     for output in &aliases {
         let refused = write_with(&copy, output, &obs("a", text(700)), true);
-        assert!(
-            matches!(refused, Err(Error::OutputIsInput { .. })),
-            "{}",
-            output.display()
-        );
+        assert!(matches!(refused, Err(Error::OutputIsInput { .. })), "{}", output.display());
     }
     assert_eq!(fs::read(&copy).unwrap(), before);
 }
@@ -184,9 +134,6 @@ fn h5ad_a_broken_input_or_a_missing_folder_leaves_nothing() {
     let output = folder.path().join("out.h5ad");
     assert!(write_with(&broken, &output, &obs("a", text(700)), true).is_err());
     let nowhere = folder.path().join("no/out.h5ad");
-    assert!(matches!(
-        write_with(&input(), &nowhere, &obs("a", text(700)), true),
-        Err(Error::Io { .. })
-    ));
+    assert!(matches!(write_with(&input(), &nowhere, &obs("a", text(700)), true), Err(Error::Io { .. })));
     assert_eq!(files(folder.path()), ["broken.h5ad"]);
 }

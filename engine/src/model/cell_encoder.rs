@@ -132,8 +132,7 @@ impl<T: Float> CellEncoder<T> {
             x = kept.output;
         }
         let (lengths, seq_len) = (pass.lengths, pass.dims.seq_len);
-        let arguments =
-            pool::Forward { y: saved.pooled, x, lengths, weights: self.weights(pool_weights), seq_len, kind: self.kind() };
+        let arguments = pool::Forward { y: saved.pooled, x, lengths, weights: self.weights(pool_weights), seq_len, kind: self.kind() };
         pool::forward(stream, arguments)?;
         if self.normalises() {
             l2_normalize::forward(stream, l2_normalize::Forward { y: saved.cell, norm: saved.norm, x: saved.pooled, eps: NORM_EPS })?;

@@ -170,15 +170,17 @@ impl<T: Float> CellModel<T> {
         });
         let encoder = self.encoder.plan(plan, dims, training, dropout, weights.mvc > 0.0);
         let classify = weights.classification > 0.0 || purpose.classify;
-        let classifier = self.classifier.as_ref().filter(|_| classify).map(|head| {
-            (head.plan(plan, dims.batch), training.then(|| head.plan_gradients(plan, dims.batch)))
-        });
-        let expression = self.expression.filter(|_| weights.expression > 0.0).map(|head| {
-            (head.plan(plan, tokens), training.then(|| head.plan_gradients(plan, tokens)))
-        });
-        let mvc = self.mvc.filter(|_| weights.mvc > 0.0).map(|head| {
-            (head.plan(plan, tokens), training.then(|| head.plan_gradients(plan, dims)))
-        });
+        let classifier = self
+            .classifier
+            .as_ref()
+            .filter(|_| classify)
+            .map(|head| (head.plan(plan, dims.batch), training.then(|| head.plan_gradients(plan, dims.batch))));
+        let expression = self
+            .expression
+            .filter(|_| weights.expression > 0.0)
+            .map(|head| (head.plan(plan, tokens), training.then(|| head.plan_gradients(plan, tokens))));
+        let mvc =
+            self.mvc.filter(|_| weights.mvc > 0.0).map(|head| (head.plan(plan, tokens), training.then(|| head.plan_gradients(plan, dims))));
         let dhidden = (training && expression.is_some()).then(|| plan.tensor("dhidden_expression", [tokens, self.encoder.width()]));
         let cross_entropy = plan.under("cross_entropy", |plan| {
             [("loss", 1), ("weight_sum", 1), ("dloss", 1), ("logsumexp", dims.batch)].map(|(name, len)| plan.tensor(name, [len]))
@@ -354,7 +356,8 @@ impl<T: Float> Workspace<T> {
             dgene = Some(head_gradients.gene);
         }
         model.encoder.backward_pool(stream, &pass, &handles.encoder, gradients, tensors.pool_weights)?;
-        if let (Some(head), Some((saved, Some(head_gradients))), Some(dhidden)) = (&model.expression, &handles.expression, handles.dhidden) {
+        if let (Some(head), Some((saved, Some(head_gradients))), Some(dhidden)) = (&model.expression, &handles.expression, handles.dhidden)
+        {
             let flat = |tensor: Tensor<T>| tensor.reshape([tensors.targets.len()]);
             self.mse_backward(0, flat(head_gradients.prediction), flat(saved.prediction), weights.expression * scale)?;
             head.backward(stream, saved, head_gradients, dhidden, handles.encoder.hidden)?;

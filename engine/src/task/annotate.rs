@@ -171,12 +171,7 @@ pub(crate) fn read(bundle: &Bundle, files: &[PathBuf], layer: Option<&str>, labe
 }
 
 /// Runs cells through the model; results in the order of `rows`.
-pub(crate) fn encode(
-    bundle: &Bundle,
-    dataset: &Arc<CellDataset>,
-    rows: &[usize],
-    progress: &mut dyn FnMut(usize),
-) -> Result<Predictions> {
+pub(crate) fn encode(bundle: &Bundle, dataset: &Arc<CellDataset>, rows: &[usize], progress: &mut dyn FnMut(usize)) -> Result<Predictions> {
     let mut workspace = bundle.workspace()?;
     let ignore = |_| scmmgpt_loader::batch::NO_LABEL;
     predict(bundle.model(), &mut workspace, dataset, &bundle.collator()?, rows, bundle.config.batch_size, &ignore, progress)

@@ -16,7 +16,7 @@ use super::trainer::{EpochMean, Observer, Progress};
 use crate::config::TrainConfig;
 use crate::layer::Dropout;
 use crate::model::cell_model::{CellModel, LossWeights, Losses, Workspace};
-use crate::predict::{PREFETCH, argmax, Predictions, predict, probabilities};
+use crate::predict::{PREFETCH, Predictions, argmax, predict, probabilities};
 use crate::weights::Parameters;
 use crate::{Error, Result};
 

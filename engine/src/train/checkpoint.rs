@@ -123,7 +123,10 @@ fn read(path: &Path, parameters: &Parameters<f32>, config: &str) -> Result<(Chec
     if metadata.get("config").map(String::as_str) != Some(config) {
         let theirs = metadata.get("config").map(String::as_str).unwrap_or_default();
         let changed: Vec<&str> = config.lines().filter(|line| !theirs.lines().any(|other| other == *line)).collect();
-        let reason = format!("it was started with another configuration; differing now: {}; use the same settings, or a new --out", changed.join(", "));
+        let reason = format!(
+            "it was started with another configuration; differing now: {}; use the same settings, or a new --out",
+            changed.join(", ")
+        );
         return Err(Error::Resume { folder: path.into(), reason });
     }
     let wanted: Vec<(String, Vec<usize>)> = parameters

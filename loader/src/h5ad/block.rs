@@ -21,12 +21,7 @@ pub struct CsrBlock {
 impl CsrBlock {
     /// No rows of a matrix with `n_vars` columns.
     pub fn empty(start: usize, n_vars: usize) -> CsrBlock {
-        CsrBlock {
-            start,
-            n_vars,
-            indptr: vec![0],
-            ..CsrBlock::default()
-        }
+        CsrBlock { start, n_vars, indptr: vec![0], ..CsrBlock::default() }
     }
 
     /// Rows in the block.
@@ -55,8 +50,7 @@ impl CsrBlock {
             self.indptr.push(0);
         }
         let base = self.indices.len();
-        self.indptr
-            .extend(other.indptr.iter().skip(1).map(|end| base + end));
+        self.indptr.extend(other.indptr.iter().skip(1).map(|end| base + end));
         self.indices.extend_from_slice(&other.indices);
         self.values.extend_from_slice(&other.values);
         Ok(())
@@ -89,12 +83,7 @@ impl CsrBlock {
     }
 
     fn misfit(&self, what: &'static str, found: usize) -> Error {
-        Error::Block {
-            what,
-            found,
-            n_rows: self.n_rows(),
-            n_vars: self.n_vars,
-        }
+        Error::Block { what, found, n_rows: self.n_rows(), n_vars: self.n_vars }
     }
 }
 

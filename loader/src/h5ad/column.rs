@@ -39,23 +39,12 @@ impl Column {
     /// `0.5`), booleans as Python does (`True`, `False`).
     pub fn labels(&self) -> Vec<Option<String>> {
         match self {
-            Column::Categorical { codes, categories } => codes
-                .iter()
-                .map(|&code| {
-                    usize::try_from(code)
-                        .ok()
-                        .and_then(|c| categories.get(c).cloned())
-                })
-                .collect(),
+            Column::Categorical { codes, categories } => {
+                codes.iter().map(|&code| usize::try_from(code).ok().and_then(|c| categories.get(c).cloned())).collect()
+            }
             Column::Text(texts) => texts.iter().cloned().map(Some).collect(),
-            Column::Number(numbers) => numbers
-                .iter()
-                .map(|n| (!n.is_nan()).then(|| n.to_string()))
-                .collect(),
-            Column::Boolean(flags) => flags
-                .iter()
-                .map(|flag| flag.map(|f| String::from(python_bool(f))))
-                .collect(),
+            Column::Number(numbers) => numbers.iter().map(|n| (!n.is_nan()).then(|| n.to_string())).collect(),
+            Column::Boolean(flags) => flags.iter().map(|flag| flag.map(|f| String::from(python_bool(f)))).collect(),
         }
     }
 
@@ -88,29 +77,17 @@ mod tests {
     use super::*;
 
     fn some(texts: &[&str]) -> Vec<Option<String>> {
-        texts
-            .iter()
-            .map(|t| (!t.is_empty()).then(|| t.to_string()))
-            .collect()
+        texts.iter().map(|t| (!t.is_empty()).then(|| t.to_string())).collect()
     }
 
     #[test]
     fn labels_of_every_kind() {
         let codes = vec![1, -1, 0];
         let categories = vec!["b".into(), "a".into()];
-        assert_eq!(
-            Column::Categorical { codes, categories }.labels(),
-            some(&["a", "", "b"])
-        );
-        assert_eq!(
-            Column::Number(vec![3.0, f64::NAN, 0.5]).labels(),
-            some(&["3", "", "0.5"])
-        );
+        assert_eq!(Column::Categorical { codes, categories }.labels(), some(&["a", "", "b"]));
+        assert_eq!(Column::Number(vec![3.0, f64::NAN, 0.5]).labels(), some(&["3", "", "0.5"]));
         let flags = vec![Some(true), None, Some(false)];
-        assert_eq!(
-            Column::Boolean(flags).labels(),
-            some(&["True", "", "False"])
-        );
+        assert_eq!(Column::Boolean(flags).labels(), some(&["True", "", "False"]));
         assert_eq!(Column::Text(vec!["x".into()]).labels(), some(&["x"]));
     }
 
@@ -119,9 +96,6 @@ mod tests {
         let column = Column::from_optional_texts(some(&["b", "", "a", "b"]));
         let (codes, categories) = (vec![0, -1, 1, 0], vec!["b".into(), "a".into()]);
         assert_eq!(column, Column::Categorical { codes, categories });
-        assert_eq!(
-            Column::from_optional_texts(some(&["b"])),
-            Column::Text(vec!["b".into()])
-        );
+        assert_eq!(Column::from_optional_texts(some(&["b"])), Column::Text(vec!["b".into()]));
     }
 }

@@ -9,25 +9,15 @@ use crate::Result;
 
 /// All rows of the matrix. Counting sort by row: the row numbers are read once to count, then once
 /// more with the values, each entry going straight to its place. Columns come out ascending.
-pub(super) fn to_rows(
-    store: &Store,
-    key: &str,
-    arrays: &Compressed,
-    indptr: &Dataset,
-    n_obs: usize,
-    n_vars: usize,
-) -> Result<CsrBlock> {
+pub(super) fn to_rows(store: &Store, key: &str, arrays: &Compressed, indptr: &Dataset, n_obs: usize, n_vars: usize) -> Result<CsrBlock> {
     let indptr_key = format!("{key}/indptr");
     let window = store.integer_window(&indptr_key, indptr, 0, n_vars + 1)?;
     let starts = line_starts(store, &indptr_key, window, 0..n_vars, n_vars, arrays)?;
     let row_of = |row: i64| {
-        usize::try_from(row)
-            .ok()
-            .filter(|&row| row < n_obs)
-            .ok_or_else(|| {
-                let expected = format!("rows from 0 to {}", n_obs as i64 - 1);
-                store.malformed(&arrays.indices_key, expected, format!("{row}"), DAMAGED)
-            })
+        usize::try_from(row).ok().filter(|&row| row < n_obs).ok_or_else(|| {
+            let expected = format!("rows from 0 to {}", n_obs as i64 - 1);
+            store.malformed(&arrays.indices_key, expected, format!("{row}"), DAMAGED)
+        })
     };
 
     let mut counts = vec![0usize; n_obs];
@@ -72,13 +62,7 @@ pub(super) fn to_rows(
     if values.contains(&0.0) {
         drop_zeros(&mut indptr, &mut indices, &mut values);
     }
-    Ok(CsrBlock {
-        start: 0,
-        n_vars,
-        indptr,
-        indices,
-        values,
-    })
+    Ok(CsrBlock { start: 0, n_vars, indptr, indices, values })
 }
 
 /// Closes the gaps of explicit zeros in place.

@@ -33,24 +33,18 @@ pub(super) struct Edit<'a> {
 
 impl<'a> Edit<'a> {
     pub(super) fn open(path: &Path, shown: &'a Path) -> Result<Edit<'a>> {
-        let options =
-            hdf5_pure::FileAccessProperties::new().with_sync_policy(hdf5_pure::SyncPolicy::OnClose);
-        let file = File::open_rw_with_options(path, options)
-            .map_err(|source| hdf5_error("open for adding", shown, "/", source))?;
+        let options = hdf5_pure::FileAccessProperties::new().with_sync_policy(hdf5_pure::SyncPolicy::OnClose);
+        let file = File::open_rw_with_options(path, options).map_err(|source| hdf5_error("open for adding", shown, "/", source))?;
         Ok(Edit { file, shown })
     }
 
     pub(super) fn commit(&self) -> Result<()> {
-        self.file
-            .commit()
-            .map_err(|source| hdf5_error("write additions to", self.shown, "/", source))
+        self.file.commit().map_err(|source| hdf5_error("write additions to", self.shown, "/", source))
     }
 
     pub(super) fn close(self) -> Result<()> {
         let shown = self.shown;
-        self.file
-            .close()
-            .map_err(|source| hdf5_error("close", shown, "/", source))
+        self.file.close().map_err(|source| hdf5_error("close", shown, "/", source))
     }
 
     fn root(&self) -> Group {
@@ -101,9 +95,7 @@ impl<'a> Edit<'a> {
         match column {
             Column::Text(texts) => self.texts(key, texts),
             Column::Number(numbers) => self.array(key, |array| array.with_f64_data(numbers)),
-            Column::Boolean(flags) if flags.iter().all(Option::is_some) => {
-                self.flags(key, flags.iter().map(|flag| *flag == Some(true)))
-            }
+            Column::Boolean(flags) if flags.iter().all(Option::is_some) => self.flags(key, flags.iter().map(|flag| *flag == Some(true))),
             Column::Boolean(flags) => {
                 self.group(key, "nullable-boolean", "0.1.0")?;
                 let values = flags.iter().map(|flag| *flag == Some(true));
@@ -116,37 +108,25 @@ impl<'a> Edit<'a> {
 
     pub(super) fn dense(&self, key: &str, array: &DenseArray) -> Result<()> {
         let shape = [array.rows as u64, array.columns as u64];
-        self.array(key, |data| {
-            data.with_f32_data(&array.values).with_shape(&shape)
-        })
+        self.array(key, |data| data.with_f32_data(&array.values).with_shape(&shape))
     }
 
     /// Stages `value` and, if it is a map, everything in it.
     pub(super) fn uns(&self, key: &str, value: &UnsValue) -> Result<()> {
         match value {
-            UnsValue::Text(value) => {
-                self.scalar(key, "string", |data| data.with_vlen_strings(&[value]))
-            }
-            UnsValue::Number(value) => {
-                self.scalar(key, "numeric-scalar", |data| data.with_f64_data(&[*value]))
-            }
-            UnsValue::Integer(value) => {
-                self.scalar(key, "numeric-scalar", |data| data.with_i64_data(&[*value]))
-            }
+            UnsValue::Text(value) => self.scalar(key, "string", |data| data.with_vlen_strings(&[value])),
+            UnsValue::Number(value) => self.scalar(key, "numeric-scalar", |data| data.with_f64_data(&[*value])),
+            UnsValue::Integer(value) => self.scalar(key, "numeric-scalar", |data| data.with_i64_data(&[*value])),
             UnsValue::Boolean(value) => {
                 let datatype = self.staged(key, boolean())?;
                 let value = [u8::from(*value)];
-                self.scalar(key, "numeric-scalar", |data| {
-                    data.with_enum_u8_data(datatype, &value)
-                })
+                self.scalar(key, "numeric-scalar", |data| data.with_enum_u8_data(datatype, &value))
             }
             UnsValue::TextList(values) => self.texts(key, values),
             UnsValue::Numbers(values) => self.array(key, |array| array.with_f64_data(values)),
             UnsValue::Map(entries) => {
                 self.group(key, "dict", "0.1.0")?;
-                entries
-                    .iter()
-                    .try_for_each(|(name, value)| self.uns(&format!("{key}/{name}"), value))
+                entries.iter().try_for_each(|(name, value)| self.uns(&format!("{key}/{name}"), value))
             }
         }
     }
@@ -154,10 +134,7 @@ impl<'a> Edit<'a> {
     /// Stages the list of column names of the dataframe at `key`.
     pub(super) fn column_order(&self, key: &str, names: Vec<String>) -> Result<()> {
         let group = self.staged(key, self.file.group(key))?;
-        self.staged(
-            key,
-            group.set_attr("column-order", AttrValue::VarLenStringArray(names)),
-        )
+        self.staged(key, group.set_attr("column-order", AttrValue::VarLenStringArray(names)))
     }
 
     fn texts(&self, key: &str, texts: &[String]) -> Result<()> {
@@ -201,20 +178,12 @@ fn boolean() -> Hdf5Result<Datatype> {
 }
 
 fn narrow<T: TryFrom<i32> + Default>(codes: &[i32]) -> Vec<T> {
-    codes
-        .iter()
-        .map(|&code| T::try_from(code).unwrap_or_default())
-        .collect()
+    codes.iter().map(|&code| T::try_from(code).unwrap_or_default()).collect()
 }
 
 impl Error {
     /// Something that cannot be added to `path`.
     pub(super) fn addition(path: &Path, key: &str, expected: &str, found: String) -> Error {
-        Error::Addition {
-            path: path.into(),
-            key: key.into(),
-            expected: expected.into(),
-            found,
-        }
+        Error::Addition { path: path.into(), key: key.into(), expected: expected.into(), found }
     }
 }

@@ -13,11 +13,7 @@ const UNSUPPORTED: &str = "this column encoding is not supported; convert it in 
 /// An open dataframe; nothing of it is in memory.
 pub(super) enum Frame {
     /// One object a column (anndata 0.7 and later).
-    Columns {
-        store: Store,
-        key: String,
-        node: Node,
-    },
+    Columns { store: Store, key: String, node: Node },
     /// One compound array (before 0.7).
     Records(Records),
 }
@@ -27,14 +23,8 @@ impl Frame {
     pub(super) fn open(store: &Store, key: &str, categories: &str) -> Result<Option<Frame>> {
         Ok(match store.find(key)? {
             None => None,
-            Some(Node::Dataset(dataset)) => Some(Frame::Records(Records::open(
-                store, key, dataset, categories,
-            )?)),
-            Some(node) => Some(Frame::Columns {
-                store: store.clone(),
-                key: key.into(),
-                node,
-            }),
+            Some(Node::Dataset(dataset)) => Some(Frame::Records(Records::open(store, key, dataset, categories)?)),
+            Some(node) => Some(Frame::Columns { store: store.clone(), key: key.into(), node }),
         })
     }
 
@@ -84,10 +74,7 @@ impl Frame {
             Frame::Columns { store, key, node } => (store, key, node),
         };
         let attributes = store.attributes(key, node)?;
-        if let Some(order) = attributes
-            .get("column-order")
-            .and_then(AttrValue::as_strings)
-        {
+        if let Some(order) = attributes.get("column-order").and_then(AttrValue::as_strings) {
             return Ok(order.to_vec());
         }
         // No usable order: an empty one is stored as an array of no floats.
@@ -110,12 +97,7 @@ impl Frame {
             Frame::Records(records) => (records.store(), records.key()),
             Frame::Columns { store, key, .. } => (store, key.as_str()),
         };
-        Err(Error::MissingKey {
-            path: store.path_buf(),
-            parent: key.into(),
-            key: name.into(),
-            available: self.keys()?,
-        })
+        Err(Error::MissingKey { path: store.path_buf(), parent: key.into(), key: name.into(), available: self.keys()? })
     }
 
     pub(super) fn index_name(&self) -> Result<String> {
@@ -123,11 +105,7 @@ impl Frame {
             return Ok(String::from("index"));
         };
         let attributes = store.attributes(key, node)?;
-        Ok(attributes
-            .get("_index")
-            .and_then(AttrValue::as_str)
-            .unwrap_or("_index")
-            .to_owned())
+        Ok(attributes.get("_index").and_then(AttrValue::as_str).unwrap_or("_index").to_owned())
     }
 
     fn read(&self, name: &str) -> Result<Option<Column>> {
@@ -160,10 +138,7 @@ impl Frame {
 fn read_group(store: &Store, key: &str, group: Group) -> Result<Column> {
     let node = Node::Group(group);
     let attributes = store.attributes(key, &node)?;
-    let encoding = attributes
-        .get("encoding-type")
-        .and_then(AttrValue::as_str)
-        .unwrap_or("none");
+    let encoding = attributes.get("encoding-type").and_then(AttrValue::as_str).unwrap_or("none");
     if encoding == "categorical" {
         let (codes_key, labels_key) = (format!("{key}/codes"), format!("{key}/categories"));
         let labels = match store.find(&labels_key)? {
@@ -185,27 +160,13 @@ fn read_group(store: &Store, key: &str, group: Group) -> Result<Column> {
     }
     let missing = mask.into_iter().map(|flag| flag != 0);
     Ok(match values {
-        Column::Number(numbers) => Column::Number(
-            numbers
-                .into_iter()
-                .zip(missing)
-                .map(|(n, gap)| if gap { f64::NAN } else { n })
-                .collect(),
-        ),
-        Column::Boolean(flags) => Column::Boolean(
-            flags
-                .into_iter()
-                .zip(missing)
-                .map(|(flag, gap)| flag.filter(|_| !gap))
-                .collect(),
-        ),
-        Column::Text(texts) => Column::from_optional_texts(
-            texts
-                .into_iter()
-                .zip(missing)
-                .map(|(text, gap)| (!gap).then_some(text))
-                .collect(),
-        ),
+        Column::Number(numbers) => {
+            Column::Number(numbers.into_iter().zip(missing).map(|(n, gap)| if gap { f64::NAN } else { n }).collect())
+        }
+        Column::Boolean(flags) => Column::Boolean(flags.into_iter().zip(missing).map(|(flag, gap)| flag.filter(|_| !gap)).collect()),
+        Column::Text(texts) => {
+            Column::from_optional_texts(texts.into_iter().zip(missing).map(|(text, gap)| (!gap).then_some(text)).collect())
+        }
         categorical => categorical,
     })
 }
@@ -217,9 +178,7 @@ pub(super) fn plain(store: &Store, key: &str, dataset: &Dataset) -> Result<Colum
         Kind::Integer | Kind::Float => Ok(Column::Number(store.numbers(key, dataset)?)),
         Kind::Boolean => {
             let flags = store.integers(key, dataset)?;
-            Ok(Column::Boolean(
-                flags.into_iter().map(|flag| Some(flag != 0)).collect(),
-            ))
+            Ok(Column::Boolean(flags.into_iter().map(|flag| Some(flag != 0)).collect()))
         }
         Kind::Other => {
             let found = store.type_name(dataset);
@@ -235,15 +194,8 @@ fn categorical(store: &Store, key: &str, codes: &Dataset, labels: Column) -> Res
 /// Codes and their labels, checked against each other.
 pub(super) fn coded(store: &Store, key: &str, codes: Vec<i64>, labels: &Column) -> Result<Column> {
     let categories: Vec<String> = match labels {
-        Column::Boolean(flags) => flags
-            .iter()
-            .map(|f| python_bool(*f == Some(true)).to_owned())
-            .collect(),
-        other => other
-            .labels()
-            .into_iter()
-            .map(Option::unwrap_or_default)
-            .collect(),
+        Column::Boolean(flags) => flags.iter().map(|f| python_bool(*f == Some(true)).to_owned()).collect(),
+        other => other.labels().into_iter().map(Option::unwrap_or_default).collect(),
     };
     let check = |code: i64| match i32::try_from(code) {
         Ok(code) if code >= -1 && (code as i64) < categories.len() as i64 => Ok(code),

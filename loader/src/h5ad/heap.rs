@@ -25,32 +25,16 @@ pub(super) struct Heap<'a> {
 
 impl<'a> Heap<'a> {
     pub(super) fn open(store: &'a Store) -> Result<Heap<'a>> {
-        let io = |source| Error::Io {
-            action: "open",
-            path: store.path_buf(),
-            source,
-        };
+        let io = |source| Error::Io { action: "open", path: store.path_buf(), source };
         let file = File::open(store.path()).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
-        Ok(Heap {
-            store,
-            file,
-            bytes,
-            collections: HashMap::new(),
-        })
+        Ok(Heap { store, file, bytes, collections: HashMap::new() })
     }
 
     /// The text that a 16-byte reference names. `key` is the field, for the error.
     pub(super) fn text(&mut self, key: &str, reference: &[u8]) -> Result<String> {
-        let broken = |found: String| {
-            self.store
-                .malformed(key, "a reference to a stored string", found, DAMAGED)
-        };
-        let (Some(length), Some(address), Some(object)) = (
-            word(reference, 0, 4),
-            word(reference, 4, 8),
-            word(reference, 12, 4),
-        ) else {
+        let broken = |found: String| self.store.malformed(key, "a reference to a stored string", found, DAMAGED);
+        let (Some(length), Some(address), Some(object)) = (word(reference, 0, 4), word(reference, 4, 8), word(reference, 12, 4)) else {
             return Err(broken(format!("{} bytes", reference.len())));
         };
         if length == 0 {
@@ -68,11 +52,7 @@ impl<'a> Heap<'a> {
             .ok()
             .and_then(|object| self.collections.get(&address)?.get(&object))
             .and_then(|bytes| bytes.get(..length as usize))
-            .map(|bytes| {
-                String::from_utf8_lossy(bytes)
-                    .trim_end_matches('\0')
-                    .to_owned()
-            })
+            .map(|bytes| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned())
             .ok_or_else(|| broken(format!("object {object} of the heap at byte {address}")))
     }
 
@@ -92,9 +72,7 @@ impl<'a> Heap<'a> {
         // Object 0 is the free space that ends the collection.
         while let (Some(index @ 1..), Some(length)) = (word(&body, at, 2), word(&body, at + 8, 8)) {
             let start = at + 16;
-            let end = start
-                .checked_add(length as usize)
-                .filter(|&end| end <= body.len());
+            let end = start.checked_add(length as usize).filter(|&end| end <= body.len());
             let end = end.ok_or(io::ErrorKind::InvalidData)?;
             objects.insert(index as u16, body[start..end].to_vec());
             at = start + (length as usize).next_multiple_of(8);
@@ -106,7 +84,6 @@ impl<'a> Heap<'a> {
 /// A little-endian number of `size` bytes at `at`.
 fn word(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
     let mut word = [0; 8];
-    word.get_mut(..size)?
-        .copy_from_slice(bytes.get(at..at.checked_add(size)?)?);
+    word.get_mut(..size)?.copy_from_slice(bytes.get(at..at.checked_add(size)?)?);
     Some(u64::from_le_bytes(word))
 }

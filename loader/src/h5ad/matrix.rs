@@ -12,8 +12,7 @@ use crate::{Error, Result};
 /// Stored elements read in one go: 4 MiB of values. What a window costs beyond its own non-zeros.
 pub(super) const WINDOW: usize = 1 << 20;
 
-pub(super) const DUPLICATE: &str =
-    "call `sum_duplicates()` on the matrix in Python and write it again";
+pub(super) const DUPLICATE: &str = "call `sum_duplicates()` on the matrix in Python and write it again";
 
 /// How a matrix is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +40,7 @@ pub struct Matrix {
 }
 
 enum Source {
-    Csr {
-        arrays: Box<Compressed>,
-        indptr: Dataset,
-    },
+    Csr { arrays: Box<Compressed>, indptr: Dataset },
     Csc(CsrBlock),
     Dense(Dataset),
 }
@@ -66,14 +62,7 @@ impl Matrix {
             let found = format!("{n_vars}");
             return Err(store.malformed(key, "at most 2^32 - 1 genes", found, DAMAGED));
         }
-        let node = store.find(key)?.ok_or_else(|| {
-            store.malformed(
-                key,
-                "a matrix",
-                "nothing",
-                "choose another slot of the file",
-            )
-        })?;
+        let node = store.find(key)?.ok_or_else(|| store.malformed(key, "a matrix", "nothing", "choose another slot of the file"))?;
         let attributes = store.attributes(key, &node)?;
         let text = |name| attributes.get(name).and_then(AttrValue::as_str);
         let source = match node {
@@ -81,21 +70,12 @@ impl Matrix {
                 let shape = store.shape(key, &dataset)?;
                 // Old versions squeezed a matrix of one gene into one dimension.
                 if shape != [n_obs, n_vars] && (n_vars != 1 || shape != [n_obs]) {
-                    return Err(wrong_shape(
-                        store,
-                        key,
-                        n_obs,
-                        n_vars,
-                        &format!("{shape:?}"),
-                    ));
+                    return Err(wrong_shape(store, key, n_obs, n_vars, &format!("{shape:?}")));
                 }
                 Source::Dense(dataset)
             }
             Node::Group(_) => {
-                let shape = attributes
-                    .get("shape")
-                    .or_else(|| attributes.get("h5sparse_shape"))
-                    .and_then(AttrValue::to_u64s);
+                let shape = attributes.get("shape").or_else(|| attributes.get("h5sparse_shape")).and_then(AttrValue::to_u64s);
                 if shape.as_deref() != Some(&[n_obs as u64, n_vars as u64]) {
                     let found = shape.map_or("no shape".into(), |shape| format!("{shape:?}"));
                     return Err(wrong_shape(store, key, n_obs, n_vars, &found));
@@ -121,22 +101,13 @@ impl Matrix {
                     return Err(store.malformed(&indptr_key, expected, found, DAMAGED));
                 }
                 if csr {
-                    Source::Csr {
-                        arrays: Box::new(arrays),
-                        indptr,
-                    }
+                    Source::Csr { arrays: Box::new(arrays), indptr }
                 } else {
                     Source::Csc(csc::to_rows(store, key, &arrays, &indptr, n_obs, n_vars)?)
                 }
             }
         };
-        Ok(Matrix {
-            store: store.clone(),
-            key: key.into(),
-            n_obs,
-            n_vars,
-            source,
-        })
+        Ok(Matrix { store: store.clone(), key: key.into(), n_obs, n_vars, source })
     }
 
     /// Rows (cells).
@@ -178,19 +149,11 @@ impl Matrix {
         let Range { start, end } = range;
         if start > end || end > self.n_obs {
             let (path, key) = (self.store.path_buf(), self.key.clone());
-            return Err(Error::RowRange {
-                path,
-                key,
-                start,
-                end,
-                n_obs: self.n_obs,
-            });
+            return Err(Error::RowRange { path, key, start, end, n_obs: self.n_obs });
         }
         let mut block = CsrBlock::empty(start, self.n_vars);
         match &self.source {
-            Source::Csr { arrays, indptr } => {
-                self.csr_rows(arrays, indptr, start..end, &mut block)?
-            }
+            Source::Csr { arrays, indptr } => self.csr_rows(arrays, indptr, start..end, &mut block)?,
             Source::Dense(dataset) => self.dense_rows(dataset, start..end, &mut block)?,
             Source::Csc(all) => (start..end).for_each(|row| {
                 let (indices, values) = all.row(row);
@@ -207,17 +170,9 @@ impl Matrix {
         starts.map(move |start| self.rows(start..start.saturating_add(step).min(self.n_obs)))
     }
 
-    fn csr_rows(
-        &self,
-        arrays: &Compressed,
-        indptr: &Dataset,
-        rows: Range<usize>,
-        block: &mut CsrBlock,
-    ) -> Result<()> {
+    fn csr_rows(&self, arrays: &Compressed, indptr: &Dataset, rows: Range<usize>, block: &mut CsrBlock) -> Result<()> {
         let key = format!("{}/indptr", self.key);
-        let window = self
-            .store
-            .integer_window(&key, indptr, rows.start, rows.len() + 1)?;
+        let window = self.store.integer_window(&key, indptr, rows.start, rows.len() + 1)?;
         let starts = line_starts(&self.store, &key, window, rows.clone(), self.n_obs, arrays)?;
         // Marks which row last used a column, so that a repeated one is noticed without sorting.
         let mut last_row = vec![usize::MAX; self.n_vars];
@@ -225,9 +180,7 @@ impl Matrix {
         let mut at = starts[0];
         while row < rows.len() {
             // As many whole rows as fit a window, and at least one.
-            let fitting = starts[row + 1..]
-                .partition_point(|&end| end - at <= WINDOW)
-                .max(1);
+            let fitting = starts[row + 1..].partition_point(|&end| end - at <= WINDOW).max(1);
             let next = row + fitting;
             let count = starts[next] - at;
             let (indices, values) = arrays.window(&self.store, at, count)?;
@@ -261,18 +214,13 @@ impl Matrix {
         let step = (WINDOW / width).max(1);
         for start in rows.clone().step_by(step) {
             let count = step.min(rows.end - start);
-            let values = self
-                .store
-                .value_window(&self.key, data, start, count, self.n_vars)?;
+            let values = self.store.value_window(&self.key, data, start, count, self.n_vars)?;
             for line in 0..count {
                 let values = &values[line * self.n_vars..(line + 1) * self.n_vars];
                 for (column, &value) in values.iter().enumerate() {
                     self.check_finite(start + line, column, value)?;
                 }
-                let filled = values
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, value)| **value != 0.0);
+                let filled = values.iter().enumerate().filter(|(_, value)| **value != 0.0);
                 block.push(filled.map(|(column, &value)| (column as u32, value)));
             }
         }
@@ -280,14 +228,10 @@ impl Matrix {
     }
 
     fn column(&self, key: &str, column: i64) -> Result<u32> {
-        u32::try_from(column)
-            .ok()
-            .filter(|&c| (c as usize) < self.n_vars)
-            .ok_or_else(|| {
-                let expected = format!("columns from 0 to {}", self.n_vars as i64 - 1);
-                self.store
-                    .malformed(key, expected, format!("{column}"), DAMAGED)
-            })
+        u32::try_from(column).ok().filter(|&c| (c as usize) < self.n_vars).ok_or_else(|| {
+            let expected = format!("columns from 0 to {}", self.n_vars as i64 - 1);
+            self.store.malformed(key, expected, format!("{column}"), DAMAGED)
+        })
     }
 
     fn check_finite(&self, row: usize, column: usize, value: f32) -> Result<()> {
@@ -300,9 +244,7 @@ impl Matrix {
 
 impl std::fmt::Debug for Matrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Matrix {
-            key, n_obs, n_vars, ..
-        } = self;
+        let Matrix { key, n_obs, n_vars, .. } = self;
         write!(f, "Matrix({key}: {n_obs} x {n_vars}, {:?})", self.storage())
     }
 }
@@ -317,22 +259,11 @@ impl Compressed {
             let expected = format!("{stored} entries, as in `{values_key}`");
             return Err(store.malformed(&indices_key, expected, format!("{length}"), DAMAGED));
         }
-        Ok(Compressed {
-            indices_key,
-            values_key,
-            indices,
-            values,
-            stored,
-        })
+        Ok(Compressed { indices_key, values_key, indices, values, stored })
     }
 
     /// Entries `start..start + count`.
-    pub(super) fn window(
-        &self,
-        store: &Store,
-        start: usize,
-        count: usize,
-    ) -> Result<(Vec<i64>, Vec<f32>)> {
+    pub(super) fn window(&self, store: &Store, start: usize, count: usize) -> Result<(Vec<i64>, Vec<f32>)> {
         let indices = store.integer_window(&self.indices_key, &self.indices, start, count)?;
         let values = store.value_window(&self.values_key, &self.values, start, count, 1)?;
         Ok((indices, values))
@@ -358,9 +289,7 @@ pub(super) fn line_starts(
             line if line == n_lines => (arrays.stored, arrays.stored),
             _ => (previous, arrays.stored),
         };
-        let fitting = usize::try_from(value)
-            .ok()
-            .filter(|v| (least..=most).contains(v));
+        let fitting = usize::try_from(value).ok().filter(|v| (least..=most).contains(v));
         let Some(start) = fitting.filter(|&start| start >= previous) else {
             let least = least.max(previous);
             let expected = format!("entry {line} from {least} to {most}");
@@ -373,13 +302,7 @@ pub(super) fn line_starts(
 }
 
 pub(super) fn not_finite(store: &Store, key: &str, row: usize, column: usize, value: f32) -> Error {
-    Error::NotFinite {
-        path: store.path_buf(),
-        key: key.into(),
-        row,
-        column,
-        value,
-    }
+    Error::NotFinite { path: store.path_buf(), key: key.into(), row, column, value }
 }
 
 fn wrong_shape(store: &Store, key: &str, n_obs: usize, n_vars: usize, found: &str) -> Error {

@@ -87,22 +87,12 @@ impl AnnData {
             Some(frame) => Ok(frame),
             None => {
                 let found = store.children("/")?;
-                Err(Error::NotAnnData {
-                    path: store.path_buf(),
-                    missing,
-                    found,
-                })
+                Err(Error::NotAnnData { path: store.path_buf(), missing, found })
             }
         };
         let (obs, var) = (frame("obs")?, frame("var")?);
         let (n_obs, n_vars) = (obs.len()?, var.len()?);
-        Ok(AnnData {
-            store,
-            obs,
-            var,
-            n_obs,
-            n_vars,
-        })
+        Ok(AnnData { store, obs, var, n_obs, n_vars })
     }
 
     /// The file, as it was given to [`AnnData::open`].
@@ -205,9 +195,7 @@ impl AnnData {
             Some(Node::Dataset(dataset)) if !key.is_empty() => dataset,
             Some(Node::Group(_)) if !key.is_empty() => {
                 let advice = "convert it to a dense array in Python first";
-                return Err(self
-                    .store
-                    .malformed(&path, "a dense array", "a group", advice));
+                return Err(self.store.malformed(&path, "a dense array", "a group", advice));
             }
             _ => return Err(self.missing("obsm", key, self.obsm_keys()?)),
         };
@@ -216,18 +204,12 @@ impl AnnData {
             [rows, columns] => (*rows, *columns),
             shape => {
                 let found = format!("shape {shape:?}");
-                return Err(self
-                    .store
-                    .malformed(&path, "two dimensions", found, DAMAGED));
+                return Err(self.store.malformed(&path, "two dimensions", found, DAMAGED));
             }
         };
         self.check_rows(&path, rows, self.n_obs)?;
         let values = self.store.value_window(&path, &dataset, 0, rows, columns)?;
-        Ok(DenseArray {
-            rows,
-            columns,
-            values,
-        })
+        Ok(DenseArray { rows, columns, values })
     }
 
     /// Opens a matrix for reading by rows. See [`Matrix`] for what this costs.
@@ -240,17 +222,12 @@ impl AnnData {
         let key = match slot {
             Slot::X => String::from("X"),
             Slot::Layer(name) => format!("layers/{name}"),
-            Slot::Raw => self
-                .raw()?
-                .map_or_else(|| slot.to_string(), |(matrix, _, _)| matrix.into()),
+            Slot::Raw => self.raw()?.map_or_else(|| slot.to_string(), |(matrix, _, _)| matrix.into()),
         };
         let null = match self.store.find(&key)? {
             Some(node) => {
                 let attributes = self.store.attributes(&key, &node)?;
-                attributes
-                    .get("encoding-type")
-                    .and_then(|kind| kind.as_str())
-                    == Some("null")
+                attributes.get("encoding-type").and_then(|kind| kind.as_str()) == Some("null")
             }
             None => true,
         };
@@ -266,8 +243,7 @@ impl AnnData {
     /// Where `raw` keeps its matrix, its genes and their categories: a group since anndata 0.7,
     /// dotted names at the root before.
     fn raw(&self) -> Result<Option<(&'static str, &'static str, &'static str)>> {
-        const PLACES: [(&str, &str, &str); 2] =
-            [("raw/X", "raw/var", "uns"), ("raw.X", "raw.var", "raw.cat")];
+        const PLACES: [(&str, &str, &str); 2] = [("raw/X", "raw/var", "uns"), ("raw.X", "raw.var", "raw.cat")];
         for place in PLACES {
             if self.store.find(place.0)?.is_some() {
                 return Ok(Some(place));
@@ -285,9 +261,7 @@ impl AnnData {
         };
         match Frame::open(&self.store, key, categories)? {
             Some(frame) => read(&frame),
-            None => Err(self
-                .store
-                .malformed(key, "the genes of `raw`", "nothing", DAMAGED)),
+            None => Err(self.store.malformed(key, "the genes of `raw`", "nothing", DAMAGED)),
         }
     }
 
@@ -301,23 +275,12 @@ impl AnnData {
 
     fn missing(&self, parent: &str, key: &str, available: Vec<String>) -> Error {
         let path = self.store.path_buf();
-        Error::MissingKey {
-            path,
-            parent: parent.into(),
-            key: key.into(),
-            available,
-        }
+        Error::MissingKey { path, parent: parent.into(), key: key.into(), available }
     }
 }
 
 impl fmt::Debug for AnnData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "AnnData({}: {} x {})",
-            self.path().display(),
-            self.n_obs,
-            self.n_vars
-        )
+        write!(f, "AnnData({}: {} x {})", self.path().display(), self.n_obs, self.n_vars)
     }
 }

@@ -22,17 +22,9 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn open(
-        store: &Store,
-        key: &str,
-        dataset: Dataset,
-        categories: &str,
-    ) -> Result<Records> {
+    pub(super) fn open(store: &Store, key: &str, dataset: Dataset, categories: &str) -> Result<Records> {
         let rows = store.length(key, &dataset)?;
-        match dataset
-            .datatype()
-            .map_err(|source| store.error(key, source))?
-        {
+        match dataset.datatype().map_err(|source| store.error(key, source))? {
             Datatype::Compound { size, members } if !members.is_empty() => Ok(Records {
                 store: store.clone(),
                 key: key.into(),
@@ -62,11 +54,7 @@ impl Records {
     }
 
     pub(super) fn keys(&self) -> Vec<String> {
-        self.members
-            .iter()
-            .skip(1)
-            .map(|member| member.name.clone())
-            .collect()
+        self.members.iter().skip(1).map(|member| member.name.clone()).collect()
     }
 
     pub(super) fn index(&self) -> Result<Vec<String>> {
@@ -74,11 +62,7 @@ impl Records {
             Some(member) => self.decode(member)?,
             None => Column::Text(Vec::new()),
         };
-        Ok(column
-            .labels()
-            .into_iter()
-            .map(Option::unwrap_or_default)
-            .collect())
+        Ok(column.labels().into_iter().map(Option::unwrap_or_default).collect())
     }
 
     /// `None` where there is no such field.
@@ -88,9 +72,7 @@ impl Records {
         };
         let column = self.decode(member)?;
         let labels_key = format!("{}/{name}_categories", self.categories);
-        let (Column::Number(codes), Some(Node::Dataset(labels))) =
-            (&column, self.store.find(&labels_key)?)
-        else {
+        let (Column::Number(codes), Some(Node::Dataset(labels))) = (&column, self.store.find(&labels_key)?) else {
             return Ok(Some(column));
         };
         let labels = frame::plain(&self.store, &labels_key, &labels)?;
@@ -101,10 +83,7 @@ impl Records {
 
     fn decode(&self, member: &CompoundMember) -> Result<Column> {
         let key = format!("{}/{}", self.key, member.name);
-        let raw = self
-            .dataset
-            .read_raw()
-            .map_err(|source| self.store.error(&key, source))?;
+        let raw = self.dataset.read_raw().map_err(|source| self.store.error(&key, source))?;
         let start = member.byte_offset as usize;
         let width = member.datatype.type_size() as usize;
         let end = start.saturating_add(width);
@@ -113,13 +92,9 @@ impl Records {
             let expected = format!("a field inside records of {} bytes", self.size);
             return Err(self.store.malformed(&key, expected, found, DAMAGED));
         }
-        let fields = raw
-            .chunks_exact(self.size)
-            .map(|record| &record[start..end]);
+        let fields = raw.chunks_exact(self.size).map(|record| &record[start..end]);
         let column = match (Kind::of(&member.datatype), &member.datatype) {
-            (Kind::Text, Datatype::String { padding, .. }) => Some(Column::Text(
-                fields.map(|field| fixed_text(field, padding)).collect(),
-            )),
+            (Kind::Text, Datatype::String { padding, .. }) => Some(Column::Text(fields.map(|field| fixed_text(field, padding)).collect())),
             (Kind::Text, _) => {
                 let mut heap = Heap::open(&self.store)?;
                 let texts = fields.map(|field| heap.text(&key, field));
@@ -137,8 +112,7 @@ impl Records {
         column.ok_or_else(|| {
             let found = format!("{}", member.datatype);
             let advice = "convert the file with a newer anndata in Python first";
-            self.store
-                .malformed(&key, "text, numbers or booleans", found, advice)
+            self.store.malformed(&key, "text, numbers or booleans", found, advice)
         })
     }
 }
@@ -146,14 +120,8 @@ impl Records {
 fn fixed_text(field: &[u8], padding: &StringPadding) -> String {
     let end = match padding {
         StringPadding::NullTerminate => field.iter().position(|&b| b == 0).unwrap_or(field.len()),
-        StringPadding::NullPad => field
-            .iter()
-            .rposition(|&b| b != 0)
-            .map_or(0, |last| last + 1),
-        StringPadding::SpacePad => field
-            .iter()
-            .rposition(|&b| b != b' ')
-            .map_or(0, |last| last + 1),
+        StringPadding::NullPad => field.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1),
+        StringPadding::SpacePad => field.iter().rposition(|&b| b != b' ').map_or(0, |last| last + 1),
     };
     String::from_utf8_lossy(&field[..end]).into_owned()
 }
@@ -172,9 +140,7 @@ fn number(datatype: &Datatype, field: &[u8]) -> Option<f64> {
         Some(bytes)
     };
     match datatype {
-        Datatype::FixedPoint {
-            byte_order, layout, ..
-        } => {
+        Datatype::FixedPoint { byte_order, layout, .. } => {
             let value = u64::from_le_bytes(little(byte_order)?);
             if !layout.signed {
                 return Some(value as f64);

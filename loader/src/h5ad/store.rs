@@ -6,9 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hdf5_pure::{
-    AttrValue, ChunkCacheConfig, Dataset, DatasetAccessProperties, Datatype, FormatError, Group,
-};
+use hdf5_pure::{AttrValue, ChunkCacheConfig, Dataset, DatasetAccessProperties, Datatype, FormatError, Group};
 
 use crate::{Error, Result};
 
@@ -49,10 +47,7 @@ impl Kind {
         match datatype {
             Datatype::FixedPoint { .. } => Kind::Integer,
             Datatype::FloatingPoint { .. } => Kind::Float,
-            Datatype::String { .. }
-            | Datatype::VariableLength {
-                is_string: true, ..
-            } => Kind::Text,
+            Datatype::String { .. } | Datatype::VariableLength { is_string: true, .. } => Kind::Text,
             // h5py's bool: an enumeration of FALSE and TRUE over one byte.
             Datatype::Enumeration { members, .. } if members.len() == 2 => Kind::Boolean,
             _ => Kind::Other,
@@ -62,21 +57,13 @@ impl Kind {
 
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Store> {
-        let io = |source| Error::Io {
-            action: "open",
-            path: path.to_path_buf(),
-            source,
-        };
+        let io = |source| Error::Io { action: "open", path: path.to_path_buf(), source };
         let bytes = fs::metadata(path).map_err(io)?.len();
         let file = hdf5_pure::File::open_streaming(path).map_err(|source| match source {
             hdf5_pure::Error::Io(source) => io(source),
             source => hdf5_error("open", path, "/", source),
         })?;
-        let store = Store {
-            file,
-            path: path.into(),
-            bytes,
-        };
+        let store = Store { file, path: path.into(), bytes };
         // A download that stopped early can still open: its directory may stand at the front.
         let end = store.file.superblock().eof_address;
         if end > bytes {
@@ -98,20 +85,8 @@ impl Store {
         hdf5_error("read", &self.path, key, source)
     }
 
-    pub(super) fn malformed(
-        &self,
-        key: &str,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-        advice: &'static str,
-    ) -> Error {
-        Error::Malformed {
-            path: self.path_buf(),
-            key: key.into(),
-            expected: expected.into(),
-            found: found.into(),
-            advice,
-        }
+    pub(super) fn malformed(&self, key: &str, expected: impl Into<String>, found: impl Into<String>, advice: &'static str) -> Error {
+        Error::Malformed { path: self.path_buf(), key: key.into(), expected: expected.into(), found: found.into(), advice }
     }
 
     /// The object at `key`, or `None` where there is none.
@@ -129,9 +104,7 @@ impl Store {
             }
             // Something along the way, or the object itself, is neither: nothing we can use.
             Err(
-                hdf5_pure::Error::NotAGroup(_)
-                | hdf5_pure::Error::NotADataset(_)
-                | hdf5_pure::Error::Format(FormatError::PathNotFound(_)),
+                hdf5_pure::Error::NotAGroup(_) | hdf5_pure::Error::NotADataset(_) | hdf5_pure::Error::Format(FormatError::PathNotFound(_)),
             ) => Ok(None),
             Err(source) => Err(self.error(key, source)),
         }
@@ -155,21 +128,12 @@ impl Store {
             return Ok(dataset);
         };
         // One band of chunks: all that share a row with the window's edge.
-        let band = chunk
-            .iter()
-            .zip(&shape)
-            .skip(1)
-            .map(|(&c, &n)| n.div_ceil(c.max(1)) * c);
+        let band = chunk.iter().zip(&shape).skip(1).map(|(&c, &n)| n.div_ceil(c.max(1)) * c);
         let cells = band.fold(chunk.first().copied().unwrap_or(1), u64::saturating_mul);
-        let bytes = cells
-            .saturating_mul(dataset.element_size()?)
-            .saturating_mul(2);
+        let bytes = cells.saturating_mul(dataset.element_size()?).saturating_mul(2);
         let bytes = bytes.clamp(MIB, 256 * MIB) as usize;
-        let cache = ChunkCacheConfig::new()
-            .with_max_bytes(bytes)
-            .with_max_slots(1 << 14);
-        self.file
-            .dataset_with_options(key, DatasetAccessProperties::new().with_chunk_cache(cache))
+        let cache = ChunkCacheConfig::new().with_max_bytes(bytes).with_max_slots(1 << 14);
+        self.file.dataset_with_options(key, DatasetAccessProperties::new().with_chunk_cache(cache))
     }
 
     /// Refuses chunks that reach past the end of the file, and chunks larger than such a file can
@@ -189,9 +153,7 @@ impl Store {
             let expected = format!("chunks inside the file's {} bytes", self.bytes);
             return Err(self.malformed(key, expected, found, DAMAGED));
         }
-        let bytes = shape
-            .iter()
-            .try_fold(size, |product, &n| product.checked_mul(n));
+        let bytes = shape.iter().try_fold(size, |product, &n| product.checked_mul(n));
         if !chunks.is_empty() && bytes.is_none_or(|bytes| bytes > self.largest()) {
             let expected = format!("chunks that a file of {} bytes can hold", self.bytes);
             return Err(self.malformed(key, expected, format!("shape {shape:?}"), DAMAGED));
@@ -227,12 +189,8 @@ impl Store {
     /// The shape, after checking that a file of this size can hold that many elements.
     pub(super) fn shape(&self, key: &str, dataset: &Dataset) -> Result<Vec<usize>> {
         let shape = dataset.shape().map_err(|source| self.error(key, source))?;
-        let size = dataset
-            .element_size()
-            .map_err(|source| self.error(key, source))?;
-        let bytes = shape
-            .iter()
-            .try_fold(size, |product, &n| product.checked_mul(n));
+        let size = dataset.element_size().map_err(|source| self.error(key, source))?;
+        let bytes = shape.iter().try_fold(size, |product, &n| product.checked_mul(n));
         if bytes.is_none_or(|bytes| bytes > self.largest()) {
             let found = format!("shape {shape:?}");
             let expected = format!("what a file of {} bytes can hold", self.bytes);
@@ -251,27 +209,21 @@ impl Store {
     }
 
     pub(super) fn kind(&self, key: &str, dataset: &Dataset) -> Result<Kind> {
-        let datatype = dataset
-            .datatype()
-            .map_err(|source| self.error(key, source))?;
+        let datatype = dataset.datatype().map_err(|source| self.error(key, source))?;
         Ok(Kind::of(&datatype))
     }
 
     /// All elements of a one-dimensional dataset of strings.
     pub(super) fn texts(&self, key: &str, dataset: &Dataset) -> Result<Vec<String>> {
         let length = self.length(key, dataset)?;
-        let texts = dataset
-            .read_string()
-            .map_err(|source| self.error(key, source))?;
+        let texts = dataset.read_string().map_err(|source| self.error(key, source))?;
         self.same_length(key, length, texts)
     }
 
     /// All elements of a one-dimensional numeric dataset.
     pub(super) fn numbers(&self, key: &str, dataset: &Dataset) -> Result<Vec<f64>> {
         let length = self.length(key, dataset)?;
-        let numbers = dataset
-            .read_f64()
-            .map_err(|source| self.error(key, source))?;
+        let numbers = dataset.read_f64().map_err(|source| self.error(key, source))?;
         self.same_length(key, length, numbers)
     }
 
@@ -282,61 +234,33 @@ impl Store {
     }
 
     /// Elements `start..start + count` of a one-dimensional dataset of integers.
-    pub(super) fn integer_window(
-        &self,
-        key: &str,
-        dataset: &Dataset,
-        start: usize,
-        count: usize,
-    ) -> Result<Vec<i64>> {
+    pub(super) fn integer_window(&self, key: &str, dataset: &Dataset, start: usize, count: usize) -> Result<Vec<i64>> {
         if count == 0 {
             return Ok(Vec::new());
         }
         if !matches!(self.kind(key, dataset)?, Kind::Integer | Kind::Boolean) {
             return Err(self.malformed(key, "integers", self.type_name(dataset), DAMAGED));
         }
-        let values = dataset
-            .read_i64_rows(start as u64, count as u64)
-            .map_err(|source| self.error(key, source))?;
+        let values = dataset.read_i64_rows(start as u64, count as u64).map_err(|source| self.error(key, source))?;
         self.same_length(key, count, values)
     }
 
     /// Rows `start..start + rows` of a numeric dataset as `f32`, each of `width` elements.
-    pub(super) fn value_window(
-        &self,
-        key: &str,
-        dataset: &Dataset,
-        start: usize,
-        rows: usize,
-        width: usize,
-    ) -> Result<Vec<f32>> {
+    pub(super) fn value_window(&self, key: &str, dataset: &Dataset, start: usize, rows: usize, width: usize) -> Result<Vec<f32>> {
         if rows == 0 || width == 0 {
             return Ok(Vec::new());
         }
-        let datatype = dataset
-            .datatype()
-            .map_err(|source| self.error(key, source))?;
+        let datatype = dataset.datatype().map_err(|source| self.error(key, source))?;
         let values = match (Kind::of(&datatype), &datatype) {
-            (_, Datatype::FloatingPoint { size: 2, .. }) => dataset
-                .read_raw_rows(start as u64, rows as u64)
-                .map(|bytes| halves(&bytes)),
-            (Kind::Integer | Kind::Float | Kind::Boolean, _) => {
-                dataset.read_f32_rows(start as u64, rows as u64)
-            }
+            (_, Datatype::FloatingPoint { size: 2, .. }) => dataset.read_raw_rows(start as u64, rows as u64).map(|bytes| halves(&bytes)),
+            (Kind::Integer | Kind::Float | Kind::Boolean, _) => dataset.read_f32_rows(start as u64, rows as u64),
             _ => return Err(self.malformed(key, "numbers", self.type_name(dataset), DAMAGED)),
         };
-        self.same_length(
-            key,
-            rows * width,
-            values.map_err(|source| self.error(key, source))?,
-        )
+        self.same_length(key, rows * width, values.map_err(|source| self.error(key, source))?)
     }
 
     pub(super) fn type_name(&self, dataset: &Dataset) -> String {
-        dataset.dtype().map_or_else(
-            |_| String::from("an unknown type"),
-            |dtype| dtype.to_string(),
-        )
+        dataset.dtype().map_or_else(|_| String::from("an unknown type"), |dtype| dtype.to_string())
     }
 
     fn same_length<T>(&self, key: &str, expected: usize, values: Vec<T>) -> Result<Vec<T>> {
@@ -350,24 +274,11 @@ impl Store {
 
 /// Half precision, which the HDF5 layer hands out as bytes only; numpy writes it little-endian.
 fn halves(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .chunks_exact(2)
-        .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-        .collect()
+    bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
 }
 
-pub(super) fn hdf5_error(
-    action: &'static str,
-    path: &Path,
-    key: &str,
-    source: hdf5_pure::Error,
-) -> Error {
-    Error::Hdf5 {
-        action,
-        path: path.to_path_buf(),
-        key: key.into(),
-        source: Box::new(source),
-    }
+pub(super) fn hdf5_error(action: &'static str, path: &Path, key: &str, source: hdf5_pure::Error) -> Error {
+    Error::Hdf5 { action, path: path.to_path_buf(), key: key.into(), source: Box::new(source) }
 }
 
 #[cfg(test)]

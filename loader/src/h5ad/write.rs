@@ -55,30 +55,19 @@ pub enum UnsValue {
 /// `Addition` for a wrong number of rows, codes outside their categories, a name that cannot be
 /// stored or is given twice, and for files of anndata before 0.7; `Hdf5` for a file that cannot be
 /// changed without loss; and the errors of [`AnnData::open`].
-pub fn write_with(
-    input: &Path,
-    output: &Path,
-    additions: &Additions,
-    overwrite: bool,
-) -> Result<()> {
+pub fn write_with(input: &Path, output: &Path, additions: &Additions, overwrite: bool) -> Result<()> {
     if is_same_file(input, output) {
-        return Err(Error::OutputIsInput {
-            path: output.to_path_buf(),
-        });
+        return Err(Error::OutputIsInput { path: output.to_path_buf() });
     }
     if !overwrite && fs::symlink_metadata(output).is_ok() {
-        return Err(Error::OutputExists {
-            path: output.to_path_buf(),
-        });
+        return Err(Error::OutputExists { path: output.to_path_buf() });
     }
     let data = AnnData::open(input)?;
     check(&data, additions)?;
 
     let mut copy = copy_of(input, output)?;
     match add(&data, additions, copy.temporary_path()) {
-        Err(Error::Hdf5 { source, .. })
-            if matches!(*source, hdf5_pure::Error::EditUnsupported(_)) =>
-        {
+        Err(Error::Hdf5 { source, .. }) if matches!(*source, hdf5_pure::Error::EditUnsupported(_)) => {
             // Some newer layouts of groups cannot be added to. Written anew they can.
             copy = repacked(input, output)?;
             add(&data, additions, copy.temporary_path())?;
@@ -93,17 +82,11 @@ pub fn write_with(
 fn copy_of(input: &Path, output: &Path) -> Result<AtomicFile> {
     let io = |action, path: &Path| {
         let path = path.to_path_buf();
-        move |source| Error::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Error::Io { action, path, source }
     };
     let mut copy = AtomicFile::create(output)?;
     let mut source = File::open(input).map_err(io("open", input))?;
-    std::io::copy(&mut source, &mut copy)
-        .and_then(|_| copy.flush())
-        .map_err(io("write", output))?;
+    std::io::copy(&mut source, &mut copy).and_then(|_| copy.flush()).map_err(io("write", output))?;
     Ok(copy)
 }
 
@@ -113,12 +96,8 @@ fn repacked(input: &Path, output: &Path) -> Result<AtomicFile> {
     // The HDF5 layer may put its result in place of the file of that name, so that one is only a
     // stop on the way: the bytes are moved to a file that is certainly ours.
     let rough = AtomicFile::create(output)?;
-    hdf5_pure::repack(
-        input,
-        rough.temporary_path(),
-        &hdf5_pure::RepackOptions::new(),
-    )
-    .map_err(|source| hdf5_error("write a copy of", input, "/", source))?;
+    hdf5_pure::repack(input, rough.temporary_path(), &hdf5_pure::RepackOptions::new())
+        .map_err(|source| hdf5_error("write a copy of", input, "/", source))?;
     copy_of(rough.temporary_path(), output)
 }
 
@@ -128,19 +107,10 @@ fn repacked(input: &Path, output: &Path) -> Result<AtomicFile> {
 fn refuse_changes(store: &Store, key: &str) -> Result<()> {
     // Hard links can lead back up; AnnData's own trees are a few levels deep.
     if key.split('/').count() > 64 {
-        return Err(Error::addition(
-            store.path(),
-            key,
-            "at most 64 levels",
-            "more".into(),
-        ));
+        return Err(Error::addition(store.path(), key, "at most 64 levels", "more".into()));
     }
     for name in store.children(if key.is_empty() { "/" } else { key })? {
-        let key = if key.is_empty() {
-            name
-        } else {
-            format!("{key}/{name}")
-        };
+        let key = if key.is_empty() { name } else { format!("{key}/{name}") };
         let Some(node) = store.find(&key)? else {
             continue;
         };
@@ -153,12 +123,7 @@ fn refuse_changes(store: &Store, key: &str) -> Result<()> {
         let long = long.into_iter().flatten().find(|&length| length >= 1 << 16);
         if let Some(long) = long {
             let expected = "chunks below 65536 elements (write the file again in Python)";
-            return Err(Error::addition(
-                store.path(),
-                &key,
-                expected,
-                format!("{long}"),
-            ));
+            return Err(Error::addition(store.path(), &key, expected, format!("{long}")));
         }
         let scalar = store.shape(&key, dataset)?.is_empty();
         if scalar && dataset.read_raw().map_err(error)?.is_empty() {
@@ -178,18 +143,8 @@ fn add(data: &AnnData, additions: &Additions, path: &Path) -> Result<()> {
     let edit = Edit::open(path, data.path())?;
 
     let targets = [
-        (
-            "obs",
-            additions
-                .obs
-                .iter()
-                .map(|(name, _)| name)
-                .collect::<Vec<_>>(),
-        ),
-        (
-            "obsm",
-            additions.obsm.iter().map(|(name, _)| name).collect(),
-        ),
+        ("obs", additions.obs.iter().map(|(name, _)| name).collect::<Vec<_>>()),
+        ("obsm", additions.obsm.iter().map(|(name, _)| name).collect()),
         ("uns", additions.uns.iter().map(|(name, _)| name).collect()),
     ];
     for (parent, names) in &targets {
@@ -233,10 +188,7 @@ fn add(data: &AnnData, additions: &Additions, path: &Path) -> Result<()> {
     if !additions.obs.is_empty() {
         let mut order = data.obs_keys()?;
         let fresh = additions.obs.iter().map(|(name, _)| name);
-        let fresh: Vec<_> = fresh
-            .filter(|name| !order.contains(name))
-            .cloned()
-            .collect();
+        let fresh: Vec<_> = fresh.filter(|name| !order.contains(name)).cloned().collect();
         order.extend(fresh);
         edit.column_order("obs", order)?;
     }
@@ -249,20 +201,11 @@ fn check(data: &AnnData, additions: &Additions) -> Result<()> {
     let path = data.path();
     let store = Store::open(path)?;
     let n_obs = data.n_obs();
-    let parents = [
-        ("obs", additions.obs.is_empty()),
-        ("obsm", additions.obsm.is_empty()),
-        ("uns", additions.uns.is_empty()),
-    ];
+    let parents = [("obs", additions.obs.is_empty()), ("obsm", additions.obsm.is_empty()), ("uns", additions.uns.is_empty())];
     for (parent, unused) in parents {
         if !unused && let Some(Node::Dataset(_)) = store.find(parent)? {
             let expected = "the layout of anndata 0.7 or newer (read and write it in Python once)";
-            return Err(Error::addition(
-                path,
-                parent,
-                expected,
-                "one compound array".into(),
-            ));
+            return Err(Error::addition(path, parent, expected, "one compound array".into()));
         }
     }
     check_names(path, "obs", additions.obs.iter().map(|(name, _)| name))?;
@@ -285,25 +228,13 @@ fn check(data: &AnnData, additions: &Additions) -> Result<()> {
         if array.columns == 0 || Some(array.values.len()) != array.rows.checked_mul(array.columns) {
             let (rows, columns) = (array.rows, array.columns);
             let found = format!("{} values for {rows} x {columns}", array.values.len());
-            return Err(Error::addition(
-                path,
-                &key,
-                "rows x columns values, at least one",
-                found,
-            ));
+            return Err(Error::addition(path, &key, "rows x columns values, at least one", found));
         }
     }
-    additions
-        .uns
-        .iter()
-        .try_for_each(|(name, value)| check_uns(path, &format!("uns/{name}"), value))
+    additions.uns.iter().try_for_each(|(name, value)| check_uns(path, &format!("uns/{name}"), value))
 }
 
-fn check_names<'a>(
-    path: &Path,
-    parent: &str,
-    names: impl Iterator<Item = &'a String>,
-) -> Result<()> {
+fn check_names<'a>(path: &Path, parent: &str, names: impl Iterator<Item = &'a String>) -> Result<()> {
     let mut seen = HashSet::new();
     for name in names {
         if name.is_empty() || name.contains(['/', '\0']) || name == "." || name == ".." {
@@ -337,9 +268,7 @@ fn check_column(path: &Path, key: &str, column: &Column) -> Result<()> {
                 return Err(Error::addition(path, key, "each category once", found));
             }
             let last = categories.len() as i64 - 1;
-            let outside = codes
-                .iter()
-                .find(|&&code| code < -1 || i64::from(code) > last);
+            let outside = codes.iter().find(|&&code| code < -1 || i64::from(code) > last);
             outside.map_or(Ok(()), |code| {
                 let expected = format!("codes from -1 to {last}");
                 Err(Error::addition(path, key, &expected, format!("{code}")))
@@ -352,12 +281,7 @@ fn check_column(path: &Path, key: &str, column: &Column) -> Result<()> {
 fn check_texts(path: &Path, key: &str, texts: &[String]) -> Result<()> {
     // HDF5 strings end at a zero byte: the rest would be lost.
     match texts.iter().find(|text| text.contains('\0')) {
-        Some(text) => Err(Error::addition(
-            path,
-            key,
-            "text without zero bytes",
-            format!("{text:?}"),
-        )),
+        Some(text) => Err(Error::addition(path, key, "text without zero bytes", format!("{text:?}"))),
         None => Ok(()),
     }
 }
@@ -368,9 +292,7 @@ fn check_uns(path: &Path, key: &str, value: &UnsValue) -> Result<()> {
         UnsValue::TextList(texts) => check_texts(path, key, texts),
         UnsValue::Map(entries) => {
             check_names(path, key, entries.iter().map(|(name, _)| name))?;
-            entries
-                .iter()
-                .try_for_each(|(name, value)| check_uns(path, &format!("{key}/{name}"), value))
+            entries.iter().try_for_each(|(name, value)| check_uns(path, &format!("{key}/{name}"), value))
         }
         _ => Ok(()),
     }
