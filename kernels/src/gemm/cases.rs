@@ -1,0 +1,167 @@
+//! Shapes of the matrix-product cases: every layout and epilogue, sizes around the tiles, columns of wider matrices, more than one
+//! block of depth, depth 0, and the encoder's own sizes for the benches.
+
+use super::{Accumulate, Epilogue, Forward, Layout, accumulate, forward};
+use crate::Result;
+use crate::runtime::{Element, Float, Stream, Tensor};
+use crate::testing::{Bindings, Case, Fill, Op, Tolerance};
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Kind {
+    Plain,
+    Bias,
+    Relu,
+    Gelu,
+    Residual,
+}
+
+/// `c = epilogue(op(a) op(b))` with every matrix `margin` columns inside a wider one; backward is composed of the other products.
+#[derive(Clone, Copy)]
+struct Gemm {
+    layout: Layout,
+    kind: Kind,
+    margin: usize,
+}
+
+impl Gemm {
+    fn inner<T: Element>(&self, tensor: Tensor<T>) -> Tensor<T> {
+        tensor.columns(self.margin, tensor.width() - 2 * self.margin)
+    }
+
+    fn product<T: Float>(&self, stream: &Stream, c: Tensor<T>, a: Tensor<T>, b: Tensor<T>, layout: Layout) -> Result<()> {
+        forward(stream, Forward { c, a, b, layout, epilogue: Epilogue::None })
+    }
+}
+
+impl Op for Gemm {
+    fn forward<T: Float>(&self, stream: &Stream, t: &Bindings<T>) -> Result<()> {
+        let matrix = |name| self.inner(t.value(name));
+        let epilogue = match self.kind {
+            Kind::Plain => Epilogue::None,
+            Kind::Bias => Epilogue::Bias { bias: t.value("bias") },
+            Kind::Relu => Epilogue::BiasRelu { bias: t.value("bias") },
+            Kind::Gelu => Epilogue::BiasGelu { bias: t.value("bias"), pre_activation: Some(matrix("pre_activation")) },
+            Kind::Residual => Epilogue::BiasResidual { bias: t.value("bias"), residual: matrix("residual") },
+        };
+        forward(stream, Forward { c: matrix("c"), a: matrix("a"), b: matrix("b"), layout: self.layout, epilogue })
+    }
+
+    fn backward<T: Float>(&self, stream: &Stream, t: &Bindings<T>) -> Result<()> {
+        let matrix = |name| self.inner(t.value(name));
+        let (a, b, dc) = (matrix("a"), matrix("b"), matrix("dc"));
+        let (da, db) = (matrix("da"), self.inner(t.accumulated("db")));
+        // Through the activation: dc times the identity, with the mask as the epilogue.
+        let mask = match self.kind {
+            Kind::Relu => Some(Epilogue::ReluMask { output: matrix("c") }),
+            Kind::Gelu => Some(Epilogue::GeluMask { pre_activation: matrix("pre_activation") }),
+            _ => None,
+        };
+        let dsum = match mask {
+            Some(epilogue) => {
+                let c = t.value("dsum");
+                forward(stream, Forward { c, a: dc, b: t.value("identity"), layout: Layout::NN, epilogue })?;
+                c
+            }
+            None => dc,
+        };
+        match self.layout {
+            Layout::NT => {
+                self.product(stream, da, dsum, b, Layout::NN)?;
+                accumulate(stream, Accumulate { c: db, a: dsum, b: a, layout: Layout::TN })?;
+            }
+            Layout::NN => {
+                self.product(stream, da, dsum, b, Layout::NT)?;
+                accumulate(stream, Accumulate { c: db, a, b: dsum, layout: Layout::TN })?;
+            }
+            Layout::TN => {
+                self.product(stream, da, b, dsum, Layout::NT)?;
+                accumulate(stream, Accumulate { c: db, a, b: dsum, layout: Layout::NN })?;
+            }
+        }
+        if self.kind == Kind::Residual {
+            stream.copy(matrix("dresidual"), dc)?;
+        }
+        if self.kind != Kind::Plain {
+            let dbias = t.accumulated("dbias");
+            let c = dbias.reshape([1, dbias.len()]);
+            accumulate(stream, Accumulate { c, a: t.value("ones"), b: dsum, layout: Layout::TN })?;
+        }
+        Ok(())
+    }
+}
+
+fn case(layout: Layout, kind: Kind, [m, n, k]: [usize; 3], margin: usize) -> Case {
+    let wide = |rows: usize, width: usize| [rows, width + 2 * margin];
+    let suffix = if margin > 0 { "_columns" } else { "" };
+    let name = format!("{layout:?}_{kind:?}_{m}x{n}x{k}{suffix}").to_lowercase();
+    let a = if layout == Layout::TN { wide(k, m) } else { wide(m, k) };
+    let b = if layout == Layout::NT { wide(n, k) } else { wide(k, n) };
+    let mut case = Case::new(name, Gemm { layout, kind, margin })
+        .input("a", a)
+        .parameter("b", b)
+        .output("c", wide(m, n))
+        .tolerance(Tolerance::f32().reduction(k.max(m).max(n)))
+        .bytes(4 * (m * k + k * n + m * n))
+        .flops(2 * m * n * k);
+    if kind != Kind::Plain {
+        case = case.parameter("bias", [n]).fixed("ones", [m, 1], Fill::Values(vec![1.0]));
+    }
+    if kind == Kind::Residual {
+        case = case.input("residual", wide(m, n));
+    }
+    if kind == Kind::Gelu {
+        case = case.fixed("pre_activation", wide(m, n), Fill::Uniform);
+    }
+    if matches!(kind, Kind::Relu | Kind::Gelu) {
+        let identity = std::iter::once(1.0).chain(std::iter::repeat_n(0.0, n)).collect();
+        case = case.fixed("identity", [n, n], Fill::Values(identity)).fixed("dsum", [m, n], Fill::Uniform);
+    }
+    case
+}
+
+/// A weight gradient by itself: `c += a^T b`.
+struct WeightGradient;
+
+impl Op for WeightGradient {
+    fn forward<T: Float>(&self, stream: &Stream, t: &Bindings<T>) -> Result<()> {
+        accumulate(stream, Accumulate { c: t.accumulated("c"), a: t.value("a"), b: t.value("b"), layout: Layout::TN })
+    }
+}
+
+fn weight_gradient([m, n, k]: [usize; 3]) -> Case {
+    Case::new(format!("tn_accumulate_{m}x{n}x{k}"), WeightGradient)
+        .fixed("a", [k, m], Fill::Uniform)
+        .fixed("b", [k, n], Fill::Uniform)
+        .loss("c", [m, n])
+        .tolerance(Tolerance::f32().reduction(k))
+        .bytes(4 * (m * k + k * n + 2 * m * n))
+        .flops(2 * m * n * k)
+        .forward_only()
+}
+
+/// Every layout and epilogue over odd sizes; the named shapes of the encoder and of a language model for the benches.
+pub fn cases() -> Vec<Case> {
+    const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
+    const KINDS: [Kind; 5] = [Kind::Plain, Kind::Bias, Kind::Relu, Kind::Gelu, Kind::Residual];
+    let mut cases = Vec::new();
+    for layout in LAYOUTS {
+        for kind in KINDS {
+            cases.push(case(layout, kind, [7, 33, 5], 0));
+            cases.push(case(layout, kind, [15, 31, 19], 3));
+        }
+        for size in [[1, 1, 1], [13, 32, 16], [14, 17, 15], [29, 65, 17], [2, 3, 0], [1, 3, 257], [3, 2, 515], [211, 97, 31]] {
+            cases.push(case(layout, Kind::Bias, size, 0));
+        }
+        cases.push(case(layout, Kind::Gelu, [16, 37, 300], 1));
+    }
+    cases.push(weight_gradient([17, 35, 600]));
+    for size in [[9600, 512, 512], [1200, 512, 512], [1200, 1536, 512], [1, 4096, 4096], [4096, 4096, 4096]] {
+        cases.push(case(Layout::NT, Kind::Plain, size, 0).bench());
+    }
+    for kind in [Kind::Relu, Kind::Gelu, Kind::Residual] {
+        cases.push(case(Layout::NT, kind, [9600, 512, 512], 0).bench());
+    }
+    cases.push(case(Layout::NN, Kind::Plain, [9600, 512, 512], 0).bench());
+    cases.push(weight_gradient([512, 512, 9600]).bench());
+    cases
+}

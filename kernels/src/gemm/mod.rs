@@ -1,0 +1,169 @@
+//! Matrix products with fused epilogues: forward and data gradient ([`forward`]), weight gradient ([`accumulate`]).
+//!
+//! Every element of a result is summed over k in one order that depends on k alone: the same bits at any number of threads, in any
+//! batch and at any vector width.
+
+#[cfg(feature = "testing")]
+pub mod cases;
+mod cpu;
+mod cpu_finish;
+mod cpu_pack;
+mod cpu_simd;
+#[cfg(test)]
+mod tests;
+
+#[allow(unused_imports, reason = "for the CPU paths of other kernels")]
+pub(crate) use cpu::multiply;
+#[cfg(feature = "testing")]
+pub use cpu_simd::fma_peak;
+
+use crate::Result;
+use crate::error::expect_shape;
+use crate::runtime::{Float, Stream, Target, Tensor};
+
+/// Which operand is stored transposed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// `c[m, n] = a[m, k] b[n, k]^T`: a layer's forward pass.
+    NT,
+    /// `c[m, n] = a[m, k] b[k, n]`: its data gradient.
+    NN,
+    /// `c[m, n] = a[k, m]^T b[k, n]`: its weight gradient.
+    TN,
+}
+
+/// What happens to `ab` before it is written to `c`.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<T: Float> {
+    /// `c = ab`.
+    None,
+    /// `c = ab + bias`.
+    Bias {
+        /// `[n]`.
+        bias: Tensor<T>,
+    },
+    /// `c = max(ab + bias, 0)`.
+    BiasRelu {
+        /// `[n]`.
+        bias: Tensor<T>,
+    },
+    /// `c = gelu(ab + bias)`, `gelu(x) = x (1 + erf(x / sqrt 2)) / 2`.
+    BiasGelu {
+        /// `[n]`.
+        bias: Tensor<T>,
+        /// `[m, n]`, written: `ab + bias`, which the backward pass needs.
+        pre_activation: Option<Tensor<T>>,
+    },
+    /// `c = ab + bias + residual`.
+    BiasResidual {
+        /// `[n]`.
+        bias: Tensor<T>,
+        /// `[m, n]`.
+        residual: Tensor<T>,
+    },
+    /// Data gradient through a ReLU: `c = ab` where `output > 0`, else 0.
+    ReluMask {
+        /// `[m, n]`, what [`Epilogue::BiasRelu`] wrote.
+        output: Tensor<T>,
+    },
+    /// Data gradient through a GELU: `c = ab gelu'(pre_activation)`.
+    GeluMask {
+        /// `[m, n]`, what [`Epilogue::BiasGelu`] wrote.
+        pre_activation: Tensor<T>,
+    },
+}
+
+/// Arguments of [`forward`].
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<T: Float> {
+    /// `[m, n]`, overwritten.
+    pub c: Tensor<T>,
+    /// `[m, k]`, or `[k, m]` for [`Layout::TN`].
+    pub a: Tensor<T>,
+    /// `[k, n]`, or `[n, k]` for [`Layout::NT`].
+    pub b: Tensor<T>,
+    /// Which operand is transposed.
+    pub layout: Layout,
+    /// What happens to the product on its way to `c`.
+    pub epilogue: Epilogue<T>,
+}
+
+/// Arguments of [`accumulate`].
+#[derive(Clone, Copy, Debug)]
+pub struct Accumulate<T: Float> {
+    /// `[m, n]`, added to.
+    pub c: Tensor<T::Acc>,
+    /// `[m, k]`, or `[k, m]` for [`Layout::TN`].
+    pub a: Tensor<T>,
+    /// `[k, n]`, or `[n, k]` for [`Layout::NT`].
+    pub b: Tensor<T>,
+    /// Which operand is transposed.
+    pub layout: Layout,
+}
+
+/// `c = epilogue(op(a) op(b))`.
+///
+/// # Shapes
+/// See [`Forward`] and [`Epilogue`]. Every matrix may be a column range of a wider one; leading dimensions count as rows.
+/// # Errors
+/// `Shape` when a size differs.
+/// # Source
+/// Blocking and packing: Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication"; GELU: Hendrycks & Gimpel 2016.
+pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
+    const OP: &str = "gemm::forward";
+    let (m, n) = check_operands(OP, args.layout, args.a, args.b)?;
+    check_matrix(OP, "c", m, n, args.c)?;
+    let check_bias = |bias: Tensor<T>| expect_shape(OP, "bias", &[n], &bias.shape());
+    match args.epilogue {
+        Epilogue::None => {}
+        Epilogue::Bias { bias } | Epilogue::BiasRelu { bias } => check_bias(bias)?,
+        Epilogue::BiasGelu { bias, pre_activation } => {
+            check_bias(bias)?;
+            pre_activation.map_or(Ok(()), |tensor| check_matrix(OP, "pre_activation", m, n, tensor))?;
+        }
+        Epilogue::BiasResidual { bias, residual } => {
+            check_bias(bias)?;
+            check_matrix(OP, "residual", m, n, residual)?;
+        }
+        Epilogue::ReluMask { output } => check_matrix(OP, "output", m, n, output)?,
+        Epilogue::GeluMask { pre_activation } => check_matrix(OP, "pre_activation", m, n, pre_activation)?,
+    }
+    match stream.target() {
+        Target::Cpu(cpu) => {
+            cpu::forward(stream, cpu, args);
+            Ok(())
+        }
+    }
+}
+
+/// `c += op(a) op(b)`, in the accumulation type.
+///
+/// # Shapes
+/// See [`Accumulate`]. For a weight gradient, layout TN: `a` = dy `[rows, out]`, `b` = x `[rows, in]`, `c` = dweight `[out, in]`.
+/// # Errors
+/// `Shape` when a size differs.
+/// # Source
+/// As [`forward`].
+pub fn accumulate<T: Float>(stream: &Stream, args: Accumulate<T>) -> Result<()> {
+    const OP: &str = "gemm::accumulate";
+    let (m, n) = check_operands(OP, args.layout, args.a, args.b)?;
+    check_matrix(OP, "c", m, n, args.c)?;
+    match stream.target() {
+        Target::Cpu(cpu) => {
+            cpu::accumulate(stream, cpu, args);
+            Ok(())
+        }
+    }
+}
+
+/// m and n, after checking that both operands agree on k.
+fn check_operands<T: Float>(op: &'static str, layout: Layout, a: Tensor<T>, b: Tensor<T>) -> Result<(usize, usize)> {
+    let (m, k) = if layout == Layout::TN { (a.width(), a.rows()) } else { (a.rows(), a.width()) };
+    let (n, expected) = if layout == Layout::NT { (b.rows(), [b.rows(), k]) } else { (b.width(), [k, b.width()]) };
+    expect_shape(op, "b", &expected, &[b.rows(), b.width()])?;
+    Ok((m, n))
+}
+
+fn check_matrix<T: crate::runtime::Element>(op: &'static str, name: &'static str, m: usize, n: usize, tensor: Tensor<T>) -> Result<()> {
+    expect_shape(op, name, &[m, n], &[tensor.rows(), tensor.width()])
+}

@@ -1,0 +1,142 @@
+//! Bits: micro-kernels agree with each other, rows do not depend on their neighbours, cuts do not show.
+
+use super::cpu::multiply;
+use super::cpu_pack::ROW;
+use super::cpu_simd::{Kernel, Panels};
+use super::{Accumulate, Epilogue, Forward, Layout, accumulate, forward};
+use crate::runtime::philox::{Site, uniform};
+use crate::runtime::{Arena, Class, Device, Element, Float, Plan, Rows, RowsMut, Stream, Tensor, bf16, f16};
+
+fn random(len: usize, site: u32) -> Vec<f32> {
+    let site = Site { seed: 5, step: 0, site };
+    (0..len).map(|index| 2.0 * uniform(site.words(index as u64 / 4)[index % 4]) - 1.0).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn micro_kernels_agree_bit_for_bit_with_the_order_of_the_text() {
+    for kernel in Kernel::available::<f32>() {
+        let (rows, columns) = (kernel.rows(), kernel.columns());
+        for deep in [true, false] {
+            for depth in [0, 1, 2, 17, 256] {
+                let (a, b) = (random(kernel.panel_a(), 0), random(256 * columns, 1));
+                for add in [false, true] {
+                    let mut tile = random(kernel.tile(), 2);
+                    let mut expected = tile.clone();
+                    for (row, expected) in expected.chunks_exact_mut(columns).enumerate() {
+                        for (column, expected) in expected.iter_mut().enumerate() {
+                            let a = |k: usize| a[if deep { row * ROW + k } else { k * rows + row }];
+                            let sum = (0..depth).fold(0.0f32, |sum, k| a(k).mul_add(b[k * columns + column], sum));
+                            *expected = if add { *expected + sum } else { sum };
+                        }
+                    }
+                    kernel.run(Panels { depth, a: &a, deep, b: &b, next: &a }, &mut tile, add);
+                    assert_eq!(bits(&tile), bits(&expected), "{kernel:?} deep {deep} depth {depth} add {add}");
+                }
+            }
+        }
+    }
+}
+
+struct Matrices<T: Float> {
+    a: Tensor<T>,
+    b: Tensor<T>,
+    c: Tensor<T>,
+    sum: Tensor<T::Acc>,
+    stream: Stream,
+    _arena: Arena,
+}
+
+fn upload<T: Float>(stream: &Stream, tensor: Tensor<T>, site: u32) {
+    let values = random(tensor.len(), site);
+    let narrow: Vec<T> = values.into_iter().map(|value| T::from_acc(<T::Acc as crate::runtime::Real>::of(f64::from(value)))).collect();
+    stream.upload(tensor, &narrow).unwrap();
+}
+
+fn matrices<T: Float>(device: &Device, m: usize, n: usize, k: usize) -> Matrices<T> {
+    let mut plan = Plan::new(Class::Activations);
+    let (a, b) = (plan.tensor("a", [m, k]), plan.tensor("b", [n, k]));
+    let (c, sum) = (plan.tensor("c", [m, n]), plan.tensor("sum", [m, n]));
+    let arena = Arena::allocate(device, plan).unwrap();
+    let stream = Stream::new(device, 0).unwrap();
+    upload(&stream, a, 0);
+    upload(&stream, b, 1);
+    Matrices { a, b, c, sum, stream, _arena: arena }
+}
+
+fn raw<T: Element>(values: &[T]) -> Vec<u8> {
+    bytemuck::cast_slice(values).to_vec()
+}
+
+fn rows_do_not_depend_on_the_batch<T: Float>() {
+    let device = Device::cpu(2).unwrap();
+    let (m, n, k) = (300, 45, 700);
+    let all = matrices::<T>(&device, m, n, k);
+    let run = |a: Tensor<T>, c: Tensor<T>, sum: Tensor<T::Acc>| {
+        forward(&all.stream, Forward { c, a, b: all.b, layout: Layout::NT, epilogue: Epilogue::None }).unwrap();
+        all.stream.zero(sum);
+        accumulate(&all.stream, Accumulate { c: sum, a, b: all.b, layout: Layout::NT }).unwrap();
+        (all.stream.fetch(c).unwrap(), all.stream.fetch(sum).unwrap())
+    };
+    let (c, sum) = run(all.a, all.c, all.sum);
+    for (row, count) in [(0, 1), (299, 1), (17, 1), (100, 7), (55, 120)] {
+        let (part, part_sum) = run(all.a.row_range(row, count), all.c.row_range(row, count), all.sum.row_range(row, count));
+        assert_eq!(raw(&part), raw(&c[row * n..(row + count) * n]), "{} row {row}", T::NAME);
+        assert_eq!(raw(&part_sum), raw(&sum[row * n..(row + count) * n]), "{} row {row}, accumulated", T::NAME);
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_batch() {
+    rows_do_not_depend_on_the_batch::<f32>();
+    rows_do_not_depend_on_the_batch::<f64>();
+    rows_do_not_depend_on_the_batch::<bf16>();
+    rows_do_not_depend_on_the_batch::<f16>();
+}
+
+#[test]
+fn large_products_are_cut_without_a_trace() {
+    let device = Device::cpu(3).unwrap();
+    let (m, n, k) = (37, 700, 9000);
+    let all = matrices::<f32>(&device, m, n, k);
+    forward(&all.stream, Forward { c: all.c, a: all.a, b: all.b, layout: Layout::NT, epilogue: Epilogue::None }).unwrap();
+    let whole = all.stream.fetch(all.c).unwrap();
+    let part = all.b.row_range(650, 9);
+    let c = all.c.columns(650, 9);
+    all.stream.zero(c);
+    forward(&all.stream, Forward { c, a: all.a, b: part, layout: Layout::NT, epilogue: Epilogue::None }).unwrap();
+    assert_eq!(bits(&all.stream.fetch(all.c).unwrap()), bits(&whole));
+    let (a, b) = (all.stream.fetch(all.a).unwrap(), all.stream.fetch(all.b).unwrap());
+    for at in [0, 699, 12_345, m * n - 1] {
+        let products = (0..k).map(|p| f64::from(a[at / n * k + p]) * f64::from(b[at % n * k + p]));
+        assert!((products.sum::<f64>() - f64::from(whole[at])).abs() < 2e-4);
+    }
+}
+
+#[test]
+fn multiply_scales_and_adds() {
+    let (m, n, k) = (5, 7, 9);
+    let (a, b) = (random(m * k, 0), random(k * n, 1));
+    let half: Vec<bf16> = b.iter().map(|value| bf16::from_f32(*value)).collect();
+    let mut c = vec![1.0f32; m * n];
+    multiply(RowsMut::of(&mut c, n), Rows::of(&a, k), Rows::of(&half, n), Layout::NN, 0.5, false);
+    multiply(RowsMut::of(&mut c, n), Rows::of(&a, k), Rows::of(&half, n), Layout::NN, 2.0, true);
+    for (at, c) in c.iter().enumerate() {
+        let sum: f32 = (0..k).map(|p| a[at / n * k + p] * half[p * n + at % n].to_f32()).sum();
+        assert!((c - 2.5 * sum).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_errors() {
+    let device = Device::cpu(1).unwrap();
+    let all = matrices::<f32>(&device, 4, 6, 8);
+    let call = |c, a, b, layout| forward(&all.stream, Forward { c, a, b, layout, epilogue: Epilogue::None });
+    assert!(call(all.c, all.a, all.b, Layout::NT).is_ok());
+    assert!(call(all.c, all.a, all.b, Layout::NN).is_err());
+    assert!(call(all.c.columns(0, 5), all.a, all.b, Layout::NT).is_err());
+    assert!(call(all.c, all.a.columns(0, 7), all.b, Layout::NT).is_err());
+}
