@@ -25,5 +25,6 @@ macro_rules! kernels {
 }
 
 kernels! {
+    attention,
     layer_norm,
 }
