@@ -25,6 +25,7 @@ macro_rules! kernels {
 }
 
 kernels! {
+    attention,
     gemm,
     layer_norm,
 }
