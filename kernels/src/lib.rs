@@ -25,5 +25,6 @@ macro_rules! kernels {
 }
 
 kernels! {
+    activation,
     layer_norm,
 }
