@@ -43,19 +43,43 @@ fn band(width: usize) -> (usize, usize) {
     (width, (BAND / width).max(1))
 }
 
-#[inline(always)]
-fn map<T: Float>(y: &mut [T], x: &[T], f: impl Fn(T::Acc) -> T::Acc) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = T::from_acc(f(x.to_acc()));
+/// One function and its derivative. A trait and not closures: a closure's call may be left out of line, where it is compiled
+/// without the caller's vector instructions.
+trait Function<A>: Copy {
+    fn value(self, x: A) -> A;
+    fn slope(self, x: A) -> A;
+}
+
+#[derive(Clone, Copy)]
+struct Relu;
+
+impl<A: Real> Function<A> for Relu {
+    #[inline(always)]
+    fn value(self, x: A) -> A {
+        if x <= A::ZERO { A::ZERO } else { x }
+    }
+    #[inline(always)]
+    fn slope(self, x: A) -> A {
+        if x <= A::ZERO { A::ZERO } else { A::ONE }
     }
 }
 
-#[inline(always)]
-fn scale<T: Float>(dx: &mut [T], dy: &[T], x: &[T], derivative: impl Fn(T::Acc) -> T::Acc) {
-    for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
-        *dx = T::from_acc(dy.to_acc() * derivative(x.to_acc()));
+#[derive(Clone, Copy)]
+struct LeakyRelu<A>(A);
+
+impl<A: Real> Function<A> for LeakyRelu<A> {
+    #[inline(always)]
+    fn value(self, x: A) -> A {
+        if x <= A::ZERO { self.0 * x } else { x }
+    }
+    #[inline(always)]
+    fn slope(self, x: A) -> A {
+        if x <= A::ZERO { self.0 } else { A::ONE }
     }
 }
+
+#[derive(Clone, Copy)]
+struct Gelu;
 
 /// The normal distribution's probability below `x`.
 #[inline(always)]
@@ -63,43 +87,64 @@ fn normal<A: Real>(x: A) -> A {
     A::of(0.5) * (A::ONE + (x * A::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
 }
 
+impl<A: Real> Function<A> for Gelu {
+    #[inline(always)]
+    fn value(self, x: A) -> A {
+        x * normal(x)
+    }
+    #[inline(always)]
+    fn slope(self, x: A) -> A {
+        // 1 / sqrt(2 pi)
+        let density = A::of(std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2 * 0.5);
+        normal(x) + x * density * (A::of(-0.5) * x * x).exp()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sigmoid;
+
+impl<A: Real> Function<A> for Sigmoid {
+    #[inline(always)]
+    fn value(self, x: A) -> A {
+        A::ONE / (A::ONE + (-x).exp())
+    }
+    #[inline(always)]
+    fn slope(self, x: A) -> A {
+        let y = self.value(x);
+        y * (A::ONE - y)
+    }
+}
+
 #[inline(always)]
-fn sigmoid<A: Real>(x: A) -> A {
-    A::ONE / (A::ONE + (-x).exp())
+fn values<T: Float>(y: &mut [T], x: &[T], function: impl Function<T::Acc>) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = T::from_acc(function.value(x.to_acc()));
+    }
+}
+
+#[inline(always)]
+fn slopes<T: Float>(dx: &mut [T], dy: &[T], x: &[T], function: impl Function<T::Acc>) {
+    for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
+        *dx = T::from_acc(dy.to_acc() * function.slope(x.to_acc()));
+    }
 }
 
 vectorize! {
     fn value<T: Float>(y: &mut [T], x: &[T], kind: Kind) {
-        let zero = T::Acc::ZERO;
         match kind {
-            Kind::Relu => map(y, x, |x| if x <= zero { zero } else { x }),
-            Kind::Gelu => map(y, x, |x| x * normal(x)),
-            Kind::LeakyRelu { slope } => {
-                let slope = T::Acc::of(slope);
-                map(y, x, |x| if x <= zero { slope * x } else { x });
-            }
-            Kind::Sigmoid => map(y, x, sigmoid),
+            Kind::Relu => values(y, x, Relu),
+            Kind::Gelu => values(y, x, Gelu),
+            Kind::LeakyRelu { slope } => values(y, x, LeakyRelu(T::Acc::of(slope))),
+            Kind::Sigmoid => values(y, x, Sigmoid),
         }
     }
 
     fn slope<T: Float>(dx: &mut [T], dy: &[T], x: &[T], kind: Kind) {
-        let (zero, one) = (T::Acc::ZERO, T::Acc::ONE);
         match kind {
-            Kind::Relu => scale(dx, dy, x, |x| if x <= zero { zero } else { one }),
-            Kind::Gelu => {
-                // 1 / sqrt(2 pi)
-                let density = T::Acc::of(std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2 * 0.5);
-                let half = T::Acc::of(-0.5);
-                scale(dx, dy, x, |x| normal(x) + x * density * (half * x * x).exp());
-            }
-            Kind::LeakyRelu { slope } => {
-                let slope = T::Acc::of(slope);
-                scale(dx, dy, x, |x| if x <= zero { slope } else { one });
-            }
-            Kind::Sigmoid => scale(dx, dy, x, |x| {
-                let y = sigmoid(x);
-                y * (one - y)
-            }),
+            Kind::Relu => slopes(dx, dy, x, Relu),
+            Kind::Gelu => slopes(dx, dy, x, Gelu),
+            Kind::LeakyRelu { slope } => slopes(dx, dy, x, LeakyRelu(T::Acc::of(slope))),
+            Kind::Sigmoid => slopes(dx, dy, x, Sigmoid),
         }
     }
 }
