@@ -25,6 +25,7 @@ macro_rules! kernels {
 }
 
 kernels! {
+    activation,
     attention,
     gemm,
     layer_norm,
