@@ -75,7 +75,15 @@ pub enum MetricError {
 
 /// `LengthMismatch` unless `got == expected`.
 pub(crate) fn same_length(what: &'static str, expected: usize, got: usize) -> Result<()> {
-    if expected == got { Ok(()) } else { Err(MetricError::LengthMismatch { what, expected, got }) }
+    if expected == got {
+        Ok(())
+    } else {
+        Err(MetricError::LengthMismatch {
+            what,
+            expected,
+            got,
+        })
+    }
 }
 
 /// `OutOfRange` for the first of `indices` that is not below `limit`.
@@ -84,8 +92,17 @@ pub(crate) fn in_range(
     indices: impl IntoIterator<Item = usize>,
     limit: usize,
 ) -> Result<()> {
-    match indices.into_iter().enumerate().find(|&(_, index)| index >= limit) {
+    match indices
+        .into_iter()
+        .enumerate()
+        .find(|&(_, index)| index >= limit)
+    {
         None => Ok(()),
-        Some((position, index)) => Err(MetricError::OutOfRange { what, position, index, limit }),
+        Some((position, index)) => Err(MetricError::OutOfRange {
+            what,
+            position,
+            index,
+            limit,
+        }),
     }
 }

@@ -4,7 +4,7 @@
 //! each with a bootstrap interval, and the table that puts a model beside its baselines.
 
 pub mod classification;
-mod error;
+pub mod error;
 
 pub use classification::{
     ClassScores, ClassificationReport, ComparisonTable, Confusion, Difference, Estimate, compare,

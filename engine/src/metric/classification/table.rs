@@ -28,11 +28,22 @@ impl ComparisonTable {
 impl fmt::Display for ComparisonTable {
     /// One line a model: accuracy and macro-F1 with intervals, balanced accuracy, Matthews, coverage.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows =
-            vec![["", "accuracy", "macro-F1", "balanced", "MCC", "coverage"].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["", "accuracy", "macro-F1", "balanced", "MCC", "coverage"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         for (name, report) in &self.rows {
-            let mut row = vec![name.clone(), report.accuracy.to_string(), report.macro_f1.to_string()];
-            let plain = [report.balanced_accuracy.value, report.matthews.value, report.coverage];
+            let mut row = vec![
+                name.clone(),
+                report.accuracy.to_string(),
+                report.macro_f1.to_string(),
+            ];
+            let plain = [
+                report.balanced_accuracy.value,
+                report.matthews.value,
+                report.coverage,
+            ];
             row.extend(plain.map(|score| format!("{score:.3}")));
             rows.push(row);
         }
@@ -58,9 +69,19 @@ pub(super) enum Align {
 
 /// Writes rows of cells, each column as wide as its widest entry, two spaces apart. Width is counted in
 /// characters, which is right for Latin and Greek names.
-pub(super) fn columns(f: &mut fmt::Formatter<'_>, align: &[Align], rows: &[Vec<String>]) -> fmt::Result {
+pub(super) fn columns(
+    f: &mut fmt::Formatter<'_>,
+    align: &[Align],
+    rows: &[Vec<String>],
+) -> fmt::Result {
     let length = |cell: &String| cell.chars().count();
-    let width = |at| rows.iter().filter_map(|row| row.get(at)).map(length).max().unwrap_or(0);
+    let width = |at| {
+        rows.iter()
+            .filter_map(|row| row.get(at))
+            .map(length)
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..align.len()).map(width).collect();
     for row in rows {
         let mut line = String::new();
@@ -91,8 +112,14 @@ mod tests {
             .row("majority", report([Some(0), Some(0)]));
         let shown = table.to_string();
         let lines: Vec<&str> = shown.lines().collect();
-        assert_eq!(lines[0], "          accuracy              macro-F1              balanced    MCC  coverage");
-        assert!(lines[1].starts_with("scMMGPT   1.000 [1.000, 1.000]  1.000 ["), "{shown}");
+        assert_eq!(
+            lines[0],
+            "          accuracy              macro-F1              balanced    MCC  coverage"
+        );
+        assert!(
+            lines[1].starts_with("scMMGPT   1.000 [1.000, 1.000]  1.000 ["),
+            "{shown}"
+        );
         assert!(lines[2].ends_with("     0.500  0.000     1.000"), "{shown}");
         assert!(lines[3].starts_with("2 cells; "), "{shown}");
     }
