@@ -18,4 +18,7 @@ pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use scmmgpt_kernels::Error as KernelError;
 pub use scmmgpt_kernels::runtime::Device;
+pub use scmmgpt_loader::Error as LoaderError;
+pub use scmmgpt_loader::dataset::SourceReport;

@@ -3,5 +3,6 @@
 pub mod annotate;
 pub mod embed;
 mod output;
+pub mod score;
 
 pub use output::{Provenance, write_result};

@@ -13,7 +13,8 @@ pub(super) enum Finish<'a, C: Float> {
     Bias(&'a [C]),
     Relu(&'a [C]),
     Gelu(&'a [C]),
-    Residual(&'a [C], Rows<'a, C>),
+    BiasResidual(&'a [C], Rows<'a, C>),
+    Residual(Rows<'a, C>),
     ReluMask(Rows<'a, C>),
     GeluMask(Rows<'a, C>),
     /// `c = alpha ab`.
@@ -92,7 +93,8 @@ fn lanes<C: Float>(output: &mut Output<'_, C>, row: usize, column: usize, width:
         Finish::Add(alpha) => zip(load(c), *sums, |c, sum| c + alpha * sum),
         Finish::Bias(bias) => zip(*sums, vector(bias), |sum, bias| sum + bias),
         Finish::Relu(bias) => zip(*sums, vector(bias), |sum, bias| (sum + bias).max(C::Acc::ZERO)),
-        Finish::Residual(bias, residual) => zip(zip(*sums, vector(bias), |sum, bias| sum + bias), matrix(residual), |sum, residual| sum + residual),
+        Finish::BiasResidual(bias, residual) => zip(zip(*sums, vector(bias), |sum, bias| sum + bias), matrix(residual), |sum, residual| sum + residual),
+        Finish::Residual(residual) => zip(*sums, matrix(residual), |sum, residual| sum + residual),
         Finish::ReluMask(mask) => zip(*sums, matrix(mask), |sum, output| if output > C::Acc::ZERO { sum } else { C::Acc::ZERO }),
         Finish::GeluMask(mask) => zip(*sums, matrix(mask), |sum, x| sum * gelu_derivative(x)),
         Finish::Gelu(bias) => {
