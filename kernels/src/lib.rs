@@ -25,5 +25,6 @@ macro_rules! kernels {
 }
 
 kernels! {
+    cross_entropy,
     layer_norm,
 }
