@@ -27,4 +27,5 @@ macro_rules! kernels {
 kernels! {
     cross_entropy,
     layer_norm,
+    mse,
 }
