@@ -28,4 +28,5 @@ kernels! {
     cross_entropy,
     layer_norm,
     mse,
+    reduce,
 }
