@@ -25,6 +25,7 @@ macro_rules! kernels {
 }
 
 kernels! {
+    adamw,
     cross_entropy,
     layer_norm,
     mse,
