@@ -29,5 +29,6 @@ kernels! {
     cross_entropy,
     layer_norm,
     mse,
+    pool,
     reduce,
 }
