@@ -27,6 +27,7 @@ macro_rules! kernels {
 kernels! {
     adamw,
     cross_entropy,
+    l2_normalize,
     layer_norm,
     mse,
     pool,
