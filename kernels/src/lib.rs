@@ -26,7 +26,13 @@ macro_rules! kernels {
 
 kernels! {
     activation,
+    adamw,
     attention,
+    cross_entropy,
     gemm,
+    l2_normalize,
     layer_norm,
+    mse,
+    pool,
+    reduce,
 }
