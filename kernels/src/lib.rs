@@ -26,5 +26,6 @@ macro_rules! kernels {
 
 kernels! {
     activation,
+    dropout,
     layer_norm,
 }
