@@ -29,6 +29,7 @@ kernels! {
     adamw,
     attention,
     cross_entropy,
+    dropout,
     gemm,
     l2_normalize,
     layer_norm,
