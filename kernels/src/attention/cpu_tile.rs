@@ -195,9 +195,10 @@ vectorize! {
             for at in (0..width).step_by(LANES) {
                 let first = first_block + ((group as u64) << 22) + at as u64;
                 let mut words = [[0u32; LANES]; 4];
-                for lane in 0..LANES {
-                    let [w0, w1, w2, w3] = site.words(first + lane as u64);
-                    (words[0][lane], words[1][lane], words[2][lane], words[3][lane]) = (w0, w1, w2, w3);
+                let [first_words, second_words, third_words, fourth_words] = &mut words;
+                let slots = first_words.iter_mut().zip(second_words).zip(third_words).zip(fourth_words);
+                for ((((w0, w1), w2), w3), block) in slots.zip(first..) {
+                    [*w0, *w1, *w2, *w3] = site.words(block);
                 }
                 for (key, factors) in factors.chunks_exact_mut(width).enumerate() {
                     for (factor, word) in factors[at..at + LANES].iter_mut().zip(&words[key / 2]) {
