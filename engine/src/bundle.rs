@@ -9,6 +9,7 @@ use scmmgpt_kernels::runtime::{Device, Stream};
 use scmmgpt_loader::AtomicFile;
 use scmmgpt_loader::batch::{CollateConfig, Collator, Objective};
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
+use scmmgpt_loader::mapped_file::MappedFile;
 use scmmgpt_loader::vocab::GeneVocab;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -157,10 +158,7 @@ impl Bundle {
 }
 
 fn hash(path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(|source| Error::Io { action: "open", path: path.into(), source })?;
-    let mut digest = Sha256::new();
-    std::io::copy(&mut file, &mut digest).map_err(|source| Error::Io { action: "read", path: path.into(), source })?;
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Sha256::digest(MappedFile::open(path)?.bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Writes text; the file appears whole or not at all.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use scmmgpt_loader::dataset::CellDataset;
-use scmmgpt_loader::dataset_builder::CellDatasetBuilder;
+use scmmgpt_loader::dataset::CellDatasetBuilder;
 use scmmgpt_loader::h5ad::{AnnData, Slot};
 use scmmgpt_loader::vocab::GeneVocab;
 
@@ -16,17 +16,17 @@ const ROWS_PER_BLOCK: usize = 4096;
 
 /// Which cells, and which of their columns.
 #[derive(Clone, Debug)]
-pub struct CellFiles<'a> {
+pub(crate) struct CellFiles<'a> {
     /// The files.
-    pub files: &'a [PathBuf],
+    pub(crate) files: &'a [PathBuf],
     /// Where the expression stands.
-    pub slot: Slot,
+    pub(crate) slot: Slot,
     /// `obs` column with labels.
-    pub label_key: Option<&'a str>,
+    pub(crate) label_key: Option<&'a str>,
     /// `obs` column with batches (donor, chemistry, ..).
-    pub batch_key: Option<&'a str>,
+    pub(crate) batch_key: Option<&'a str>,
     /// Labels that count as none.
-    pub ignore_labels: &'a [String],
+    pub(crate) ignore_labels: &'a [String],
 }
 
 impl CellFiles<'_> {
@@ -34,7 +34,7 @@ impl CellFiles<'_> {
     ///
     /// # Errors
     /// Those of the files.
-    pub fn vocabulary(&self) -> Result<GeneVocab> {
+    pub(crate) fn vocabulary(&self) -> Result<GeneVocab> {
         let mut genes = BTreeSet::new();
         for file in self.files {
             genes.extend(AnnData::open(file)?.var_names(&self.slot)?);
@@ -46,7 +46,7 @@ impl CellFiles<'_> {
     ///
     /// # Errors
     /// Those of the files; a missing column lists those that exist.
-    pub fn read(&self, vocabulary: Arc<GeneVocab>) -> Result<CellDataset> {
+    pub(crate) fn read(&self, vocabulary: Arc<GeneVocab>) -> Result<CellDataset> {
         let mut builder = CellDatasetBuilder::new(vocabulary);
         for file in self.files {
             let data = AnnData::open(file)?;

@@ -14,7 +14,7 @@ pub enum Error {
     Kernel(#[from] scmmgpt_kernels::Error),
     /// A metric or baseline cannot be computed from these labels.
     #[error(transparent)]
-    Metric(#[from] crate::metric::Error),
+    Metric(#[from] crate::metric::MetricError),
     /// A parameter that the model does not have was asked for.
     #[error("the model has no parameter `{name}`")]
     UnknownParameter {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Golden file of the scGPT-style cell encoder: forward, losses and parameter gradients.
 
-    python make_encoder_golden.py OUTPUT.safetensors [--width 32 --heads 2 --d-hid 48 --seed 20250]
+    python make_encoder_golden.py tests/golden/encoder_tiny.safetensors
+    python make_encoder_golden.py tests/golden/encoder_64.safetensors --width 64 --heads 4 --d-hid 64 --joint
 
 Plain PyTorch, written for this project; needs `torch` and `safetensors`. Everything is computed in f64 from
 parameters and inputs that are exactly representable in f32, and stored as f32 (indices as i32).
@@ -34,6 +35,8 @@ Objectives (`loss.<objective>` and `grad.<objective>.<parameter>`); masked MSE =
                              Loss = masked MSE of ExprDecoder + masked MSE of MVC, m = generated rows.
     generative_quirk         the same, but for generated rows the attention context is added to the residual directly,
                              without out_proj (weights and bias), as the reference's public generative code does.
+With --joint two objectives take the place of these, to keep a wider model's file small: `joint`, which is
+masked + 0.5 mvc + 0.25 classification in one pass, and `generative`.
 Gradients that are zero everywhere are not stored: metadata `zero_grads` names them. The <pad> row of
 encoder.embedding.weight gets no gradient.
 """
@@ -251,6 +254,7 @@ def main():
     ap.add_argument("--heads", type=int, default=2)
     ap.add_argument("--d-hid", type=int, default=48)
     ap.add_argument("--seed", type=int, default=20250)
+    ap.add_argument("--joint", action="store_true", help="one gradient for masked, mvc and classification together")
     args = ap.parse_args()
 
     torch.set_num_threads(1)
@@ -260,6 +264,9 @@ def main():
     model = Encoder(params, args.heads)
     check_padding(model, inp)
     out, loss = evaluate(model, inp)
+    if args.joint:
+        joint = loss["masked"] + 0.5 * loss["mvc"] + 0.25 * loss["classification"]
+        loss = {"joint": joint, "generative": loss["generative"]}
 
     tensors, zero = {}, []
     for k, v in params.items():

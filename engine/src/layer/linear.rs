@@ -27,7 +27,7 @@ impl<T: Float> Linear<T> {
 
     /// States the scratch that [`Linear::backward`] needs for `rows` rows.
     pub fn plan(&self, plan: &mut Plan, rows: usize) {
-        plan.scratch(reduce::column_sum_scratch::<T>(rows, self.weight.value.shape()[0]));
+        plan.scratch(reduce::scratch::<T>(rows, self.weight.value.shape()[0]));
     }
 
     /// `y = x W^T + b`.

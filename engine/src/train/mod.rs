@@ -11,4 +11,5 @@ mod trainer;
 
 pub use data::TrainingData;
 pub use schedule::Schedule;
-pub use trainer::{Outcome, Progress, Trainer};
+pub use evaluate::Evaluation;
+pub use trainer::{Observer, Outcome, Progress, Trainer};
