@@ -20,6 +20,137 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+
+    /// The HDF5 layer refused a file, an object in it, or a change to it.
+    #[error("cannot {action} `{key}` in {}: {source}", path.display())]
+    Hdf5 {
+        /// What was tried: `open`, `read`, `add`, `replace`, ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The object's path inside the file; `/` is the file itself.
+        key: String,
+        /// The HDF5 layer's reason.
+        source: Box<hdf5_pure::Error>,
+    },
+
+    /// An HDF5 file that is not an AnnData file.
+    #[error(
+        "{} is not an AnnData file: expected `{missing}` at its root, found {}; write it with \
+         `adata.write_h5ad(..)`",
+        path.display(), list(found)
+    )]
+    NotAnnData {
+        /// The file.
+        path: PathBuf,
+        /// What the root lacks: `obs` or `var`.
+        missing: &'static str,
+        /// What the root holds.
+        found: Vec<String>,
+    },
+
+    /// Something was asked for by a name that the file does not have.
+    #[error("no `{key}` in `{parent}` of {}; available: {}", path.display(), list(available))]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+        /// Where it was looked for: `obs`, `layers`, `obsm`, ...
+        parent: String,
+        /// The name asked for.
+        key: String,
+        /// The names that exist there.
+        available: Vec<String>,
+    },
+
+    /// A part of an AnnData file contradicts the format or another part of the file.
+    #[error("`{key}` in {}: expected {expected}, found {found}; {advice}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The object's path inside the file.
+        key: String,
+        /// What the format asks for.
+        expected: String,
+        /// What stands there.
+        found: String,
+        /// What to do.
+        advice: &'static str,
+    },
+
+    /// An expression value that is not a finite number.
+    #[error(
+        "`{key}` in {}: row {row}, column {column} (both from 0) is {value}, expected a finite \
+         number; replace NaN and infinite values before use",
+        path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The matrix: `X`, `layers/counts`, `raw/X`.
+        key: String,
+        /// The cell, counted from 0.
+        row: usize,
+        /// The gene, counted from 0.
+        column: usize,
+        /// NaN, inf or -inf as read into `f32` (a larger `f64` value also becomes inf).
+        value: f32,
+    },
+
+    /// Rows were asked for that the matrix does not have.
+    #[error("`{key}` in {}: rows {start}..{end} asked for, it has {n_obs}", path.display())]
+    RowRange {
+        /// The file.
+        path: PathBuf,
+        /// The matrix.
+        key: String,
+        /// First row asked for.
+        start: usize,
+        /// One past the last row asked for.
+        end: usize,
+        /// Rows that exist.
+        n_obs: usize,
+    },
+
+    /// Two blocks of cells over different numbers of genes, or a row that a block does not hold.
+    #[error("block of {n_rows} rows x {n_vars} genes: {what} {found} does not fit it")]
+    Block {
+        /// What does not fit: `row` or `gene count`.
+        what: &'static str,
+        /// Its value.
+        found: usize,
+        /// Rows of the block.
+        n_rows: usize,
+        /// Genes of the block.
+        n_vars: usize,
+    },
+
+    /// A result would be written over the file it was computed from.
+    #[error("{} is the input file; choose another output", path.display())]
+    OutputIsInput {
+        /// The output, as given.
+        path: PathBuf,
+    },
+
+    /// The output is there already and replacing it was not asked for.
+    #[error("{} exists; choose another output or ask for overwriting", path.display())]
+    OutputExists {
+        /// The output, as given.
+        path: PathBuf,
+    },
+
+    /// Something to be added to an AnnData file cannot be stored under that name or shape.
+    #[error("cannot add `{key}` to {}: expected {expected}, found {found}", path.display())]
+    Addition {
+        /// The input file.
+        path: PathBuf,
+        /// Where it was to be added: `obs/cell_type_predicted`, ...
+        key: String,
+        /// What would be accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+
     /// A text that should be JSON of a certain form is not.
     #[error("{}: the {what} is not the expected JSON: {source}", path.display())]
     Json {
@@ -110,7 +241,7 @@ pub enum Error {
         why: &'static str,
     },
     /// A folder does not say which of its files is the checkpoint.
-    #[error("{}: expected model.safetensors, model.safetensors.index.json with its shards, or one .safetensors file; found {}", folder.display(), name_list(found))]
+    #[error("{}: expected model.safetensors, model.safetensors.index.json with its shards, or one .safetensors file; found {}", folder.display(), list(found))]
     NoCheckpoint {
         /// The folder.
         folder: PathBuf,
@@ -236,7 +367,7 @@ pub enum Error {
         value: f32,
     },
     /// Too small a part of a file's counts falls on known genes.
-    #[error("{source_name}: only {:.1} % of the counts ({matched_genes} of {genes} genes) belong to genes of the vocabulary, at least {:.1} % are needed; its genes are named like {}: name the column with the gene symbols, or check the species", share * 100.0, threshold * 100.0, name_list(examples))]
+    #[error("{source_name}: only {:.1} % of the counts ({matched_genes} of {genes} genes) belong to genes of the vocabulary, at least {:.1} % are needed; its genes are named like {}: name the column with the gene symbols, or check the species", share * 100.0, threshold * 100.0, list(examples))]
     FewGenesMatched {
         /// The source file.
         source_name: String,
@@ -304,8 +435,8 @@ pub enum Error {
     /// Held-out values that no cell has.
     #[error(
         "no cell has the held-out value {}; the column has {}",
-        name_list(absent),
-        name_list(present)
+        list(absent),
+        list(present)
     )]
     HeldOutValue {
         /// The values asked for and not found.
@@ -329,22 +460,26 @@ pub enum Error {
     },
 }
 
+/// A list of names as an error message shows it.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 40;
+    if names.is_empty() {
+        return String::from("nothing");
+    }
+    let mut text = names
+        .iter()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(", and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
 /// The loader's result.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// Up to eight names for a message.
-fn name_list(names: &[String]) -> String {
-    let quoted: Vec<_> = names
-        .iter()
-        .take(8)
-        .map(|name| format!("`{name}`"))
-        .collect();
-    match names.len() {
-        0 => "none".to_owned(),
-        9.. => format!("{}, .. ({} in all)", quoted.join(", "), names.len()),
-        _ => quoted.join(", "),
-    }
-}
 
 fn problem_list(problems: &[TensorProblem]) -> String {
     problems

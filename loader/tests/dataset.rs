@@ -158,7 +158,7 @@ fn too_few_known_counts_is_an_error_and_leaves_the_builder_usable() {
         .unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("5.0 %") && text.contains("10.0 %") && text.contains("`zebra`"),
+        text.contains("5.0 %") && text.contains("10.0 %") && text.contains("like zebra:"),
         "{text}"
     );
     let unknown = builder.add_source("x", &names(&["y", "z"]), [Ok(block(0, 2, &[&[]]))], None);
