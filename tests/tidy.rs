@@ -75,7 +75,8 @@ fn crates_point_one_way() {
         }
     }
     for (name, text) in sources(&[".rs"]) {
-        let product = name.starts_with("engine/") || name.starts_with("cli/") || name.starts_with("kernels/") || name.starts_with("loader/");
+        let product =
+            name.starts_with("engine/") || name.starts_with("cli/") || name.starts_with("kernels/") || name.starts_with("loader/");
         if product && text.contains("emulator") {
             offences.push(format!("{name}: the product knows no emulator"));
         }
