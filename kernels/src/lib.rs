@@ -27,5 +27,6 @@ macro_rules! kernels {
 kernels! {
     activation,
     dropout,
+    embedding,
     layer_norm,
 }
