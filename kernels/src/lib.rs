@@ -30,6 +30,7 @@ kernels! {
     attention,
     cross_entropy,
     dropout,
+    embedding,
     gemm,
     l2_normalize,
     layer_norm,
