@@ -32,4 +32,5 @@ kernels! {
     mse,
     pool,
     reduce,
+    topk,
 }
