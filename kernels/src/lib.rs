@@ -37,4 +37,5 @@ kernels! {
     mse,
     pool,
     reduce,
+    topk,
 }
