@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::cpu_tile::{KEYS, Product, QUERIES, ROWS, dot, exp2, hide, keep, multiply, pack, rescale, softmax, transpose, unpack_lanes};
+use super::cpu_tile::{KEYS, Product, QUERIES, ROWS, dot, exp2, hide, keep, multiply, pack, rescale, softmax, transpose, unpack_rows};
 use super::{Dims, Dropout, Forward, Mask};
 use crate::runtime::math::LANES;
 use crate::runtime::{Access, Cpu, Float, Real, Rows, RowsMut, Stream, Tensor, with_buffer};
@@ -275,6 +275,8 @@ impl<T: Float> Task<'_, T> {
             factors[lane] = if seen { T::Acc::ONE / total[lane] } else { T::Acc::ZERO };
             logsumexp[lane] = if seen { base[lane] * ln2 + total[lane].ln() } else { T::Acc::NEG_INFINITY };
         }
-        unpack_lanes(&mut out, sums, width, &factors);
+        rescale(sums, &factors[..width]);
+        transpose(tile.rows, d, sums, width, d, rows);
+        unpack_rows(&mut out, &tile.rows[..rows * d], d, T::Acc::ONE);
     }
 }

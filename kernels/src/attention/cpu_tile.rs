@@ -61,7 +61,7 @@ impl Product {
 #[inline(always)]
 pub(super) fn exp2<A: Real>(x: A) -> A {
     if size_of::<A>() == size_of::<f32>() {
-        A::of(f64::from(exp2_f32(x.f64() as f32)))
+        bytemuck::cast(exp2_f32(bytemuck::cast(x)))
     } else {
         (x * A::of(std::f64::consts::LN_2)).exp()
     }
@@ -82,6 +82,15 @@ fn exp2_f32(x: f32) -> f32 {
     let p = p.mul_add(r, std::f32::consts::LN_2);
     let p = p.mul_add(r, 1.0);
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// `target[column * lanes + row] = source[row * width + column]` for `rows <= lanes`; the lanes beyond are 0.
+pub(super) fn transpose<A: Real>(target: &mut [A], lanes: usize, source: &[A], width: usize, rows: usize, columns: usize) {
+    assert!(rows <= lanes && columns <= width && rows * width <= source.len() && columns * lanes <= target.len());
+    let single = size_of::<A>() == size_of::<f32>();
+    if !(single && cpu_simd::transpose(bytemuck::cast_slice_mut(target), lanes, bytemuck::cast_slice(source), width, rows, columns)) {
+        transpose_portable(target, lanes, source, width, rows, columns);
+    }
 }
 
 #[inline(always)]
@@ -126,8 +135,8 @@ vectorize! {
         }
     }
 
-    /// `target[column * lanes + row] = source[row * width + column]` for `rows <= lanes`; the lanes beyond are 0.
-    pub(super) fn transpose<A: Real>(target: &mut [A], lanes: usize, source: &[A], width: usize, rows: usize, columns: usize) {
+    /// [`transpose`] for any type and machine.
+    fn transpose_portable<A: Real>(target: &mut [A], lanes: usize, source: &[A], width: usize, rows: usize, columns: usize) {
         for column in 0..columns {
             let target = &mut target[column * lanes..][..lanes];
             for (row, target) in target[..rows].iter_mut().enumerate() {
@@ -262,15 +271,6 @@ vectorize! {
     pub(super) fn axpy<A: Real>(y: &mut [A], factor: A, x: &[A]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = factor.mul_add(*x, *y);
-        }
-    }
-
-    /// Turns sums `[columns, width]` back into rows: `target[row][column] = factors[row] * sums[column][row]`.
-    pub(super) fn unpack_lanes<T: Float>(target: &mut RowsMut<'_, T>, sums: &[T::Acc], width: usize, factors: &[T::Acc]) {
-        for (row, factor) in (0..target.rows()).zip(factors) {
-            for (column, target) in target.row_mut(row).iter_mut().enumerate() {
-                *target = T::from_acc(sums[column * width + row] * *factor);
-            }
         }
     }
 
