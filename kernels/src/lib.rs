@@ -28,5 +28,6 @@ kernels! {
     activation,
     dropout,
     embedding,
+    gene_embedding,
     layer_norm,
 }
