@@ -1,1 +1,24 @@
-//! x
+//! Train and run scMMGPT models from Rust: the cell encoder, its tasks and metrics.
+//!
+//! [`train::Trainer`] trains what a [`config::TrainConfig`] describes and leaves a model folder; [`bundle::Bundle`] opens one;
+//! [`task`] holds what it can do with cells. Everything runs on a [`Device`].
+#![forbid(unsafe_code)]
+
+pub mod baseline;
+pub mod bundle;
+mod cells;
+pub mod config;
+mod error;
+pub mod layer;
+pub mod metric;
+pub mod model;
+mod predict;
+pub mod task;
+pub mod train;
+pub mod weights;
+
+pub use error::{Error, Result};
+pub use scmmgpt_kernels::Error as KernelError;
+pub use scmmgpt_kernels::runtime::Device;
+pub use scmmgpt_loader::Error as LoaderError;
+pub use scmmgpt_loader::dataset::SourceReport;

@@ -68,11 +68,13 @@ pub enum Error {
         /// The operating system's reason.
         reason: String,
     },
-    /// No driver for the requested device.
-    #[error("no CUDA driver found (tried {}); use --device cpu or install the NVIDIA driver", tried.join(", "))]
-    DriverNotFound {
-        /// Library names that were looked for.
-        tried: Vec<String>,
+    /// The requested device cannot be used.
+    #[error("device {device} cannot be used: {reason}; use --device cpu")]
+    DeviceUnavailable {
+        /// The device, as it was asked for.
+        device: String,
+        /// Why not.
+        reason: String,
     },
 }
 

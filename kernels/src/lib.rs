@@ -25,6 +25,17 @@ macro_rules! kernels {
 }
 
 kernels! {
+    activation,
+    adamw,
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
     gemm,
+    l2_normalize,
     layer_norm,
+    mse,
+    pool,
+    reduce,
+    topk,
 }

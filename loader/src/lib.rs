@@ -2,6 +2,27 @@
 //! preprocessing, seeded splits and padded batches. Knows no device and no model.
 #![deny(unsafe_code)]
 
+mod aliases;
+mod atomic;
+pub mod batch;
+pub mod batch_order;
+pub mod binning;
+pub mod checkpoint;
+pub mod dataset;
+mod dataset_builder;
 mod error;
+pub mod expression;
+pub mod gene_map;
+pub mod h5ad;
+pub mod highly_variable;
+mod json_pairs;
+pub mod mapped_file;
+pub mod prefetch;
+mod random;
+mod sample;
+pub mod scale;
+pub mod split;
+pub mod vocab;
 
+pub use atomic::AtomicFile;
 pub use error::{Error, Result};

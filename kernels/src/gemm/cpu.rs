@@ -33,7 +33,8 @@ pub(super) fn forward<T: Float>(stream: &Stream, cpu: &Cpu, args: Forward<T>) {
             pre_activation = kept.map(|tensor| access.write_rows(tensor));
             Finish::Gelu(access.read(bias))
         }
-        Epilogue::BiasResidual { bias, residual } => Finish::Residual(access.read(bias), access.read_rows(residual)),
+        Epilogue::BiasResidual { bias, residual } => Finish::BiasResidual(access.read(bias), access.read_rows(residual)),
+        Epilogue::Residual { residual } => Finish::Residual(access.read_rows(residual)),
         Epilogue::ReluMask { output } => Finish::ReluMask(access.read_rows(output)),
         Epilogue::GeluMask { pre_activation } => Finish::GeluMask(access.read_rows(pre_activation)),
     };

@@ -10,7 +10,8 @@ pub(super) enum Finish<'a, C: Float> {
     Bias(&'a [C]),
     Relu(&'a [C]),
     Gelu(&'a [C]),
-    Residual(&'a [C], Rows<'a, C>),
+    BiasResidual(&'a [C], Rows<'a, C>),
+    Residual(Rows<'a, C>),
     ReluMask(Rows<'a, C>),
     GeluMask(Rows<'a, C>),
     /// `c = alpha ab`.
@@ -90,7 +91,8 @@ fn finish_row<C: Float>(finish: Finish<'_, C>, c: &mut [C], kept: Option<&mut [C
         }
         Finish::Bias(bias) => with(c, sums, &bias[columns], |sum, bias| sum + bias),
         Finish::Relu(bias) => with(c, sums, &bias[columns], |sum, bias| (sum + bias).max(C::Acc::ZERO)),
-        Finish::Residual(bias, residual) => {
+        Finish::Residual(residual) => with(c, sums, &residual.row(row)[columns], |sum, residual| sum + residual),
+        Finish::BiasResidual(bias, residual) => {
             for (((c, sum), bias), residual) in c.iter_mut().zip(sums).zip(&bias[columns.clone()]).zip(&residual.row(row)[columns]) {
                 *c = C::from_acc(*sum + bias.to_acc() + residual.to_acc());
             }

@@ -61,6 +61,11 @@ pub enum Epilogue<T: Float> {
         /// `[m, n]`.
         residual: Tensor<T>,
     },
+    /// `c = ab + residual`: a data gradient that joins the one of the residual branch.
+    Residual {
+        /// `[m, n]`.
+        residual: Tensor<T>,
+    },
     /// Data gradient through a ReLU: `c = ab` where `output > 0`, else 0.
     ReluMask {
         /// `[m, n]`, what [`Epilogue::BiasRelu`] wrote.
@@ -125,6 +130,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
             check_bias(bias)?;
             check_matrix(OP, "residual", m, n, residual)?;
         }
+        Epilogue::Residual { residual } => check_matrix(OP, "residual", m, n, residual)?,
         Epilogue::ReluMask { output } => check_matrix(OP, "output", m, n, output)?,
         Epilogue::GeluMask { pre_activation } => check_matrix(OP, "pre_activation", m, n, pre_activation)?,
     }

@@ -37,6 +37,19 @@ impl Device {
         Ok(Device { inner: Arc::new(Inner { cpu: Cpu::new(threads)?, blocks: Mutex::default() }) })
     }
 
+    /// The device that a name means: `auto` and `cpu` are the CPU with `threads` workers.
+    ///
+    /// # Errors
+    /// `DeviceUnavailable` for a device that this version cannot compute on or does not know; those of [`Device::cpu`].
+    pub fn open(name: &str, threads: usize) -> Result<Device> {
+        let refuse = |reason: &str| Err(Error::DeviceUnavailable { device: name.into(), reason: reason.into() });
+        match name {
+            "auto" | "cpu" => Device::cpu(threads),
+            cuda if cuda == "cuda" || cuda.starts_with("cuda:") => refuse("this version computes on the CPU only"),
+            _ => refuse("devices are auto, cpu and cuda:N"),
+        }
+    }
+
     /// Runs `body` on the device's worker threads, so that the parallel loops inside start without a hand-over.
     pub fn enter<R: Send>(&self, body: impl FnOnce() -> R + Send) -> R {
         self.inner.cpu.install(body)

@@ -14,7 +14,8 @@ pub fn exp_f32(x: f32) -> f32 {
     let clamped = if clamped < -104.0 { -104.0 } else { clamped };
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = clamped - n * 0.693_359_4;
     let r = r - n * -2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
@@ -24,10 +25,11 @@ pub fn exp_f32(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let e = p * (r * r) + r + 1.0;
-    let n = n as i32;
+    // The integer stands in the low bits of the shifted value; a cast, which saturates, would not vectorise. NaN gives any n, and e is NaN.
+    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let half = n >> 1;
-    let low = f32::from_bits(((half + 127) << 23) as u32);
-    let high = f32::from_bits(((n - half + 127) << 23) as u32);
+    let low = f32::from_bits((half.wrapping_add(127) << 23) as u32);
+    let high = f32::from_bits((n.wrapping_sub(half).wrapping_add(127) << 23) as u32);
     e * low * high
 }
 

@@ -53,6 +53,11 @@ impl Stream {
         &self.device
     }
 
+    /// Bytes of scratch that it was created with.
+    pub fn scratch_bytes(&self) -> usize {
+        lock(&self.scratch).bytes()
+    }
+
     /// What kernels dispatch on.
     pub fn target(&self) -> Target<'_> {
         self.device.target()

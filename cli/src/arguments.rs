@@ -1,0 +1,195 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use scmmgpt_engine::Device;
+
+/// Train scMMGPT cell models, and use them on AnnData files. Everything runs on this machine; nothing is downloaded.
+#[derive(Parser, Debug)]
+#[command(name = "scmmgpt-engine", version, max_term_width = 110, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Train an annotator on your own labelled cells:
+    scmmgpt-engine train --config configs/annotate.toml --out runs/pbmc \\
+        --set data.train='[\"a.h5ad\", \"b.h5ad\"]' --set data.label_key=cell_type
+  Label other cells with it, and open the result in scanpy:
+    scmmgpt-engine infer annotate --model runs/pbmc --cells new.h5ad --output labelled.h5ad
+  Score the labels against a column of the file:
+    scmmgpt-engine eval annotation --cells labelled.h5ad --label-key cell_type
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data, 4 model and task do not match, 5 out of memory,
+6 device, 75 stopped on request and saved (continue with --resume).";
+
+/// Options of every command.
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// Where to compute: auto, cpu, cuda:N
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// Worker threads; 0: as many as the machine offers. Results do not depend on it
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub(crate) threads: usize,
+    /// Seed of everything random; replaces the configuration's
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Print the result as JSON on standard output (messages go to standard error)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+impl Global {
+    /// Opens the device that was asked for.
+    pub(crate) fn open_device(&self) -> anyhow::Result<Device> {
+        let device = Device::open(&self.device, self.threads).map_err(scmmgpt_engine::Error::from)?;
+        if self.verbose {
+            eprintln!("device: {}", device.describe());
+        }
+        Ok(device)
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Train a model as a configuration file says
+    Train(Train),
+    /// Use a trained model on cells
+    Infer(Infer),
+    /// Measure results
+    Eval(Eval),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  scmmgpt-engine train --config configs/annotate.toml --out runs/demo
+  scmmgpt-engine train --config configs/annotate.toml --out runs/demo --resume
+  scmmgpt-engine train --config configs/annotate.toml --out runs/demo --dry-run
+  scmmgpt-engine train --config configs/annotate.toml --out runs/mine \\
+      --set data.train='[\"mine.h5ad\"]' --set data.label_key=cell_type --set train.epochs=20
+
+On SIGTERM or SIGINT the run saves its state after the step in progress and exits with code 75.")]
+pub(crate) struct Train {
+    /// Configuration (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Replace a setting; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Folder for the model, its checkpoints and the log
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Continue from the newest checkpoint in the folder
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Show data and memory plan, and train nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Delete a former run in the folder first
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Infer {
+    #[command(subcommand)]
+    pub(crate) task: InferTask,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum InferTask {
+    /// Write an embedding of each cell to obsm["X_scmmgpt"]
+    #[command(after_help = "Example:\n  scmmgpt-engine infer embed --model runs/demo --cells in.h5ad --output out.h5ad")]
+    Embed(Cells),
+    /// Write a label of each cell to obs["scmmgpt_label"], its probability to obs["scmmgpt_probability"]
+    #[command(after_help = "\
+Examples:
+  by the model's own classes:
+    scmmgpt-engine infer annotate --model runs/demo --cells in.h5ad --output out.h5ad
+  by the 10 nearest cells of a labelled reference:
+    scmmgpt-engine infer annotate --model runs/demo --cells in.h5ad --output out.h5ad --reference ref.h5ad --k 10")]
+    Annotate(Annotate),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Cells {
+    /// Folder that `train --out` wrote
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Cells to read
+    #[arg(long, value_name = "IN.h5ad")]
+    pub(crate) cells: PathBuf,
+    /// Copy of the cells with the results added
+    #[arg(long, value_name = "OUT.h5ad")]
+    pub(crate) output: PathBuf,
+    /// Where the expression stands: X, raw, or a layer's name [default: as in training]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) layer: Option<String>,
+    /// Replace an existing output
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Annotate {
+    #[command(flatten)]
+    pub(crate) cells: Cells,
+    /// Labelled cells to map on
+    #[arg(long, value_name = "REF.h5ad")]
+    pub(crate) reference: Option<PathBuf>,
+    /// Label column of the reference [default: as in training]
+    #[arg(long, value_name = "COLUMN", requires = "reference")]
+    pub(crate) reference_label_key: Option<String>,
+    /// Neighbours that vote
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "reference", value_parser = positive)]
+    pub(crate) k: usize,
+    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference]
+    #[arg(long, value_name = "P")]
+    pub(crate) unknown_threshold: Option<f64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Eval {
+    #[command(subcommand)]
+    pub(crate) task: EvalTask,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum EvalTask {
+    /// Compare the labels that `infer annotate` wrote with a column of the same file
+    #[command(after_help = "Example:\n  scmmgpt-engine eval annotation --cells out.h5ad --label-key cell_type --json")]
+    Annotation(EvalAnnotation),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalAnnotation {
+    /// Labelled cells
+    #[arg(long, value_name = "OUT.h5ad")]
+    pub(crate) cells: PathBuf,
+    /// Column of the true labels
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label_key: String,
+    /// Column of the predicted labels [default: scmmgpt_label]
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) predicted_key: Option<String>,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if value > 0 => Ok(value),
+        _ => Err("expected a whole number above 0".into()),
+    }
+}

@@ -1,0 +1,102 @@
+//! `infer`: embed and annotate.
+
+use scmmgpt_engine::SourceReport;
+use scmmgpt_engine::bundle::Bundle;
+use scmmgpt_engine::task::annotate::{self, Annotate, Reference};
+use scmmgpt_engine::task::embed::{self, Embed};
+use serde_json::json;
+
+use crate::arguments::{self, Cells, Global, Infer, InferTask};
+use crate::progress::Display;
+
+pub(crate) fn run(global: &Global, arguments: &Infer) -> anyhow::Result<()> {
+    match &arguments.task {
+        InferTask::Embed(cells) => embed(global, cells),
+        InferTask::Annotate(task) => annotate(global, task),
+    }
+}
+
+/// The command line, for the record.
+fn command_line() -> String {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    format!("scmmgpt-engine {}", arguments.join(" "))
+}
+
+/// One line about a file of cells.
+pub(crate) fn describe(report: &SourceReport) -> String {
+    let mut text = format!(
+        "{}: {} cells, {} of {} genes known ({} by an alias), {:.1} % of the counts dropped, values look like {}",
+        report.name,
+        report.cells,
+        report.genes_matched,
+        report.genes,
+        report.genes_by_alias,
+        100.0 * report.share_dropped(),
+        report.scale
+    );
+    if report.empty_cells > 0 {
+        text.push_str(&format!(", {} cells without counts", report.empty_cells));
+    }
+    text
+}
+
+fn embed(global: &Global, cells: &Cells) -> anyhow::Result<()> {
+    let bundle = Bundle::open(&cells.model, &global.open_device()?)?;
+    let mut display = Display::new(global, "embedding");
+    let command = command_line();
+    let (layer, overwrite) = (cells.layer.as_deref(), cells.overwrite);
+    let task = Embed { cells: &cells.cells, output: &cells.output, layer, overwrite, command: &command };
+    let result = embed::embed(&bundle, &task, &mut |done, total| display.cells(done, total));
+    display.finish();
+    let report = result?;
+    display.line(&describe(&report));
+    if global.json {
+        println!("{}", json!({ "output": cells.output, "cells": report.cells, "obsm": embed::OBSM_KEY, "genes": report }));
+    } else {
+        println!(
+            "wrote obsm[\"{}\"] ({} x {}) to {}",
+            embed::OBSM_KEY,
+            report.cells,
+            bundle.config.model.hidden_size,
+            cells.output.display()
+        );
+    }
+    Ok(())
+}
+
+fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<()> {
+    let cells = &arguments.cells;
+    let bundle = Bundle::open(&cells.model, &global.open_device()?)?;
+    let mut display = Display::new(global, "annotating");
+    let command = command_line();
+    let reference = arguments.reference.as_deref().map(|cells| Reference {
+        cells,
+        label_key: arguments.reference_label_key.as_deref(),
+        neighbours: arguments.k,
+    });
+    let task = Annotate {
+        cells: &cells.cells,
+        output: &cells.output,
+        layer: cells.layer.as_deref(),
+        reference,
+        unknown_threshold: arguments.unknown_threshold,
+        overwrite: cells.overwrite,
+        command: &command,
+    };
+    let result = annotate::annotate(&bundle, &task, &mut |done, total| display.cells(done, total));
+    display.finish();
+    let summary = result?;
+    display.line(&describe(&summary.cells));
+    if global.json {
+        let counts: serde_json::Map<String, serde_json::Value> =
+            summary.counts.iter().map(|(label, cells)| (label.clone(), json!(cells))).collect();
+        println!("{}", json!({ "output": cells.output, "cells": summary.cells.cells, "labels": counts, "genes": summary.cells }));
+        return Ok(());
+    }
+    for (label, count) in &summary.counts {
+        println!("{count:>8}  {label}");
+    }
+    let keys = format!("obs[\"{}\"] and obs[\"{}\"]", annotate::LABEL_KEY, annotate::PROBABILITY_KEY);
+    println!("wrote {keys} to {}", cells.output.display());
+    Ok(())
+}

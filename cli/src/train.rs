@@ -1,0 +1,108 @@
+//! `train`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use scmmgpt_engine::Error;
+use scmmgpt_engine::config::TrainConfig;
+use scmmgpt_engine::train::Trainer;
+use serde_json::json;
+
+use crate::arguments::{Global, Train};
+use crate::progress::Display;
+
+pub(crate) fn run(global: &Global, arguments: &Train) -> anyhow::Result<()> {
+    let mut config = TrainConfig::read(&arguments.config, &arguments.overrides)?;
+    if let Some(seed) = global.seed {
+        config.seed = seed;
+    }
+    check_output(arguments)?;
+    let device = global.open_device()?;
+    let mut display = Display::new(global, "training");
+    let trainer = Trainer::prepare(config)?;
+    describe(&trainer, &display);
+    if arguments.dry_run {
+        return dry_run(&trainer, global, &display);
+    }
+    if arguments.overwrite {
+        remove_former_run(&arguments.out)?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        // A second signal ends the program at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone()).context("cannot catch signals")?;
+        signal_hook::flag::register(signal, stop.clone()).context("cannot catch signals")?;
+    }
+    let result = trainer.run(&device, &arguments.out, arguments.resume, &stop, &mut |event| display.training(&event));
+    display.finish();
+    let outcome = result?;
+    display.line(&format!("trained {} steps; the model is in {}", outcome.steps, arguments.out.display()));
+    if global.json {
+        println!("{}", json!({ "steps": outcome.steps, "model": arguments.out, "evaluation": outcome.evaluation }));
+    } else if let Some(evaluation) = &outcome.evaluation {
+        println!("test cells, never seen in training ({} cells learned from):\n{evaluation}", evaluation.training_cells);
+        println!("Labels of reference data were themselves derived from expression; few cells give wide intervals.");
+    }
+    Ok(())
+}
+
+/// An existing folder needs --resume or --overwrite.
+fn check_output(arguments: &Train) -> anyhow::Result<()> {
+    let out = &arguments.out;
+    let used = out.is_file() || out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    if used && !arguments.resume && !arguments.overwrite && !arguments.dry_run {
+        return Err(Error::OutputExists { path: out.clone() }.into());
+    }
+    Ok(())
+}
+
+/// Removes what a run writes, and nothing else that may lie in the folder.
+fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
+    for name in ["config.json", "model.safetensors", "vocab.json", "config.toml", "log.jsonl", "evaluation.json"] {
+        let path = folder.join(name);
+        if path.exists() {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    let checkpoints = folder.join("checkpoints");
+    if checkpoints.exists() {
+        std::fs::remove_dir_all(&checkpoints).with_context(|| format!("cannot remove {}", checkpoints.display()))?;
+    }
+    Ok(())
+}
+
+fn describe(trainer: &Trainer, display: &Display) {
+    let data = trainer.data();
+    for report in data.dataset.reports() {
+        display.line(&crate::infer::describe(report));
+    }
+    let split = &data.split;
+    let parts = format!("{} training, {} validation, {} test cells", split.train.len(), split.validation.len(), split.test.len());
+    let classes = if data.classes.is_empty() { String::new() } else { format!(", {} classes", data.classes.len()) };
+    display.line(&format!("{parts}{classes}, {} gene tokens", data.dataset.vocab().len()));
+}
+
+fn dry_run(trainer: &Trainer, global: &Global, display: &Display) -> anyhow::Result<()> {
+    let (plans, parameters) = trainer.memory_plan();
+    let total: usize = plans.iter().map(|plan| plan.bytes()).sum();
+    let scratch = plans.iter().map(|plan| plan.scratch_bytes()).max().unwrap_or(0);
+    if global.json {
+        let classes: serde_json::Map<String, serde_json::Value> =
+            plans.iter().map(|plan| (plan.class().name().to_string(), json!(plan.bytes()))).collect();
+        println!("{}", json!({ "parameters": parameters, "bytes": total + scratch, "classes": classes, "scratch": scratch }));
+        return Ok(());
+    }
+    for plan in &plans {
+        if global.verbose {
+            println!("{}:\n{}", plan.class().name(), plan.report());
+        } else {
+            println!("{:<12} {:>14} bytes in {} tensors", plan.class().name(), plan.bytes(), plan.entries().len());
+        }
+    }
+    println!("{:<12} {scratch:>14} bytes", "scratch");
+    println!("{:<12} {:>14} bytes for {parameters} parameters", "total", total + scratch);
+    display.line("dry run: nothing was trained (-v lists every tensor)");
+    Ok(())
+}

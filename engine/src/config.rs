@@ -1,0 +1,348 @@
+//! Configuration: what TOML files say and `--set` overrides. Field names are Hugging Face's and scGPT's where they have one.
+
+use std::path::{Path, PathBuf};
+
+use scmmgpt_loader::batch::{CollateConfig, Objective};
+use scmmgpt_loader::h5ad::Slot;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Which vector stands for the whole cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CellEmbedding {
+    /// The `<cls>` token's.
+    #[default]
+    Cls,
+    /// Mean over the cell's tokens, `<cls>` included, padding excluded.
+    Mean,
+    /// Sum over the genes weighted by their values, L2-normalised.
+    Weighted,
+}
+
+/// Sizes of the cell encoder and its heads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Numbers a token.
+    pub hidden_size: usize,
+    /// Transformer layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads; `hidden_size / num_attention_heads` must be a multiple of 8.
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward part.
+    pub intermediate_size: usize,
+    /// Rows of the gene table; 0 in a training configuration: as many as the vocabulary has.
+    pub vocab_size: usize,
+    /// Added to variances.
+    pub layer_norm_eps: f64,
+    /// Dropout everywhere in the encoder.
+    pub hidden_dropout_prob: f32,
+    /// Which vector stands for the cell.
+    pub cell_embedding: CellEmbedding,
+    /// Linear layers of the cell-type head.
+    pub classifier_layers: usize,
+    /// Values above this are read as this.
+    pub max_value: f64,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig {
+            hidden_size: 512,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            intermediate_size: 512,
+            vocab_size: 0,
+            layer_norm_eps: 1e-5,
+            hidden_dropout_prob: 0.2,
+            cell_embedding: CellEmbedding::Cls,
+            classifier_layers: 3,
+            max_value: 512.0,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Checks every field against its domain.
+    ///
+    /// # Errors
+    /// `Setting`, naming the first that is outside.
+    pub fn check(&self) -> Result<()> {
+        let heads = self.num_attention_heads;
+        let divides = heads > 0 && self.hidden_size.is_multiple_of(heads);
+        positive("model.hidden_size", self.hidden_size)?;
+        positive("model.num_hidden_layers", self.num_hidden_layers)?;
+        positive("model.intermediate_size", self.intermediate_size)?;
+        positive("model.classifier_layers", self.classifier_layers)?;
+        let head_dim = if divides { self.hidden_size / heads } else { 0 };
+        let fits = head_dim > 0 && head_dim.is_multiple_of(8);
+        domain("model.num_attention_heads", heads, fits, "hidden_size / num_attention_heads must be a multiple of 8")?;
+        let dropout = self.hidden_dropout_prob;
+        domain("model.hidden_dropout_prob", dropout, (0.0..1.0).contains(&dropout), "0 or more, below 1")?;
+        domain("model.layer_norm_eps", self.layer_norm_eps, self.layer_norm_eps > 0.0, "must be above 0")?;
+        domain("model.max_value", self.max_value, self.max_value > 0.0, "must be above 0")
+    }
+}
+
+/// Where cells come from and how they are divided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// `.h5ad` files to train on.
+    pub train: Vec<PathBuf>,
+    /// `.h5ad` files to test on; when given, nothing of `train` is held out for testing.
+    pub test: Vec<PathBuf>,
+    /// `obs` column with the cell types; empty: cells have no labels.
+    pub label_key: String,
+    /// `X`, `raw`, or a layer's name.
+    pub layer: String,
+    /// Gene vocabulary (JSON: symbol to index); none: the genes of the training files.
+    pub vocabulary: Option<PathBuf>,
+    /// Share of `train` that is held out for testing, drawn by label.
+    pub test_fraction: f64,
+    /// Share of what is left that is held out for validation, drawn by label.
+    pub validation_fraction: f64,
+    /// `obs` column by which cells are held out for testing instead (`donor`, `batch`, ..).
+    pub test_key: String,
+    /// Its values that are held out.
+    pub test_values: Vec<String>,
+    /// Cells with these labels count as unlabelled.
+    pub ignore_labels: Vec<String>,
+    /// How cells become token sequences.
+    pub tokens: CollateConfig,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        DataConfig {
+            train: Vec::new(),
+            test: Vec::new(),
+            label_key: String::new(),
+            layer: "X".into(),
+            vocabulary: None,
+            test_fraction: 0.3,
+            validation_fraction: 0.1,
+            test_key: String::new(),
+            test_values: Vec::new(),
+            ignore_labels: vec!["unknown".into()],
+            tokens: CollateConfig::default(),
+        }
+    }
+}
+
+/// The slot that a name means: `X`, `raw`, or a layer.
+pub fn slot(layer: &str) -> Slot {
+    match layer {
+        "X" => Slot::X,
+        "raw" | "raw/X" => Slot::Raw,
+        name => Slot::Layer(name.trim_start_matches("layers/").to_string()),
+    }
+}
+
+/// What is learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossConfig {
+    /// Weight of the cell-type cross-entropy.
+    pub classification: f64,
+    /// Label smoothing of the cell-type cross-entropy.
+    pub label_smoothing: f64,
+    /// Weight of the masked-value loss of the expression decoder.
+    pub expression: f64,
+    /// Weight of the masked-value loss of the MVC decoder.
+    pub mvc: f64,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        LossConfig { classification: 0.0, label_smoothing: 0.0, expression: 1.0, mvc: 1.0 }
+    }
+}
+
+/// Course of the learning rate after warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// Half a cosine down to `min_learning_rate` at the last step.
+    #[default]
+    Cosine,
+    /// Times `step_decay` after every epoch, not below `min_learning_rate`.
+    Step,
+    /// Stays.
+    Constant,
+}
+
+/// How it is learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Passes over the training cells.
+    pub epochs: u64,
+    /// Cells a batch.
+    pub batch_size: usize,
+    /// Batches whose gradients are averaged for one step.
+    pub gradient_accumulation_steps: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Lowest learning rate after warm-up.
+    pub min_learning_rate: f64,
+    /// Learning rate of the first step.
+    pub warmup_learning_rate: f64,
+    /// Steps over which the learning rate rises linearly.
+    pub warmup_steps: u64,
+    /// Course after warm-up.
+    pub schedule: ScheduleKind,
+    /// Factor an epoch of the step schedule.
+    pub step_decay: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW's betas.
+    pub betas: [f64; 2],
+    /// AdamW's epsilon.
+    pub eps: f64,
+    /// Gradients longer than this are scaled down to it; 0: never.
+    pub max_grad_norm: f64,
+    /// Stop after so many epochs without a better validation score, and keep the best weights; 0: train all epochs, keep the last.
+    pub early_stopping_patience: u64,
+    /// Steps between two checkpoints inside an epoch; 0: at the end of each epoch only.
+    pub save_steps: u64,
+    /// Put cells of similar length into one batch.
+    pub bucket_by_length: bool,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig {
+            epochs: 30,
+            batch_size: 32,
+            gradient_accumulation_steps: 1,
+            learning_rate: 1e-4,
+            min_learning_rate: 1e-6,
+            warmup_learning_rate: 1e-6,
+            warmup_steps: 100,
+            schedule: ScheduleKind::Cosine,
+            step_decay: 0.9,
+            weight_decay: 0.01,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            max_grad_norm: 1.0,
+            early_stopping_patience: 0,
+            save_steps: 200,
+            bucket_by_length: true,
+        }
+    }
+}
+
+/// A training run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// safetensors file or folder (scGPT names) with the encoder's initial weights; none: random.
+    pub init: Option<PathBuf>,
+    /// The model.
+    pub model: ModelConfig,
+    /// The data.
+    pub data: DataConfig,
+    /// What is learned.
+    pub loss: LossConfig,
+    /// How it is learned.
+    pub train: OptimizerConfig,
+}
+
+impl TrainConfig {
+    /// Reads a TOML file and applies `key=value` overrides; values are TOML (`5`, `0.1`, `true`, `"text"`, `["a", "b"]`), and
+    /// anything that is not counts as text.
+    ///
+    /// # Errors
+    /// `Io`, `ConfigSyntax`, `Override`, and those of [`TrainConfig::check`].
+    pub fn read(file: &Path, overrides: &[String]) -> Result<TrainConfig> {
+        let text = std::fs::read_to_string(file).map_err(|source| Error::Io { action: "read", path: file.into(), source })?;
+        let syntax = |reason: String| Error::ConfigSyntax { file: file.into(), reason };
+        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| syntax(error.to_string()))?;
+        for assignment in overrides {
+            set(&mut table, assignment)?;
+        }
+        let config: TrainConfig = table.try_into().map_err(|error: toml::de::Error| syntax(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The configuration as TOML, every default spelled out.
+    ///
+    /// # Errors
+    /// `ConfigSyntax`, never for a configuration that was read.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::ConfigSyntax { file: "config.toml".into(), reason: error.to_string() })
+    }
+
+    /// Checks every field against its domain.
+    ///
+    /// # Errors
+    /// `Setting`, naming the first that is outside.
+    pub fn check(&self) -> Result<()> {
+        self.model.check()?;
+        self.data.tokens.check()?;
+        let (data, loss, train) = (&self.data, &self.loss, &self.train);
+        domain("data.train", "[]", !data.train.is_empty(), "name at least one .h5ad file")?;
+        share("data.test_fraction", data.test_fraction)?;
+        share("data.validation_fraction", data.validation_fraction)?;
+        let labelled = loss.classification == 0.0 || !data.label_key.is_empty();
+        domain("data.label_key", "\"\"", labelled, "name the obs column with the cell types, or set loss.classification=0")?;
+        let weights = [("loss.classification", loss.classification), ("loss.expression", loss.expression), ("loss.mvc", loss.mvc)];
+        for (key, weight) in weights {
+            domain(key, weight, weight >= 0.0 && weight.is_finite(), "0 or more")?;
+        }
+        domain("loss", "0", weights.iter().any(|(_, weight)| *weight > 0.0), "at least one loss must have a weight above 0")?;
+        let masked = loss.expression > 0.0 || loss.mvc > 0.0;
+        let hides = data.tokens.objective != Objective::None;
+        domain("data.tokens.objective", "none", hides || !masked, "masked or generative, or set loss.expression=0 and loss.mvc=0")?;
+        share("loss.label_smoothing", loss.label_smoothing)?;
+        positive("train.batch_size", train.batch_size)?;
+        positive("train.gradient_accumulation_steps", train.gradient_accumulation_steps)?;
+        positive("train.epochs", train.epochs as usize)?;
+        domain("train.learning_rate", train.learning_rate, train.learning_rate > 0.0, "must be above 0")?;
+        let floor = train.min_learning_rate;
+        domain("train.min_learning_rate", floor, (0.0..=train.learning_rate).contains(&floor), "between 0 and train.learning_rate")?;
+        domain("train.weight_decay", train.weight_decay, train.weight_decay >= 0.0, "0 or more")?;
+        domain("train.max_grad_norm", train.max_grad_norm, train.max_grad_norm >= 0.0, "0 or more")?;
+        let betas = train.betas.iter().all(|beta| (0.0..1.0).contains(beta));
+        domain("train.betas", format!("{:?}", train.betas), betas, "both 0 or more, below 1")?;
+        domain("train.eps", train.eps, train.eps > 0.0, "must be above 0")
+    }
+}
+
+fn domain(key: &'static str, value: impl std::fmt::Display, holds: bool, expected: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Setting { key, value: value.to_string(), expected: expected.into() }) }
+}
+
+fn positive(key: &'static str, value: usize) -> Result<()> {
+    domain(key, value, value > 0, "must be at least 1")
+}
+
+fn share(key: &'static str, value: f64) -> Result<()> {
+    domain(key, value, (0.0..1.0).contains(&value), "0 or more, below 1")
+}
+
+/// Applies one `section.key=value`.
+fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
+    let fail = |reason: &str| Error::Override { assignment: assignment.into(), reason: reason.into() };
+    let (path, value) = assignment.split_once('=').ok_or_else(|| fail("there is no `=`"))?;
+    let value = format!("value = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.into()));
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| fail("the key is empty"))?;
+    let mut section = table;
+    for key in keys {
+        let next = section.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        section = next.as_table_mut().ok_or_else(|| fail("a part of the key is a value, not a section"))?;
+    }
+    section.insert(last.into(), value);
+    Ok(())
+}

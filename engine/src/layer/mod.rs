@@ -1,0 +1,63 @@
+//! Layers: each file holds its weights struct, its `Saved`, `plan`, `forward` and `backward`, in this order.
+//!
+//! The gradient contract: parameter gradients accumulate (`+=`); activation gradients overwrite (`=`). A frozen parameter has no
+//! gradient buffer, and the work for it is not done. The residual stream is carried by fused epilogues: the gradient that reaches a
+//! residual branch is added in the product that computes the other branch.
+
+pub mod block;
+pub mod feed_forward;
+pub mod gene_embedding;
+pub mod linear;
+pub mod norm;
+pub mod self_attention;
+
+use scmmgpt_kernels::runtime::Tensor;
+use scmmgpt_kernels::runtime::philox::Site;
+
+/// Sizes of one padded batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dims {
+    /// Cells.
+    pub batch: usize,
+    /// Tokens a cell, padding included.
+    pub seq_len: usize,
+}
+
+impl Dims {
+    /// Tokens of the batch, padding included.
+    pub fn tokens(self) -> usize {
+        self.batch * self.seq_len
+    }
+}
+
+/// What varies from step to step: lengths of the batch, and dropout.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// Sizes.
+    pub dims: Dims,
+    /// `[batch]`: tokens of each cell, `<cls>` included.
+    pub lengths: Tensor<u32>,
+    /// `[batch]`: tokens whose values are known; the rest is generated. None: all are known.
+    pub known_lengths: Option<Tensor<u32>>,
+    /// Dropout and its random numbers; none in inference.
+    pub dropout: Option<Dropout>,
+}
+
+/// Dropout of one training step.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout {
+    /// Probability that an element is dropped.
+    pub probability: f32,
+    /// The run's seed.
+    pub seed: u64,
+    /// The optimizer step and micro-batch.
+    pub step: u64,
+}
+
+impl Pass {
+    /// The dropout of one place in the model, if there is any.
+    pub fn dropout_at(&self, site: u32) -> Option<(f32, Site)> {
+        let dropout = self.dropout.filter(|dropout| dropout.probability > 0.0)?;
+        Some((dropout.probability, Site { seed: dropout.seed, step: dropout.step, site }))
+    }
+}

@@ -1,0 +1,210 @@
+//! Multi-head self-attention of a cell: packed projection, fused attention, output projection with the residual.
+
+use scmmgpt_kernels::attention::{self, Mask};
+use scmmgpt_kernels::dropout;
+use scmmgpt_kernels::gemm::Epilogue;
+use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
+
+use super::linear::Linear;
+use super::{Dims, Pass};
+use crate::Result;
+use crate::weights::{Init, ParameterPlan};
+
+/// Weights of self-attention.
+#[derive(Clone, Copy, Debug)]
+pub struct SelfAttention<T: Float> {
+    /// `[3 * width, width]`: queries, keys and values, heads contiguous inside each.
+    pub qkv: Linear<T>,
+    /// `[width, width]`.
+    pub out: Linear<T>,
+    num_heads: usize,
+    site: u32,
+}
+
+/// What backward needs from forward.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved<T: Float> {
+    /// `[tokens, 3 * width]`.
+    pub qkv: Tensor<T>,
+    /// `[tokens, width]`: attention output before the projection.
+    pub context: Tensor<T>,
+    /// `[batch, num_heads, seq_len]`.
+    pub logsumexp: Tensor<T::Acc>,
+}
+
+/// Gradients on their way, shared by all layers.
+#[derive(Clone, Copy, Debug)]
+pub struct Gradients<T: Float> {
+    /// `[tokens, 3 * width]`.
+    pub qkv: Tensor<T>,
+    /// `[tokens, width]`.
+    pub context: Tensor<T>,
+}
+
+impl<T: Float> SelfAttention<T> {
+    /// Declares `self_attn.Wqkv` and `self_attn.out_proj`; `site` numbers its two dropouts.
+    pub fn declare(plan: &mut ParameterPlan<T>, width: usize, num_heads: usize, site: u32) -> Self {
+        plan.under("self_attn", |plan| {
+            let qkv = Linear {
+                weight: plan.parameter("Wqkv.weight", [3 * width, width], Init::Uniform((6.0 / (4 * width) as f64).sqrt())),
+                bias: Some(plan.parameter("Wqkv.bias", [3 * width], Init::Zeros)),
+            };
+            let out = Linear {
+                weight: plan.parameter("out_proj.weight", [width, width], Init::linear(width)),
+                bias: Some(plan.parameter("out_proj.bias", [width], Init::Zeros)),
+            };
+            SelfAttention { qkv, out, num_heads, site }
+        })
+    }
+
+    fn width(&self) -> usize {
+        self.out.weight.value.width()
+    }
+
+    fn dims(&self, dims: Dims) -> attention::Dims {
+        attention::Dims {
+            batch: dims.batch,
+            query_len: dims.seq_len,
+            key_len: dims.seq_len,
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_heads,
+            head_dim: self.width() / self.num_heads,
+        }
+    }
+
+    /// Plans what forward keeps.
+    pub fn plan(&self, plan: &mut Plan, dims: Dims) -> Saved<T> {
+        let (tokens, width) = (dims.tokens(), self.width());
+        plan.scratch(attention::scratch::<T>(&self.dims(dims)));
+        self.qkv.plan(plan, tokens);
+        plan.under("self_attn", |plan| Saved {
+            qkv: plan.tensor("qkv", [tokens, 3 * width]),
+            context: plan.tensor("context", [tokens, width]),
+            logsumexp: plan.tensor("logsumexp", [dims.batch, self.num_heads, dims.seq_len]),
+        })
+    }
+
+    /// Plans what backward passes through; one for all layers.
+    pub fn plan_gradients(&self, plan: &mut Plan, dims: Dims) -> Gradients<T> {
+        let (tokens, width) = (dims.tokens(), self.width());
+        Gradients { qkv: plan.tensor("dqkv", [tokens, 3 * width]), context: plan.tensor("dcontext", [tokens, width]) }
+    }
+
+    fn mask(pass: &Pass) -> Mask {
+        pass.known_lengths.map_or(Mask::Full, |known_lengths| Mask::Prefix { known_lengths })
+    }
+
+    fn dropout(&self, pass: &Pass) -> Option<attention::Dropout> {
+        pass.dropout_at(self.site).map(|(probability, site)| attention::Dropout { probability, site })
+    }
+
+    /// `sum = x + dropout(out_proj(attention(qkv(x))))`; `projected` is needed only with dropout.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    pub fn forward(
+        &self,
+        stream: &Stream,
+        pass: &Pass,
+        saved: &Saved<T>,
+        sum: Tensor<T>,
+        projected: Tensor<T>,
+        x: Tensor<T>,
+    ) -> Result<()> {
+        let width = self.width();
+        let dims = self.dims(pass.dims);
+        self.qkv.forward(stream, saved.qkv, x)?;
+        let arguments = attention::Forward {
+            out: saved.context,
+            logsumexp: saved.logsumexp,
+            q: saved.qkv.columns(0, width),
+            k: saved.qkv.columns(width, width),
+            v: saved.qkv.columns(2 * width, width),
+            query_lengths: Some(pass.lengths),
+            key_lengths: Some(pass.lengths),
+            mask: Self::mask(pass),
+            scale: 1.0 / (dims.head_dim as f64).sqrt(),
+            dropout: self.dropout(pass),
+            dims,
+        };
+        attention::forward(stream, arguments)?;
+        residual_dropout(stream, pass, self.site + 1, &self.out, sum, projected, saved.context, x)
+    }
+
+    /// From `dsum` to `dx = dsum + d(branch)`, with `dbranch` as working space.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    #[expect(clippy::too_many_arguments, reason = "handles, each with its own meaning")]
+    pub fn backward(
+        &self,
+        stream: &Stream,
+        pass: &Pass,
+        saved: &Saved<T>,
+        gradients: &Gradients<T>,
+        dx: Tensor<T>,
+        dbranch: Tensor<T>,
+        dsum: Tensor<T>,
+        x: Tensor<T>,
+    ) -> Result<()> {
+        let width = self.width();
+        let dims = self.dims(pass.dims);
+        let dprojected = dropped(stream, pass, self.site + 1, dbranch, dsum)?;
+        self.out.backward(stream, Some((gradients.context, Epilogue::None)), dprojected, saved.context)?;
+        let arguments = attention::Backward {
+            dq: gradients.qkv.columns(0, width),
+            dk: gradients.qkv.columns(width, width),
+            dv: gradients.qkv.columns(2 * width, width),
+            dout: gradients.context,
+            out: saved.context,
+            logsumexp: saved.logsumexp,
+            q: saved.qkv.columns(0, width),
+            k: saved.qkv.columns(width, width),
+            v: saved.qkv.columns(2 * width, width),
+            query_lengths: Some(pass.lengths),
+            key_lengths: Some(pass.lengths),
+            mask: Self::mask(pass),
+            scale: 1.0 / (dims.head_dim as f64).sqrt(),
+            dropout: self.dropout(pass),
+            dims,
+        };
+        attention::backward(stream, arguments)?;
+        self.qkv.backward(stream, Some((dx, Epilogue::Residual { residual: dsum })), gradients.qkv, x)
+    }
+}
+
+/// `sum = residual + dropout(linear(input))`: one fused product without dropout, two passes with it.
+///
+/// # Errors
+/// Those of the kernels.
+#[expect(clippy::too_many_arguments, reason = "handles, each with its own meaning")]
+pub(super) fn residual_dropout<T: Float>(
+    stream: &Stream,
+    pass: &Pass,
+    site: u32,
+    linear: &Linear<T>,
+    sum: Tensor<T>,
+    projected: Tensor<T>,
+    input: Tensor<T>,
+    residual: Tensor<T>,
+) -> Result<()> {
+    let Some((probability, site)) = pass.dropout_at(site) else {
+        let epilogue = match linear.bias {
+            Some(bias) => Epilogue::BiasResidual { bias: bias.value, residual },
+            None => Epilogue::Residual { residual },
+        };
+        return linear.forward_with(stream, sum, input, epilogue);
+    };
+    linear.forward(stream, projected, input)?;
+    Ok(dropout::forward(stream, dropout::Forward { y: sum, x: projected, residual: Some(residual), probability, site })?)
+}
+
+/// The gradient before a dropout: `dy` itself without dropout, else masked into `target`.
+///
+/// # Errors
+/// Those of the kernel.
+pub(super) fn dropped<T: Float>(stream: &Stream, pass: &Pass, site: u32, target: Tensor<T>, dy: Tensor<T>) -> Result<Tensor<T>> {
+    let Some((probability, site)) = pass.dropout_at(site) else { return Ok(dy) };
+    dropout::backward(stream, dropout::Backward { dx: target, dy, probability, site })?;
+    Ok(target)
+}

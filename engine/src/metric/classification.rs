@@ -1,0 +1,20 @@
+//! Scores of single-label classification, defined as scikit-learn defines them.
+//!
+//! A prediction may be `None`, "unknown": the model declined to answer. An unknown is wrong wherever all
+//! samples count (accuracy, recall, macro-F1), but it is no class: it has no row in the per-class table and
+//! adds no term to the macro mean. In scikit-learn's words: predictions carry the extra label -1, and
+//! `labels=` lists every label except -1.
+
+mod bootstrap;
+mod calibration;
+mod confusion;
+mod report;
+mod scores;
+mod table;
+
+pub use bootstrap::{Difference, Estimate, RESAMPLES, compare};
+pub use calibration::{CALIBRATION_BINS, expected_calibration_error};
+pub use confusion::Confusion;
+pub use report::ClassificationReport;
+pub use scores::ClassScores;
+pub use table::ComparisonTable;

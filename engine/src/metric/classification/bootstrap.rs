@@ -1,0 +1,178 @@
+//! Bootstrap intervals: resample the cells, score again, read off the percentiles.
+//!
+//! Resample `r` of `n` samples is drawn by a generator keyed by (seed, r) alone. Two models scored on the same
+//! samples with the same seed therefore see the same resamples, which is what makes their difference paired,
+//! and the result does not depend on the number of threads.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use super::confusion::check_labels;
+use super::scores::Margins;
+use crate::metric::error::{Result, same_length};
+
+/// Resamples behind every interval.
+pub const RESAMPLES: u32 = 1000;
+
+/// A score with its 95 % percentile bootstrap interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The score of the samples as they are.
+    pub value: f64,
+    /// 2.5th percentile over the resamples.
+    pub low: f64,
+    /// 97.5th percentile over the resamples.
+    pub high: f64,
+}
+
+impl Estimate {
+    /// `value` with the percentiles of `resampled`, interpolated linearly as `numpy.percentile` does.
+    fn new(value: f64, mut resampled: Vec<f64>) -> Self {
+        resampled.sort_unstable_by(f64::total_cmp);
+        let percentile = |share: f64| {
+            let at = share * (resampled.len() - 1) as f64;
+            let below = resampled[at as usize];
+            let above = resampled[(at as usize + 1).min(resampled.len() - 1)];
+            below + (above - below) * at.fract()
+        };
+        Self { value, low: percentile(0.025), high: percentile(0.975) }
+    }
+}
+
+impl fmt::Display for Estimate {
+    /// `0.796 [0.743, 0.848]`; `{:+}` writes signs, for differences.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, low, high } = self;
+        if f.sign_plus() { write!(f, "{value:+.3} [{low:+.3}, {high:+.3}]") } else { write!(f, "{value:.3} [{low:.3}, {high:.3}]") }
+    }
+}
+
+/// Score of one model minus score of another on the same samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Difference of accuracies.
+    pub accuracy: Estimate,
+    /// Difference of macro-F1.
+    pub macro_f1: Estimate,
+    /// Difference of balanced accuracies.
+    pub balanced_accuracy: Estimate,
+    /// Difference of Matthews correlations.
+    pub matthews: Estimate,
+}
+
+/// The scores that get an interval, in the order accuracy, macro-F1, balanced accuracy, Matthews.
+pub(super) const SCORES: usize = 4;
+
+fn scores(margins: &Margins) -> [f64; SCORES] {
+    [margins.accuracy(), margins.macro_f1(), margins.balanced_accuracy(), margins.matthews()]
+}
+
+/// Paired comparison `first - second` of two predictions for the same samples: the difference of each score and
+/// the 95 % percentile interval of that difference over resamples drawn once for both.
+///
+/// An interval that holds 0 means that these samples do not tell the two apart.
+///
+/// # Shapes
+/// `truth`, `first`, `second`: `[samples]`, labels in `0..classes`.
+/// # Errors
+/// As [`Confusion::new`](super::Confusion::new).
+pub fn compare(truth: &[u32], first: &[Option<u32>], second: &[Option<u32>], classes: usize, seed: u64) -> Result<Difference> {
+    check_labels(truth, first, classes)?;
+    check_labels(truth, second, classes)?;
+    same_length("second", first.len(), second.len())?;
+    let [accuracy, macro_f1, balanced_accuracy, matthews] = estimates([first, second], truth, classes, seed);
+    Ok(Difference { accuracy, macro_f1, balanced_accuracy, matthews })
+}
+
+/// Intervals of the scores of one prediction. Labels must have been checked.
+pub(super) fn intervals(truth: &[u32], predicted: &[Option<u32>], classes: usize, seed: u64) -> [Estimate; SCORES] {
+    estimates([predicted], truth, classes, seed)
+}
+
+/// The scores of the first model, less those of the second where there is one.
+fn estimates<const MODELS: usize>(models: [&[Option<u32>]; MODELS], truth: &[u32], classes: usize, seed: u64) -> [Estimate; SCORES] {
+    let score = |margins: &mut [Margins; MODELS], samples: &mut dyn Iterator<Item = usize>| {
+        margins.iter_mut().for_each(Margins::clear);
+        for sample in samples {
+            for (margins, model) in margins.iter_mut().zip(models) {
+                margins.add(truth[sample], model[sample]);
+            }
+        }
+        let mut total = [0.0; SCORES];
+        for (model, margins) in margins.iter().enumerate() {
+            let sign = if model == 0 { 1.0 } else { -1.0 };
+            total.iter_mut().zip(scores(margins)).for_each(|(total, score)| *total += sign * score);
+        }
+        total
+    };
+    let empty = || [(); MODELS].map(|()| Margins::new(classes));
+
+    let observed = score(&mut empty(), &mut (0..truth.len()));
+    let resampled: Vec<[f64; SCORES]> = (0..RESAMPLES)
+        .into_par_iter()
+        .map_init(empty, |margins, resample| score(margins, &mut draws(seed, resample, truth.len())))
+        .collect();
+    std::array::from_fn(|at| Estimate::new(observed[at], resampled.iter().map(|scores| scores[at]).collect()))
+}
+
+/// The `samples` indices of one resample, uniform over `0..samples` with replacement.
+fn draws(seed: u64, resample: u32, samples: usize) -> impl Iterator<Item = usize> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(u64::from(resample));
+    (0..samples).map(move |_| ((u128::from(random.next_u64()) * samples as u128) >> 64) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 200 samples of 4 classes, of which one in `wrong` is wrong.
+    fn example(wrong: u32) -> (Vec<u32>, Vec<Option<u32>>) {
+        let truth: Vec<u32> = (0..200).map(|i| i % 4).collect();
+        let predicted = (0..200).map(|i| Some(if i % wrong == 0 { (i + 1) % 4 } else { i % 4 })).collect();
+        (truth, predicted)
+    }
+
+    #[test]
+    fn interval_of_accuracy_is_about_binomial() {
+        let (truth, predicted) = example(5);
+        let [accuracy, ..] = intervals(&truth, &predicted, 4, 7);
+        assert_eq!(accuracy.value, 0.8);
+        // 1.96 sqrt(.8 * .2 / 200) = 0.0554
+        assert!((accuracy.low - 0.745).abs() < 0.015 && (accuracy.high - 0.855).abs() < 0.015, "{accuracy}");
+    }
+
+    #[test]
+    fn seed_decides_threads_do_not() {
+        let (truth, predicted) = example(5);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| intervals(&truth, &predicted, 4, 7))
+        };
+        assert_eq!(run(1), run(3));
+        assert_ne!(run(1), intervals(&truth, &predicted, 4, 8));
+    }
+
+    #[test]
+    fn pairing_narrows_the_difference() {
+        // The second model repeats the first but for every 40th sample, which it alone gets wrong.
+        let (truth, first) = example(5);
+        let mut second = first.clone();
+        (1..200).step_by(40).for_each(|i| second[i] = None);
+        let paired = compare(&truth, &first, &second, 4, 7).unwrap().accuracy;
+        assert!((paired.value - 0.025).abs() < 1e-12 && paired.low >= 0.0 && paired.high < 0.06, "{paired:+}");
+        let same = compare(&truth, &first, &first, 4, 7).unwrap();
+        assert_eq!((same.macro_f1.low, same.macro_f1.high), (0.0, 0.0));
+    }
+
+    #[test]
+    fn percentiles_as_numpy() {
+        // numpy 2.4.6: percentile(arange(11), [2.5, 97.5]) = [0.25, 9.75]
+        let estimate = Estimate::new(5.0, (0..11).rev().map(f64::from).collect());
+        assert_eq!((estimate.low, estimate.high), (0.25, 9.75));
+        assert_eq!(format!("{estimate:+}"), "+5.000 [+0.250, +9.750]");
+    }
+}

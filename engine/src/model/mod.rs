@@ -1,0 +1,14 @@
+//! Layers wired into models.
+//!
+//! | model | checkpoint names | reference |
+//! |---|---|---|
+//! | [`cell_encoder`] | `encoder`, `value_encoder`, `flag_encoder`, `transformer_encoder.layers` | scGPT `TransformerModel` |
+//! | [`expression_decoder`] | `decoder.fc` | scGPT `ExprDecoder` |
+//! | [`mvc_decoder`] | `mvc_decoder` | scGPT `MVCDecoder`, inner product |
+//! | [`classifier`] | `cls_decoder` | scGPT `ClsDecoder` |
+
+pub mod cell_encoder;
+pub mod cell_model;
+pub mod classifier;
+pub mod expression_decoder;
+pub mod mvc_decoder;

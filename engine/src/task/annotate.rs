@@ -1,0 +1,238 @@
+//! Cells to labels: by the cell-type head, or by the nearest cells of a labelled reference. Each label has a probability, and may be
+//! withheld as "unknown".
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use scmmgpt_kernels::l2_normalize;
+use scmmgpt_kernels::runtime::{Arena, Class, Device, Plan, Stream};
+use scmmgpt_kernels::topk::{self, Metric};
+use scmmgpt_loader::dataset::{CellDataset, SourceReport};
+use scmmgpt_loader::h5ad::{Additions, Column, UnsValue};
+
+use super::{Provenance, write_result};
+use crate::bundle::Bundle;
+use crate::cells::CellFiles;
+use crate::config::slot;
+use crate::predict::{Predictions, predict, probabilities};
+use crate::{Error, Result};
+
+/// Column of the labels in `obs`.
+pub const LABEL_KEY: &str = "scmmgpt_label";
+/// Column of the probabilities in `obs`.
+pub const PROBABILITY_KEY: &str = "scmmgpt_probability";
+/// Label of a cell whose label is withheld.
+pub const UNKNOWN: &str = "unknown";
+
+/// What to annotate, and how.
+#[derive(Clone, Debug)]
+pub struct Annotate<'a> {
+    /// The cells.
+    pub cells: &'a Path,
+    /// Where to write them with their labels.
+    pub output: &'a Path,
+    /// Where the expression stands, if not where it stood in training.
+    pub layer: Option<&'a str>,
+    /// Labelled cells to map on; none: the cell-type head.
+    pub reference: Option<Reference<'a>>,
+    /// Withhold labels below this probability, if not at the model's own threshold (none with a reference).
+    pub unknown_threshold: Option<f64>,
+    /// Replace an existing output.
+    pub overwrite: bool,
+    /// The command line, for the record.
+    pub command: &'a str,
+}
+
+/// A labelled reference.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference<'a> {
+    /// The cells.
+    pub cells: &'a Path,
+    /// Their label column, if not the one that the model was trained with.
+    pub label_key: Option<&'a str>,
+    /// Neighbours that vote.
+    pub neighbours: usize,
+}
+
+/// Labels of cells, with their probabilities.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    cells: Vec<(Option<String>, f32)>,
+}
+
+impl Labels {
+    pub(crate) fn of(&self, range: Range<usize>) -> Labels {
+        Labels { cells: self.cells[range].to_vec() }
+    }
+
+    /// Each cell's class by number; none where it is unknown or has no number.
+    pub(crate) fn answers(&self, number: &dyn Fn(Option<&str>) -> Option<u32>) -> Vec<Option<u32>> {
+        self.cells.iter().map(|(label, _)| number(label.as_deref())).collect()
+    }
+
+    /// Each cell's probability of its label.
+    pub fn probabilities(&self) -> Vec<f32> {
+        self.cells.iter().map(|(_, probability)| *probability).collect()
+    }
+
+    /// Each cell's label; none where it was withheld.
+    pub fn labels(&self) -> impl Iterator<Item = Option<&str>> {
+        self.cells.iter().map(|(label, _)| label.as_deref())
+    }
+
+    /// Each cell's label, [`UNKNOWN`] where it was withheld, as a categorical column.
+    fn column(&self) -> Column {
+        let name = |label: &Option<String>| label.clone().unwrap_or_else(|| UNKNOWN.into());
+        let mut categories: Vec<String> = self.cells.iter().map(|(label, _)| name(label)).collect();
+        categories.sort();
+        categories.dedup();
+        let code = |label: &Option<String>| categories.binary_search(&name(label)).map_or(-1, |at| at as i32);
+        Column::Categorical { codes: self.cells.iter().map(|(label, _)| code(label)).collect(), categories }
+    }
+}
+
+/// What an annotation came to.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// What was found in the file of the cells.
+    pub cells: SourceReport,
+    /// (label, cells), most frequent first.
+    pub counts: Vec<(String, usize)>,
+}
+
+/// Labels the cells of a file.
+///
+/// # Errors
+/// Those of files and model; `Incapable` for a model without a cell-type head and no reference. Nothing is written then.
+pub fn annotate(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<Summary> {
+    if task.reference.is_none() && bundle.config.heads.classes == 0 {
+        let reason = "it was trained without loss.classification; give labelled cells with --reference".into();
+        return Err(Error::Incapable { task: "annotate by its head", reason });
+    }
+    bundle.device().enter(|| annotate_inside(bundle, task, progress))
+}
+
+fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<Summary> {
+    let dataset = read(bundle, &[PathBuf::from(task.cells)], task.layer, None)?;
+    let rows: Vec<usize> = (0..dataset.len()).collect();
+    let total = rows.len();
+    let predictions = encode(bundle, &dataset, &rows, &mut |done| progress(done, total))?;
+    let (mut labels, method) = match task.reference {
+        None => {
+            let threshold = task.unknown_threshold.unwrap_or(bundle.config.unknown_threshold);
+            (by_head(bundle, &predictions, threshold)?, UnsValue::Text("cell-type head".into()))
+        }
+        Some(reference) => {
+            let labels = by_reference(bundle, &predictions, reference, task)?;
+            (labels, UnsValue::Text(format!("{} nearest cells of {}", reference.neighbours, reference.cells.display())))
+        }
+    };
+    for row in dataset.empty_rows() {
+        labels.cells[row] = (None, 0.0);
+    }
+    let probabilities = labels.probabilities().into_iter().map(f64::from).collect();
+    let additions = Additions {
+        obs: vec![(LABEL_KEY.into(), labels.column()), (PROBABILITY_KEY.into(), Column::Number(probabilities))],
+        ..Additions::default()
+    };
+    let provenance = Provenance::new(bundle, task.command).with("method", method);
+    write_result(task.cells, task.output, additions, provenance, task.overwrite)?;
+    let mut counts: std::collections::BTreeMap<String, usize> = Default::default();
+    labels.labels().for_each(|label| *counts.entry(label.unwrap_or(UNKNOWN).into()).or_default() += 1);
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, cells)| std::cmp::Reverse(*cells));
+    Ok(Summary { cells: dataset.reports()[0].clone(), counts })
+}
+
+fn by_reference(bundle: &Bundle, predictions: &Predictions, reference: Reference<'_>, task: &Annotate<'_>) -> Result<Labels> {
+    let key = reference.label_key.unwrap_or(&bundle.config.label_key);
+    let files = [PathBuf::from(reference.cells)];
+    let dataset = read(bundle, &files, task.layer, Some(key))?;
+    let labelled: Vec<usize> = (0..dataset.len()).filter(|&row| dataset.labels()[row].is_some()).collect();
+    if labelled.is_empty() {
+        let reason = "no cell has a label".into();
+        return Err(Error::Labels { key: key.into(), files: vec![reference.cells.display().to_string()], reason });
+    }
+    let embedded = encode(bundle, &dataset, &labelled, &mut |_| {})?;
+    let name = |&row: &usize| dataset.labels()[row].map(|class| dataset.classes()[class as usize].clone());
+    let names: Vec<Option<String>> = labelled.iter().map(name).collect();
+    let (width, threshold) = (bundle.config.model.hidden_size, task.unknown_threshold.unwrap_or(0.0));
+    by_neighbours(bundle.device(), &embedded.embeddings, &names, &predictions.embeddings, width, reference.neighbours, threshold)
+}
+
+/// Reads files on the model's vocabulary.
+pub(crate) fn read(bundle: &Bundle, files: &[PathBuf], layer: Option<&str>, label_key: Option<&str>) -> Result<Arc<CellDataset>> {
+    let slot = slot(layer.unwrap_or(&bundle.config.layer));
+    let cells = CellFiles { files, slot, label_key, batch_key: None, ignore_labels: &[] };
+    let dataset = cells.read(bundle.vocabulary.clone())?;
+    dataset.check_mode(bundle.config.tokens.value_mode)?;
+    Ok(Arc::new(dataset))
+}
+
+/// Runs cells through the model; results in the order of `rows`.
+pub(crate) fn encode(bundle: &Bundle, dataset: &Arc<CellDataset>, rows: &[usize], progress: &mut dyn FnMut(usize)) -> Result<Predictions> {
+    let mut workspace = bundle.workspace()?;
+    let ignore = |_| scmmgpt_loader::batch::NO_LABEL;
+    predict(bundle.model(), &mut workspace, dataset, &bundle.collator()?, rows, bundle.config.batch_size, &ignore, progress)
+}
+
+/// The most likely class of each cell, withheld below `threshold`.
+pub(crate) fn by_head(bundle: &Bundle, predictions: &Predictions, threshold: f64) -> Result<Labels> {
+    let classes = &bundle.config.classes;
+    let label = |logits: &[f32]| {
+        let probabilities = probabilities(logits, bundle.config.temperature);
+        let best = crate::predict::argmax(logits);
+        (Some(classes[best].clone()).filter(|_| probabilities[best] >= threshold), probabilities[best] as f32)
+    };
+    Ok(Labels { cells: predictions.logits.chunks_exact(classes.len().max(1)).map(label).collect() })
+}
+
+/// The label that most of the `k` nearest reference cells have, by cosine similarity of the embeddings. A neighbour's vote counts its
+/// similarity (at least 0); the probability is the label's share of all votes; equal votes go to the first label by name.
+pub(crate) fn by_neighbours(
+    device: &Device,
+    reference: &[f32],
+    names: &[Option<String>],
+    query: &[f32],
+    width: usize,
+    k: usize,
+    threshold: f64,
+) -> Result<Labels> {
+    let (rows, queries) = (reference.len() / width, query.len() / width);
+    let k = k.min(rows);
+    if k == 0 || queries == 0 {
+        return Ok(Labels::default());
+    }
+    let mut plan = Plan::new(Class::Activations);
+    let mut unit = |name: &str, rows: usize| {
+        let tensors = [name, "unit"].map(|part| plan.tensor::<f32>(part, [rows, width]));
+        (tensors, plan.tensor::<f32>("norm", [rows]))
+    };
+    let ([base, base_unit], base_norm) = unit("reference", rows);
+    let ([cells, cells_unit], cells_norm) = unit("query", queries);
+    let (scores, indices) = (plan.tensor::<f32>("scores", [queries, k]), plan.tensor::<u32>("indices", [queries, k]));
+    let stream = Stream::new(device, plan.scratch_bytes())?;
+    let _arena = Arena::allocate(device, plan)?;
+    for (values, x, y, norm) in [(reference, base, base_unit, base_norm), (query, cells, cells_unit, cells_norm)] {
+        stream.upload(x, values)?;
+        l2_normalize::forward(&stream, l2_normalize::Forward { y, norm, x, eps: 1e-12 })?;
+    }
+    let arguments = topk::Forward { scores, indices, query: cells_unit, base: base_unit, metric: Metric::InnerProduct };
+    topk::forward(&stream, arguments)?;
+    let (scores, indices) = (stream.fetch(scores)?, stream.fetch(indices)?);
+    let vote = |(scores, indices): (&[f32], &[u32])| {
+        let mut votes: std::collections::BTreeMap<&str, f64> = Default::default();
+        for (score, &index) in scores.iter().zip(indices) {
+            if let Some(name) = names[index as usize].as_deref() {
+                *votes.entry(name).or_default() += f64::from(score.max(0.0)) + f64::MIN_POSITIVE;
+            }
+        }
+        let sum: f64 = votes.values().sum();
+        let best = votes.into_iter().reduce(|best, other| if other.1 > best.1 { other } else { best });
+        let (name, votes) = best.unwrap_or_default();
+        let probability = if sum > 0.0 { votes / sum } else { 0.0 };
+        (Some(name.to_string()).filter(|name| !name.is_empty() && probability >= threshold), probability as f32)
+    };
+    Ok(Labels { cells: scores.chunks_exact(k).zip(indices.chunks_exact(k)).map(vote).collect() })
+}

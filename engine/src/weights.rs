@@ -1,0 +1,254 @@
+//! Parameters: checkpoint names to arena tensors, trainable or frozen.
+//!
+//! Layers declare their parameters once, under the names of the checkpoint, with [`ParameterPlan`]; [`Parameters`] owns the memory of
+//! one model: weights and, when it is trained, gradients and the optimizer's moments, one allocation each.
+
+use scmmgpt_kernels::runtime::philox::{Site, normal, uniform};
+use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Real, Shape, Stream, Tensor};
+use scmmgpt_loader::checkpoint::Checkpoint;
+
+use crate::{Error, Result};
+
+/// How a parameter starts when no checkpoint gives it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// All zeros.
+    Zeros,
+    /// All ones.
+    Ones,
+    /// Uniform in [-bound, bound).
+    Uniform(f64),
+    /// Normal with this standard deviation.
+    Normal(f64),
+}
+
+impl Init {
+    /// PyTorch's default for the weight and bias of `Linear(fan_in, _)`: uniform within `1 / sqrt(fan_in)`.
+    pub fn linear(fan_in: usize) -> Init {
+        Init::Uniform(1.0 / (fan_in as f64).sqrt())
+    }
+}
+
+/// A parameter as layers use it.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter<T: Float> {
+    /// Its values.
+    pub value: Tensor<T>,
+    /// Its gradient, added to by backward; none when frozen or when nothing is trained.
+    pub gradient: Option<Tensor<T::Acc>>,
+}
+
+/// The optimizer's view of one trainable parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments<T: Float> {
+    /// First moment.
+    pub first: Tensor<T::Acc>,
+    /// Second moment.
+    pub second: Tensor<T::Acc>,
+}
+
+/// One declared parameter.
+#[derive(Clone, Debug)]
+pub struct Declared<T: Float> {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Handles.
+    pub parameter: Parameter<T>,
+    /// Optimizer state; none when frozen.
+    pub moments: Option<Moments<T>>,
+    init: Init,
+}
+
+/// Collects parameters under checkpoint names.
+#[derive(Debug)]
+pub struct ParameterPlan<T: Float> {
+    weights: Plan,
+    gradients: Plan,
+    optimizer: Plan,
+    declared: Vec<Declared<T>>,
+    path: String,
+    trainable: bool,
+}
+
+impl<T: Float> ParameterPlan<T> {
+    /// An empty plan; `trainable` decides whether gradients and moments are planned.
+    pub fn new(trainable: bool) -> Self {
+        ParameterPlan {
+            weights: Plan::new(Class::Weights),
+            gradients: Plan::new(Class::Gradients),
+            optimizer: Plan::new(Class::Optimizer),
+            declared: Vec::new(),
+            path: String::new(),
+            trainable,
+        }
+    }
+
+    /// Runs `body` with `name.` in front of the names.
+    pub fn under<R>(&mut self, name: impl std::fmt::Display, body: impl FnOnce(&mut Self) -> R) -> R {
+        let length = self.path.len();
+        self.path.push_str(&format!("{name}."));
+        let result = body(self);
+        self.path.truncate(length);
+        result
+    }
+
+    /// Declares a parameter.
+    pub fn parameter(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Parameter<T> {
+        let (name, shape) = (format!("{}{name}", self.path), shape.into());
+        let value = self.weights.tensor(&name, shape);
+        let gradient = self.trainable.then(|| self.gradients.tensor(&name, shape));
+        let moments = self.trainable.then(|| Moments {
+            first: self.optimizer.tensor(&format!("{name}.first_moment"), shape),
+            second: self.optimizer.tensor(&format!("{name}.second_moment"), shape),
+        });
+        let parameter = Parameter { value, gradient };
+        self.declared.push(Declared { name, parameter, moments, init });
+        parameter
+    }
+
+    /// The plan of the weights' memory, for values that are computed from weights and kept beside them.
+    pub fn derived(&mut self) -> &mut Plan {
+        &mut self.weights
+    }
+
+    /// The planned memory, class by class.
+    pub fn plans(&self) -> [&Plan; 3] {
+        [&self.weights, &self.gradients, &self.optimizer]
+    }
+
+    /// The planned memory, to keep.
+    pub fn into_plans(self) -> [Plan; 3] {
+        [self.weights, self.gradients, self.optimizer]
+    }
+
+    /// Number of scalar parameters.
+    pub fn count(&self) -> usize {
+        self.declared.iter().map(|declared| declared.parameter.value.len()).sum()
+    }
+
+    /// Allocates the memory, zeroed.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, by class.
+    pub fn allocate(self, device: &Device) -> Result<Parameters<T>> {
+        let arenas =
+            [Arena::allocate(device, self.weights)?, Arena::allocate(device, self.gradients)?, Arena::allocate(device, self.optimizer)?];
+        Ok(Parameters { declared: self.declared, _arenas: arenas })
+    }
+}
+
+/// The parameters of one model and their memory.
+#[derive(Debug)]
+pub struct Parameters<T: Float> {
+    declared: Vec<Declared<T>>,
+    _arenas: [Arena; 3],
+}
+
+impl<T: Float> Parameters<T> {
+    /// The parameters, in the order of their declaration.
+    pub fn declared(&self) -> &[Declared<T>] {
+        &self.declared
+    }
+
+    /// Draws every parameter from its own stream of random numbers, keyed by the seed and its name: adding a parameter changes no other.
+    ///
+    /// # Errors
+    /// Those of the upload.
+    pub fn initialise(&self, stream: &Stream, seed: u64) -> Result<()> {
+        for declared in &self.declared {
+            let site = Site { seed, step: u64::from(name_hash(&declared.name)), site: u32::MAX };
+            let value = |index: usize| -> f64 {
+                match declared.init {
+                    Init::Zeros => 0.0,
+                    Init::Ones => 1.0,
+                    Init::Uniform(bound) => {
+                        let word = site.words(index as u64 / 4)[index % 4];
+                        bound * (2.0 * f64::from(uniform(word)) - 1.0)
+                    }
+                    Init::Normal(deviation) => {
+                        let words = site.words(index as u64 / 2);
+                        let (first, second) = normal(words[0], words[1]);
+                        deviation * f64::from(if index.is_multiple_of(2) { first } else { second })
+                    }
+                }
+            };
+            let tensor = declared.parameter.value;
+            let values: Vec<T> = (0..tensor.len()).map(|index| T::from_acc(T::Acc::of(value(index)))).collect();
+            stream.upload(tensor, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Reads every parameter from a checkpoint, under its own name or one of the other layouts' (module text of the checkpoint).
+    ///
+    /// # Errors
+    /// One error that lists every missing and mis-shaped tensor; nothing is loaded then.
+    pub fn load(&self, stream: &Stream, checkpoint: &Checkpoint) -> Result<()> {
+        self.load_matching(stream, checkpoint, &|_| true)
+    }
+
+    /// Reads the parameters whose names `wanted` accepts; the others keep their values.
+    ///
+    /// # Errors
+    /// As [`Parameters::load`].
+    pub fn load_matching(&self, stream: &Stream, checkpoint: &Checkpoint, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let chosen: Vec<&Declared<T>> = self.declared.iter().filter(|declared| wanted(&declared.name)).collect();
+        let named = |declared: &&Declared<T>| (resolve(checkpoint, &declared.name), declared.parameter.value.shape().to_vec());
+        let names: Vec<(String, Vec<usize>)> = chosen.iter().map(named).collect();
+        checkpoint.require(&names)?;
+        for (declared, (name, _)) in chosen.iter().zip(&names) {
+            let values: Vec<T> = checkpoint.to_f32(name)?.into_iter().map(|value| T::from_acc(T::Acc::of(f64::from(value)))).collect();
+            stream.upload(declared.parameter.value, &values)?;
+        }
+        Ok(())
+    }
+
+    /// The values of every parameter in f32, by name.
+    ///
+    /// # Errors
+    /// Those of the download.
+    pub fn fetch(&self, stream: &Stream) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+        let fetch = |declared: &Declared<T>| {
+            let values = stream.fetch(declared.parameter.value)?;
+            let values = values.into_iter().map(|value| value.to_acc().f64() as f32).collect();
+            Ok((declared.name.clone(), declared.parameter.value.shape().to_vec(), values))
+        };
+        self.declared.iter().map(fetch).collect()
+    }
+
+    /// The handle of a parameter by its checkpoint name.
+    ///
+    /// # Errors
+    /// `UnknownParameter`.
+    pub fn named(&self, name: &str) -> Result<&Declared<T>> {
+        self.declared.iter().find(|declared| declared.name == name).ok_or_else(|| Error::UnknownParameter { name: name.into() })
+    }
+}
+
+/// The other names under which scGPT checkpoints keep the packed attention projection: PyTorch's own layer, and the wrapper of
+/// later releases.
+const LAYOUTS: [(&str, &str); 4] = [
+    ("self_attn.Wqkv.weight", "self_attn.in_proj_weight"),
+    ("self_attn.Wqkv.bias", "self_attn.in_proj_bias"),
+    ("self_attn.Wqkv.", "self_attn._impl.Wqkv."),
+    ("self_attn.out_proj.", "self_attn._impl.out_proj."),
+];
+
+/// The name under which this checkpoint keeps a parameter: as it is, or under `module.` (a distributed save), in any of [`LAYOUTS`].
+fn resolve(checkpoint: &Checkpoint, name: &str) -> String {
+    let plain = name.to_string();
+    for wrapper in ["", "module."] {
+        let candidates = std::iter::once(plain.clone()).chain(LAYOUTS.iter().map(|(ours, theirs)| plain.replace(ours, theirs)));
+        for candidate in candidates.map(|candidate| format!("{wrapper}{candidate}")) {
+            if checkpoint.contains(&candidate) {
+                return candidate;
+            }
+        }
+    }
+    plain
+}
+
+/// FNV-1a: a fixed hash, so that a parameter's random numbers depend on its name and nothing else.
+fn name_hash(name: &str) -> u32 {
+    name.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
