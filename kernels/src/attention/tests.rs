@@ -203,9 +203,13 @@ fn refuses_what_does_not_fit() {
 
 #[test]
 fn leaf_and_portable_product_give_the_same_bits() {
-    for (m, n, k, a_row, a_step, add) in
-        [(8, 16, 5, 5, 1, false), (96, 48, 64, 64, 1, false), (24, 32, 7, 1, 24, true), (16, 80, 33, 1, 16, true), (40, 128, 1, 1, 40, false)]
-    {
+    for (m, n, k, a_row, a_step, add) in [
+        (8, 16, 5, 5, 1, false),
+        (96, 48, 64, 64, 1, false),
+        (24, 32, 7, 1, 24, true),
+        (16, 80, 33, 1, 16, true),
+        (40, 128, 1, 1, 40, false),
+    ] {
         let shape = Product { m, n, k, a_row, a_step, b_row: n + 16, c_row: n, add };
         let (a, b) = (numbers(4, m * k), numbers(5, k * (n + 16)));
         let mut leaf = numbers(6, m * n);
