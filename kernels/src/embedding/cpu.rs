@@ -55,7 +55,12 @@ type Task<'a, A> = (&'a [u64], usize, usize, RowsMut<'a, A>);
 
 fn tiles<'a, A: Real>(group: Group<'a, A>, columns: usize) -> impl Iterator<Item = Task<'a, A>> {
     let Group { keys, first, rows } = group;
-    let tiles = rows.map(|rows| { let all = rows.rows().max(1); rows.into_tiles(all, columns) }).unwrap_or_default();
+    let tiles = rows
+        .map(|rows| {
+            let all = rows.rows().max(1);
+            rows.into_tiles(all, columns)
+        })
+        .unwrap_or_default();
     tiles.into_iter().enumerate().map(move |(index, rows)| (keys, first, index * columns, rows))
 }
 

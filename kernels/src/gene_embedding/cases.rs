@@ -130,7 +130,13 @@ fn first_layer(width: usize) -> (Vec<f64>, Vec<f64>) {
     let points = [-1.5, 0.5, 1.5, 2.5, 4.5, 0.5, 10.5, 20.5, -0.5, 30.5, 6.5];
     let weight = |unit: usize| weights[unit % weights.len()];
     let bias = |unit: usize| match weight(unit) {
-        0.0 => if unit % 8 == 4 { 0.5 } else { -0.5 },
+        0.0 => {
+            if unit % 8 == 4 {
+                0.5
+            } else {
+                -0.5
+            }
+        }
         weight => -weight * points[unit % points.len()],
     };
     ((0..width).map(weight).collect(), (0..width).map(bias).collect())
@@ -155,7 +161,8 @@ fn case(name: &str, tokens: usize, width: usize, vocab: usize, ids: Fill, option
         case = case.statistic(name, [tokens]);
     }
     for name in ["gene_weight", "gene_bias", "linear1_bias", "linear2_bias", "value_weight", "value_bias"] {
-        case = if options.frozen && FROZEN.contains(&name) { case.fixed(name, [width], Fill::Uniform) } else { case.parameter(name, [width]) };
+        case =
+            if options.frozen && FROZEN.contains(&name) { case.fixed(name, [width], Fill::Uniform) } else { case.parameter(name, [width]) };
     }
     case = case.parameter("linear2_weight", [width, width]).parameter("flag", [2, width]);
     case = match options.frozen {

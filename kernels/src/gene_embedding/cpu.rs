@@ -132,7 +132,8 @@ pub(super) fn forward<T: Float>(stream: &Stream, cpu: &Cpu, op: &'static str, in
     let width = view.width().max(1);
     let eps = T::Acc::of(args.eps);
     let ys = access.write_rows(args.y).into_tiles(BAND, width);
-    let mut genes: Vec<_> = args.gene.map(|gene| access.write_rows(gene).into_tiles(BAND, width).into_iter().map(Some).collect()).unwrap_or_default();
+    let mut genes: Vec<_> =
+        args.gene.map(|gene| access.write_rows(gene).into_tiles(BAND, width).into_iter().map(Some).collect()).unwrap_or_default();
     genes.resize_with(ys.len(), || None);
     let saved = [args.saved.gene_mean, args.saved.gene_rstd, args.saved.value_mean, args.saved.value_rstd];
     let [gene_mean, gene_rstd, value_mean, value_rstd] = saved.map(|tensor| access.write(tensor).par_chunks_mut(BAND));
@@ -146,14 +147,7 @@ pub(super) fn forward<T: Float>(stream: &Stream, cpu: &Cpu, op: &'static str, in
     Ok(())
 }
 
-fn band<T: Float>(
-    view: &View<T>,
-    first: usize,
-    mut y: RowsMut<T>,
-    mut gene: Option<RowsMut<T>>,
-    saved: Statistics<T::Acc>,
-    eps: T::Acc,
-) {
+fn band<T: Float>(view: &View<T>, first: usize, mut y: RowsMut<T>, mut gene: Option<RowsMut<T>>, saved: Statistics<T::Acc>, eps: T::Acc) {
     let width = view.width();
     with_buffer((BLOCK + 2) * width, |buffer: &mut [T::Acc]| {
         let (x_g, rest) = buffer.split_at_mut(width);

@@ -136,14 +136,7 @@ fn pieces(keys: &[u64]) -> Vec<Piece> {
 }
 
 /// Value encoder and flag. Generated tokens form a segment of their own, behind all others, whose sum of dy is the flag's gradient.
-fn segments<T: Float>(
-    cpu: &Cpu,
-    view: &View<T>,
-    upstream: &Upstream<T>,
-    keys: &mut [u64],
-    scratch: &mut [T::Acc],
-    sinks: Sinks<T::Acc>,
-) {
+fn segments<T: Float>(cpu: &Cpu, view: &View<T>, upstream: &Upstream<T>, keys: &mut [u64], scratch: &mut [T::Acc], sinks: Sinks<T::Acc>) {
     let width = view.width();
     embedding::sort(cpu, keys, |token| view.value(token).map_or(width + 1, |u| view.segment(u)) as u32);
     let pieces = pieces(keys);

@@ -68,7 +68,8 @@ pub(super) fn backward<T: Float>(cpu: &Cpu, view: &View<T>, upstream: &Upstream<
         });
         for (index, token) in step.chunks_exact(ROWS * width).enumerate() {
             let row = |row: usize| &token[row * width..(row + 1) * width];
-            let sums = [(&mut sinks.linear1_bias, 1), (&mut sinks.linear2_bias, 2), (&mut sinks.value_weight, 3), (&mut sinks.value_bias, 4)];
+            let sums =
+                [(&mut sinks.linear1_bias, 1), (&mut sinks.linear2_bias, 2), (&mut sinks.value_weight, 3), (&mut sinks.value_bias, 4)];
             for (sink, from) in sums.into_iter().filter_map(|(sink, from)| sink.as_mut().map(|sink| (sink, from))) {
                 add(sink, row(from));
             }
