@@ -109,7 +109,7 @@ fn every_key_layout_loads_and_missing_tensors_are_listed_together() {
     let stream = Stream::new(&device, 0).unwrap();
     let declare = || {
         let mut plan = ParameterPlan::<f32>::new(false);
-        let heads = Heads { classes: golden.size("classes"), expression: true, mvc: true };
+        let heads = Heads { classes: golden.size("classes"), expression: true, mvc: true, gene_linear: false };
         CellModel::declare(&mut plan, &golden.model_config(CellEmbedding::Cls), heads, 0);
         plan.allocate(&device).unwrap()
     };
@@ -137,7 +137,7 @@ fn run<T: Float>(golden: &Golden, weights: LossWeights, pooling: CellEmbedding, 
     let device = Device::cpu(2).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut plan = ParameterPlan::<T>::new(true);
-    let heads = Heads { classes: golden.size("classes"), expression: true, mvc: true };
+    let heads = Heads { classes: golden.size("classes"), expression: true, mvc: true, gene_linear: false };
     let model = CellModel::declare(&mut plan, &golden.model_config(pooling), heads, golden.size("pad") as u32);
     let parameters = plan.allocate(&device).unwrap();
     parameters.load(&Stream::new(&device, 0).unwrap(), &golden.parameters(folder.path())).unwrap();

@@ -45,6 +45,9 @@ pub struct ModelConfig {
     pub classifier_layers: usize,
     /// Values above this are read as this.
     pub max_value: f64,
+    /// Give the cell-type head a linear path from the expression values beside the encoder; it starts as the logistic regression on the
+    /// training cells.
+    pub gene_linear: bool,
 }
 
 impl Default for ModelConfig {
@@ -60,6 +63,7 @@ impl Default for ModelConfig {
             cell_embedding: CellEmbedding::Cls,
             classifier_layers: 3,
             max_value: 512.0,
+            gene_linear: false,
         }
     }
 }

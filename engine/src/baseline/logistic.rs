@@ -113,6 +113,32 @@ impl LogisticModel {
         Ok(Prediction { classes, probabilities })
     }
 
+    /// The model as one linear map: logits of class c are `intercepts[c] + sum_g x_g weights[g, c]`, up to a constant a cell.
+    ///
+    /// # Shapes
+    /// Weights `[columns, classes]`, intercepts `[classes]`; a class that was not in training gets weights 0 and the lowest intercept.
+    pub fn coefficients(&self, classes: usize) -> (Vec<f32>, Vec<f32>) {
+        let binary = self.classes.len() == 2;
+        let lanes = self.intercepts.len();
+        // Two classes share one logit, that of the second.
+        let lane = |class: usize| {
+            let place = self.classes.iter().position(|&other| other as usize == class)?;
+            if binary { Some(place.checked_sub(1)) } else { Some(Some(place)) }
+        };
+        let mut weights = vec![0.0; self.places.len() * classes];
+        for (column, place) in self.places.iter().enumerate() {
+            let Some(place) = place else { continue };
+            for class in 0..classes {
+                if let Some(Some(lane)) = lane(class) {
+                    weights[column * classes + class] = self.weights[*place as usize * lanes + lane] as f32;
+                }
+            }
+        }
+        let lowest = self.intercepts.iter().copied().fold(0.0, f64::min);
+        let intercept = |class| lane(class).map_or(lowest, |lane| lane.map_or(0.0, |lane| self.intercepts[lane]));
+        (weights, (0..classes).map(|class| intercept(class) as f32).collect())
+    }
+
     fn choose(&self, rows: &SparseRows, row: usize) -> (u32, f32) {
         let known = rows.row(row).filter_map(|(column, value)| Some((self.places[column]? as usize, value)));
         let mut logits = self.intercepts.clone();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cell_encoder::{self, CellEncoder};
 use super::classifier::{self, Classifier};
+use super::gene_linear::{self, GeneLinear};
 use super::expression_decoder::{self, ExpressionDecoder};
 use super::mvc_decoder::{self, MvcDecoder};
 use crate::Result;
@@ -25,6 +26,8 @@ pub struct Heads {
     pub expression: bool,
     /// MVC decoder.
     pub mvc: bool,
+    /// Linear path beside the encoder to the cell-type head.
+    pub gene_linear: bool,
 }
 
 /// Weights of encoder and heads.
@@ -34,6 +37,7 @@ pub struct CellModel<T: Float> {
     classifier: Option<Classifier<T>>,
     expression: Option<ExpressionDecoder<T>>,
     mvc: Option<MvcDecoder<T>>,
+    gene_linear: Option<GeneLinear<T>>,
     padding_id: u32,
 }
 
@@ -120,6 +124,7 @@ struct Handles<T: Float> {
     classifier: Option<(classifier::Saved<T>, Option<classifier::Gradients<T>>)>,
     expression: Option<(expression_decoder::Saved<T>, Option<expression_decoder::Gradients<T>>)>,
     mvc: Option<(mvc_decoder::Saved<T>, Option<mvc_decoder::Gradients<T>>)>,
+    gene_linear: Option<gene_linear::Saved<T>>,
     cross_entropy: [Tensor<T::Acc>; 4],
     mse: [MseTensors<T>; 2],
     dhidden: Option<Tensor<T>>,
@@ -143,6 +148,8 @@ impl<T: Float> CellModel<T> {
             classifier: (heads.classes > 0).then(|| Classifier::declare(plan, config, heads.classes)),
             expression: heads.expression.then(|| ExpressionDecoder::declare(plan, config.hidden_size)),
             mvc: heads.mvc.then(|| MvcDecoder::declare(plan, config.hidden_size)),
+            gene_linear: (heads.gene_linear && heads.classes > 0)
+                .then(|| GeneLinear::declare(plan, config.vocab_size, heads.classes)),
             padding_id,
         }
     }
@@ -175,6 +182,7 @@ impl<T: Float> CellModel<T> {
             .as_ref()
             .filter(|_| classify)
             .map(|head| (head.plan(plan, dims.batch), training.then(|| head.plan_gradients(plan, dims.batch))));
+        let gene_linear = self.gene_linear.filter(|_| classify).map(|path| path.plan(plan, dims));
         let expression = self
             .expression
             .filter(|_| weights.expression > 0.0)
@@ -193,7 +201,7 @@ impl<T: Float> CellModel<T> {
             })
         });
         let encoder_gradients = training.then(|| self.encoder.plan_gradients(plan, dims, dropout));
-        Handles { dims, batch, encoder, encoder_gradients, classifier, expression, mvc, cross_entropy, mse, dhidden }
+        Handles { dims, batch, encoder, encoder_gradients, classifier, expression, mvc, gene_linear, cross_entropy, mse, dhidden }
     }
 
     /// The plan of a pass over batches of this size, for reports.
@@ -281,6 +289,9 @@ impl<T: Float> Workspace<T> {
         let mut losses = Losses::default();
         if let (Some(head), Some((saved, _))) = (&model.classifier, &handles.classifier) {
             head.forward(stream, saved, handles.encoder.cell)?;
+            if let (Some(path), Some(kept)) = (&model.gene_linear, &handles.gene_linear) {
+                path.forward(stream, &pass, kept, saved.logits, tensors.gene_ids, tensors.pool_weights)?;
+            }
             if self.purpose.weights.classification > 0.0 {
                 let [loss, weight_sum, _, logsumexp] = handles.cross_entropy;
                 let arguments = cross_entropy::Forward {
@@ -344,6 +355,10 @@ impl<T: Float> Workspace<T> {
                     label_smoothing: self.purpose.label_smoothing,
                 };
                 cross_entropy::backward(stream, arguments)?;
+                if let (Some(path), Some(kept)) = (&model.gene_linear, &handles.gene_linear) {
+                    let (ids, values) = (tensors.gene_ids, tensors.pool_weights);
+                    path.backward(stream, &pass, kept, head_gradients.logits, ids, values, model.padding_id)?;
+                }
                 head.backward(stream, saved, head_gradients, gradients.cell, handles.encoder.cell)?;
             }
             _ => stream.zero(gradients.cell),

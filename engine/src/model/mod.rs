@@ -6,9 +6,11 @@
 //! | [`expression_decoder`] | `decoder.fc` | scGPT `ExprDecoder` |
 //! | [`mvc_decoder`] | `mvc_decoder` | scGPT `MVCDecoder`, inner product |
 //! | [`classifier`] | `cls_decoder` | scGPT `ClsDecoder` |
+//! | [`gene_linear`] | `gene_linear` | ours: a linear path beside the encoder |
 
 pub mod cell_encoder;
 pub mod cell_model;
 pub mod classifier;
 pub mod expression_decoder;
+pub mod gene_linear;
 pub mod mvc_decoder;

@@ -4,6 +4,7 @@ mod batch_loop;
 mod checkpoint;
 mod data;
 mod evaluate;
+mod linear_start;
 mod log;
 mod optimizer;
 mod schedule;

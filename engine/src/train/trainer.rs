@@ -11,6 +11,7 @@ use super::batch_loop::Loop;
 use super::checkpoint::{self, State};
 use super::data::TrainingData;
 use super::evaluate::{self, Evaluation};
+use super::linear_start::start_linear;
 use super::log::Log;
 use super::schedule::Schedule;
 use crate::bundle::{Bundle, BundleConfig};
@@ -99,6 +100,7 @@ impl Trainer {
             classes: if classify { data.classes.len() } else { 0 },
             expression: config.loss.expression > 0.0,
             mvc: config.loss.mvc > 0.0,
+            gene_linear: classify && config.model.gene_linear,
         };
         Ok(Trainer { config, data, heads })
     }
@@ -200,6 +202,9 @@ impl Trainer {
                 if resume {
                     observe(Progress::Note("there is no checkpoint yet: starting from the beginning".into()));
                 }
+                if self.heads.gene_linear {
+                    start_linear(&run.workspace.stream, &parameters, &self.data, &self.config.data.tokens)?;
+                }
                 self.load_initial(&run)?;
             }
         }
@@ -221,7 +226,7 @@ impl Trainer {
     fn load_initial(&self, run: &Loop<'_>) -> Result<()> {
         let Some(path) = &self.config.init else { return Ok(()) };
         let checkpoint = scmmgpt_loader::checkpoint::Checkpoint::open(path)?;
-        run.parameters.load_matching(&run.workspace.stream, &checkpoint, &|name| !name.starts_with("cls_decoder."))
+        run.parameters.load_matching(&run.workspace.stream, &checkpoint, &|name| !name.starts_with("cls_decoder.") && !name.starts_with("gene_linear."))
     }
 
     fn finish(&self, device: &Device, folder: &Path, mut run: Loop<'_>, observe: Observer<'_>) -> Result<Outcome> {
