@@ -45,8 +45,7 @@ pub struct ModelConfig {
     pub classifier_layers: usize,
     /// Values above this are read as this.
     pub max_value: f64,
-    /// Give the cell-type head a linear path from the expression values beside the encoder; it starts as the logistic regression on the
-    /// training cells.
+    /// Multiply the cell-type head's probabilities with those of a linear expert: the logistic regression on the training cells.
     pub gene_linear: bool,
 }
 

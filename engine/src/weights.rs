@@ -92,6 +92,14 @@ impl<T: Float> ParameterPlan<T> {
         result
     }
 
+    /// Runs `body` with everything that it declares frozen: no gradient, no optimizer state.
+    pub fn frozen<R>(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
+        let trainable = std::mem::replace(&mut self.trainable, false);
+        let result = body(self);
+        self.trainable = trainable;
+        result
+    }
+
     /// Declares a parameter.
     pub fn parameter(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Parameter<T> {
         let (name, shape) = (format!("{}{name}", self.path), shape.into());

@@ -26,7 +26,7 @@ pub struct Heads {
     pub expression: bool,
     /// MVC decoder.
     pub mvc: bool,
-    /// Linear path beside the encoder to the cell-type head.
+    /// Linear expert beside the encoder, in inference.
     pub gene_linear: bool,
 }
 
@@ -182,7 +182,7 @@ impl<T: Float> CellModel<T> {
             .as_ref()
             .filter(|_| classify)
             .map(|head| (head.plan(plan, dims.batch), training.then(|| head.plan_gradients(plan, dims.batch))));
-        let gene_linear = self.gene_linear.filter(|_| classify).map(|path| path.plan(plan, dims));
+        let gene_linear = self.gene_linear.filter(|_| classify && !training).map(|path| path.plan(plan, dims));
         let expression = self
             .expression
             .filter(|_| weights.expression > 0.0)
@@ -355,10 +355,6 @@ impl<T: Float> Workspace<T> {
                     label_smoothing: self.purpose.label_smoothing,
                 };
                 cross_entropy::backward(stream, arguments)?;
-                if let (Some(path), Some(kept)) = (&model.gene_linear, &handles.gene_linear) {
-                    let (ids, values) = (tensors.gene_ids, tensors.pool_weights);
-                    path.backward(stream, &pass, kept, head_gradients.logits, ids, values, model.padding_id)?;
-                }
                 head.backward(stream, saved, head_gradients, gradients.cell, handles.encoder.cell)?;
             }
             _ => stream.zero(gradients.cell),

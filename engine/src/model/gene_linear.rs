@@ -1,10 +1,12 @@
-//! The linear path of the cell-type head: `logits = sum_i value_i * weight[gene_i]` over a cell's genes.
+//! A linear expert beside the encoder: `logits = bias + sum_i value_i * weight[gene_i]` over a cell's genes.
 //!
-//! It stands beside the encoder, as the wide part of a wide-and-deep model: with a few hundred labelled cells most of what can be
-//! learned is linear in the expression values, and the encoder only has to learn the rest.
+//! With a few hundred labelled cells most of what can be learned is linear in the expression values. The expert is the logistic
+//! regression on the training cells, fitted once and frozen; the encoder and its head are trained without it, and in inference the
+//! two are multiplied: `log p = log p_encoder + log p_expert` up to a constant.
 //!
 //! # Source
-//! Cheng et al. 2016, "Wide & deep learning for recommender systems", section 3. Ours; scGPT has no such path.
+//! Hinton 2002, "Training products of experts by minimizing contrastive divergence", section 1 (product of experts). Ours; scGPT has
+//! no such path.
 
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use scmmgpt_kernels::{embedding, pool, reduce};
@@ -15,40 +17,49 @@ use crate::weights::{Init, Parameter, ParameterPlan};
 
 /// Name of the weights in checkpoints.
 pub const WEIGHT: &str = "gene_linear.weight";
+/// Name of the bias in checkpoints.
+pub const BIAS: &str = "gene_linear.bias";
 
-/// Weights of the path.
+/// Weights of the expert, frozen.
 #[derive(Clone, Copy, Debug)]
 pub struct GeneLinear<T: Float> {
     /// `[vocab_size, classes]`.
     weight: Parameter<T>,
+    /// `[1, classes]`.
+    bias: Parameter<T>,
 }
 
 /// Working memory of one pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved<T: Float> {
-    /// `[tokens, classes]`: each token's row; in backward its gradient.
+    /// `[tokens, classes]`: each token's row.
     rows: Tensor<T>,
     /// `[batch, classes]`.
     logits: Tensor<T>,
+    /// `[batch]`: zeros, the one row of `bias` that every cell reads.
+    bias_ids: Tensor<u32>,
 }
 
 impl<T: Float> GeneLinear<T> {
-    /// Declares `gene_linear.weight`.
+    /// Declares `gene_linear.weight` and `gene_linear.bias`.
     pub fn declare(plan: &mut ParameterPlan<T>, vocab_size: usize, classes: usize) -> Self {
-        GeneLinear { weight: plan.parameter(WEIGHT, [vocab_size, classes], Init::Zeros) }
+        plan.frozen(|plan| GeneLinear {
+            weight: plan.parameter(WEIGHT, [vocab_size, classes], Init::Zeros),
+            bias: plan.parameter(BIAS, [1, classes], Init::Zeros),
+        })
     }
 
     /// Plans a pass.
     pub fn plan(&self, plan: &mut Plan, dims: Dims) -> Saved<T> {
         let classes = self.weight.value.width();
-        plan.scratch(embedding::scratch(dims.tokens()));
         plan.under("gene_linear", |plan| Saved {
             rows: plan.tensor("rows", [dims.tokens(), classes]),
             logits: plan.tensor("logits", [dims.batch, classes]),
+            bias_ids: plan.tensor("bias_ids", [dims.batch]),
         })
     }
 
-    /// Adds the path's logits to `logits`, `[batch, classes]`. `values`: `[tokens]`.
+    /// Adds the expert's logits to `logits`, `[batch, classes]`. `values`: `[tokens]`.
     ///
     /// # Errors
     /// Those of the kernels.
@@ -61,34 +72,14 @@ impl<T: Float> GeneLinear<T> {
         gene_ids: Tensor<u32>,
         values: Tensor<T::Acc>,
     ) -> Result<()> {
+        let add = |x| reduce::add_assign(stream, reduce::AddAssign { y: logits, x });
         embedding::forward(stream, embedding::Forward { y: saved.rows, table: self.weight.value, ids: gene_ids })?;
         let (lengths, seq_len) = (pass.lengths, pass.dims.seq_len);
-        let weights = Some(values);
-        let kind = pool::Kind::Weighted;
-        pool::forward(stream, pool::Forward { y: saved.logits, x: saved.rows, lengths, weights, seq_len, kind })?;
-        Ok(reduce::add_assign(stream, reduce::AddAssign { y: logits, x: saved.logits })?)
-    }
-
-    /// Adds the weights' gradient from `dlogits`; `padding_id` gets none.
-    ///
-    /// # Errors
-    /// Those of the kernels.
-    #[expect(clippy::too_many_arguments, reason = "handles, each with its own meaning")]
-    pub fn backward(
-        &self,
-        stream: &Stream,
-        pass: &Pass,
-        saved: &Saved<T>,
-        dlogits: Tensor<T>,
-        gene_ids: Tensor<u32>,
-        values: Tensor<T::Acc>,
-        padding_id: u32,
-    ) -> Result<()> {
-        let Some(dtable) = self.weight.gradient else { return Ok(()) };
-        let (lengths, seq_len) = (pass.lengths, pass.dims.seq_len);
         let (weights, kind) = (Some(values), pool::Kind::Weighted);
-        pool::backward(stream, pool::Backward { dx: saved.rows, dy: dlogits, lengths, weights, seq_len, kind })?;
-        let padding_id = Some(padding_id);
-        Ok(embedding::backward(stream, embedding::Backward { dtable, dy: saved.rows, ids: gene_ids, padding_id })?)
+        pool::forward(stream, pool::Forward { y: saved.logits, x: saved.rows, lengths, weights, seq_len, kind })?;
+        add(saved.logits)?;
+        stream.zero(saved.bias_ids);
+        embedding::forward(stream, embedding::Forward { y: saved.logits, table: self.bias.value, ids: saved.bias_ids })?;
+        Ok(add(saved.logits)?)
     }
 }

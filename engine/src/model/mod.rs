@@ -6,7 +6,7 @@
 //! | [`expression_decoder`] | `decoder.fc` | scGPT `ExprDecoder` |
 //! | [`mvc_decoder`] | `mvc_decoder` | scGPT `MVCDecoder`, inner product |
 //! | [`classifier`] | `cls_decoder` | scGPT `ClsDecoder` |
-//! | [`gene_linear`] | `gene_linear` | ours: a linear path beside the encoder |
+//! | [`gene_linear`] | `gene_linear` | ours: a linear expert beside the encoder |
 
 pub mod cell_encoder;
 pub mod cell_model;

@@ -17,7 +17,7 @@ use crate::config::TrainConfig;
 use crate::layer::Dropout;
 use crate::model::cell_model::{CellModel, LossWeights, Losses, Workspace};
 use crate::predict::{PREFETCH, Predictions, argmax, predict, probabilities};
-use crate::weights::Parameters;
+use crate::weights::{Declared, Parameters};
 use crate::{Error, Result};
 
 /// Everything that moves during a run.
@@ -130,9 +130,12 @@ impl Loop<'_> {
         let generative = self.evaluation_workspace.is_generative();
         let after = self.parameters.fetch(&self.workspace.stream)?;
         // Without generated tokens the flag embedding takes no part.
-        let idle = |name: &str| !generative && name == "flag_encoder.weight";
-        let same = before.iter().zip(&after).filter(|(before, after)| before.2 == after.2 && !idle(&before.0));
-        let names: Vec<String> = same.map(|(before, _)| before.0.clone()).collect();
+        let takes_part = |declared: &Declared<f32>| {
+            declared.parameter.gradient.is_some() && (generative || declared.name != "flag_encoder.weight")
+        };
+        let trained = self.parameters.declared().iter().zip(before.iter().zip(&after)).filter(|(declared, _)| takes_part(declared));
+        let names: Vec<String> =
+            trained.filter(|(_, (before, after))| before.2 == after.2).map(|(declared, _)| declared.name.clone()).collect();
         let moved = self.schedule.learning_rate(0) > 0.0;
         if names.is_empty() || !moved { Ok(()) } else { Err(Error::MissingGradient { names }) }
     }

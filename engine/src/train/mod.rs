@@ -4,7 +4,7 @@ mod batch_loop;
 mod checkpoint;
 mod data;
 mod evaluate;
-mod linear_start;
+mod linear_expert;
 mod log;
 mod optimizer;
 mod schedule;

@@ -11,7 +11,7 @@ use super::batch_loop::Loop;
 use super::checkpoint::{self, State};
 use super::data::TrainingData;
 use super::evaluate::{self, Evaluation};
-use super::linear_start::start_linear;
+use super::linear_expert::fit_expert;
 use super::log::Log;
 use super::schedule::Schedule;
 use crate::bundle::{Bundle, BundleConfig};
@@ -203,7 +203,7 @@ impl Trainer {
                     observe(Progress::Note("there is no checkpoint yet: starting from the beginning".into()));
                 }
                 if self.heads.gene_linear {
-                    start_linear(&run.workspace.stream, &parameters, &self.data, &self.config.data.tokens)?;
+                    fit_expert(&run.workspace.stream, &parameters, &self.data, &self.config.data.tokens)?;
                 }
                 self.load_initial(&run)?;
             }
@@ -237,6 +237,8 @@ impl Trainer {
             run.model.refresh(&run.workspace.stream)?;
         }
         let mut config = BundleConfig::new(&self.config, &self.data, self.heads);
+        // Two experts that agree are not twice as sure.
+        config.temperature = if self.heads.gene_linear { 2.0 } else { 1.0 };
         if self.heads.classes > 0 && !self.data.split.validation.is_empty() {
             (config.temperature, config.unknown_threshold) = run.calibrate()?;
         }

@@ -1,4 +1,4 @@
-//! The linear path's weights before training: those of the logistic regression on the training cells.
+//! The linear expert's weights: those of the logistic regression on the training cells.
 
 use scmmgpt_kernels::runtime::Stream;
 use scmmgpt_loader::batch::{CollateConfig, Collator, Objective, SampleKey};
@@ -12,9 +12,8 @@ use crate::weights::Parameters;
 /// Cells that are collated at a time.
 const CELLS: usize = 256;
 
-/// Fits the multinomial logistic regression on the values that the model reads, and copies it into `gene_linear.weight` and the bias
-/// of the last layer of the head: the model starts as the regression, and the encoder learns what it lacks.
-pub(super) fn start_linear(stream: &Stream, parameters: &Parameters<f32>, data: &TrainingData, tokens: &CollateConfig) -> Result<()> {
+/// Fits the multinomial logistic regression on the values that the model reads, and copies it into `gene_linear`.
+pub(super) fn fit_expert(stream: &Stream, parameters: &Parameters<f32>, data: &TrainingData, tokens: &CollateConfig) -> Result<()> {
     let dataset = &data.dataset;
     let plain = CollateConfig { objective: Objective::None, max_seq_len: usize::MAX / 2, ..tokens.clone() };
     let collator = Collator::new(dataset.vocab(), plain)?;
@@ -40,6 +39,5 @@ pub(super) fn start_linear(stream: &Stream, parameters: &Parameters<f32>, data: 
     let model = fit_logistic_regression(matrix, &labels, &all, LogisticOptions::default())?;
     let (weights, intercepts) = model.coefficients(classes);
     stream.upload(table, &weights)?;
-    stream.upload(parameters.named("cls_decoder.out_layer.bias")?.parameter.value, &intercepts)?;
-    Ok(())
+    Ok(stream.upload(parameters.named(gene_linear::BIAS)?.parameter.value, &intercepts)?)
 }
