@@ -100,8 +100,7 @@ mod tests {
         backward(&stream, Backward { dtable, dy: y, ids, padding_id: Some(1) }).unwrap();
         assert_eq!(stream.fetch(dtable).unwrap(), [0.0, 1.0, 0.0, 0.0, 8.0, 10.0]);
         stream.upload(ids, &[2, 1, 3, 0]).unwrap();
-        let refused = Err(Error::Index { op: "embedding::forward", tensor: "ids", position: 2, index: 3, bound: 3 });
-        assert_eq!(format!("{:?}", forward(&stream, Forward { y, table, ids })), format!("{refused:?}", refused = refused as Result<()>));
+        assert!(matches!(forward(&stream, Forward { y, table, ids }), Err(Error::Index { position: 2, index: 3, bound: 3, .. })));
         assert!(matches!(backward(&stream, Backward { dtable, dy: y, ids, padding_id: None }), Err(Error::Index { position: 2, .. })));
     }
 }

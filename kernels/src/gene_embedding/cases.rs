@@ -198,7 +198,8 @@ pub fn cases() -> Vec<Case> {
         let every = Options { dropout: true, gene: true, ..options };
         cases.extend([
             case("one", 1, 1, 1, Fill::Integers(vec![0]), options),
-            case("row", 7, 8, 5, Fill::Below(5), options),
+            // No constant unit: the last segment, above all breakpoints, has tokens.
+            case("row", 7, 4, 5, Fill::Below(5), options),
             case("prime", 67, 37, 13, Fill::Below(13), every),
             case("wide", 131, 70, 11, Fill::Integers(vec![10, 3, 3, 0, 3, 7]), Options { dropout: true, ..options }),
             case("generated", 40, 19, 23, Fill::Below(23), Options { generated: Some(10), ..every }),

@@ -11,8 +11,8 @@ use crate::{Result, vectorize};
 
 /// Tokens that one task works on.
 const BAND: usize = 64;
-/// Tokens whose values are encoded before they are normalised.
-const BLOCK: usize = 16;
+/// Tokens that are read, and whose values are encoded, before they are normalised.
+const BLOCK: usize = 8;
 
 /// [`Inputs`] as slices.
 pub(super) struct View<'a, T: Float> {
@@ -35,7 +35,7 @@ pub(super) struct View<'a, T: Float> {
     slope: Rows<'a, T::Acc>,
     intercept: Rows<'a, T::Acc>,
     clamp: T::Acc,
-    mask: Option<Mask>,
+    pub(super) mask: Option<Mask>,
 }
 
 impl<'a, T: Float> View<'a, T> {
@@ -90,32 +90,11 @@ impl<'a, T: Float> View<'a, T> {
         base + usize::from(self.breakpoints.get(base).is_some_and(|point| *point < u))
     }
 
-    /// `z` of `values`, a row each; rows without a value are left alone.
-    pub(super) fn encode(&self, z: &mut [T::Acc], values: &[Option<T::Acc>]) {
-        match self.method {
-            Method::Gemm => cpu_gemm::encode(self, z, values),
-            Method::Piecewise => {
-                for (z, u) in z.chunks_exact_mut(self.width()).zip(values) {
-                    if let Some(u) = u {
-                        self.line(z, self.segment(*u), *u);
-                    }
-                }
-            }
-        }
-    }
-
     /// `z` of a value in a segment.
     pub(super) fn line(&self, z: &mut [T::Acc], segment: usize, u: T::Acc) {
         line(z, self.slope.row(segment), self.intercept.row(segment), u);
     }
 
-    /// Dropout factors of a token's row.
-    pub(super) fn factors(&self, out: &mut [T::Acc], token: usize) {
-        match self.mask {
-            Some(mask) => mask.factors(out, token * self.width()),
-            None => out.fill(T::Acc::ONE),
-        }
-    }
 }
 
 /// Statistics of one band of tokens, to write.
@@ -149,61 +128,94 @@ pub(super) fn forward<T: Float>(stream: &Stream, cpu: &Cpu, op: &'static str, in
 
 fn band<T: Float>(view: &View<T>, first: usize, mut y: RowsMut<T>, mut gene: Option<RowsMut<T>>, saved: Statistics<T::Acc>, eps: T::Acc) {
     let width = view.width();
-    with_buffer((BLOCK + 2) * width, |buffer: &mut [T::Acc]| {
-        let (x_g, rest) = buffer.split_at_mut(width);
-        let (factors, z) = rest.split_at_mut(width);
+    with_buffer((2 * BLOCK + 1) * width, |buffer: &mut [T::Acc]| {
+        let (factors, rest) = buffer.split_at_mut(width);
+        let (x, z) = rest.split_at_mut(BLOCK * width);
+        factors.fill(T::Acc::ONE);
         for start in (0..y.rows()).step_by(BLOCK) {
             let count = BLOCK.min(y.rows() - start);
-            let mut values = [None; BLOCK];
-            for (index, value) in values[..count].iter_mut().enumerate() {
-                *value = view.value(first + start + index);
+            let tokens = first + start..first + start + count;
+            // The table's rows lie anywhere: read back to back, many are on their way at a time.
+            for (x, id) in x.chunks_exact_mut(width).zip(&view.ids[tokens.clone()]) {
+                widen::<T>(x, view.table.row(*id as usize));
             }
-            view.encode(&mut z[..count * width], &values[..count]);
-            for (index, value) in values[..count].iter().enumerate() {
-                let (row, token) = (start + index, first + start + index);
-                let embedded = view.table.row(view.ids[token] as usize);
-                (saved.gene_mean[row], saved.gene_rstd[row]) = widened_statistics::<T>(x_g, embedded, eps);
-                normalise::<T>(x_g, view.gene_weight, view.gene_bias, saved.gene_mean[row], saved.gene_rstd[row]);
+            let mut values = [None; BLOCK];
+            for (value, token) in values.iter_mut().zip(tokens.clone()) {
+                *value = view.value(token);
+            }
+            if view.method == Method::Gemm {
+                cpu_gemm::encode(view, &mut z[..count * width], &values[..count]);
+            }
+            for (((token, value), x), z) in tokens.zip(values).zip(x.chunks_exact_mut(width)).zip(z.chunks_exact_mut(width)) {
+                let row = token - first;
+                let (mean, rstd) = statistics(x, eps);
+                (saved.gene_mean[row], saved.gene_rstd[row]) = (mean, rstd);
+                normalise::<T>(x, view.gene_weight, view.gene_bias, mean, rstd);
                 if let Some(gene) = &mut gene {
-                    store::<T>(gene.row_mut(row), x_g);
+                    store::<T>(gene.row_mut(row), x);
                 }
-                (saved.value_mean[row], saved.value_rstd[row]) = (T::Acc::ZERO, T::Acc::ZERO);
+                if let (Method::Piecewise, Some(u)) = (view.method, value) {
+                    view.line(z, view.segment(u), u);
+                }
+                let (mean, rstd) = if value.is_some() { statistics(z, eps) } else { (T::Acc::ZERO, T::Acc::ZERO) };
+                (saved.value_mean[row], saved.value_rstd[row]) = (mean, rstd);
                 match (value, view.flag) {
                     (Some(_), _) => {
-                        let z = &mut z[index * width..(index + 1) * width];
-                        let (mean, rstd) = statistics(z, eps);
-                        (saved.value_mean[row], saved.value_rstd[row]) = (mean, rstd);
-                        normalise::<T>(z, view.value_weight, view.value_bias, mean, rstd);
-                        view.factors(factors, token);
-                        store_known::<T>(y.row_mut(row), x_g, z, factors);
+                        if let Some(mask) = view.mask {
+                            mask.factors(factors, token * width);
+                        }
+                        store_known::<T>(y.row_mut(row), x, z, factors, view.value_weight, view.value_bias, mean, rstd);
                     }
-                    (None, Some(flag)) => store_generated::<T>(y.row_mut(row), x_g, flag),
+                    (None, Some(flag)) => store_generated::<T>(y.row_mut(row), x, flag),
                     // Refused by the check: generated tokens need a flag.
-                    (None, None) => store::<T>(y.row_mut(row), x_g),
+                    (None, None) => store::<T>(y.row_mut(row), x),
                 }
             }
         }
     });
 }
 
+/// Lanes of a sum over a row: several vectors, so that one addition need not wait for the last.
+pub(super) const WIDE: usize = 4 * LANES;
+
+/// Adds the lanes in a fixed order.
 #[inline(always)]
-fn row_statistics<A: Real>(x: &[A], eps: A) -> (A, A) {
-    let scale = A::of(1.0 / x.len() as f64);
-    let mut sums = [A::ZERO; LANES];
-    for block in x.chunks(LANES) {
+pub(super) fn fold<A: Real>(sums: &[A; WIDE]) -> A {
+    let mut lanes = [A::ZERO; LANES];
+    for (lane, total) in lanes.iter_mut().enumerate() {
+        *total = (sums[lane] + sums[lane + LANES]) + (sums[lane + 2 * LANES] + sums[lane + 3 * LANES]);
+    }
+    tree(lanes)
+}
+
+#[inline(always)]
+fn mean_of<A: Real>(x: &[A]) -> A {
+    let mut sums = [A::ZERO; WIDE];
+    let (blocks, rest) = x.as_chunks::<WIDE>();
+    for block in blocks {
         for (sum, x) in sums.iter_mut().zip(block) {
             *sum += *x;
         }
     }
-    let mean = tree(sums) * scale;
-    let mut squares = [A::ZERO; LANES];
-    for block in x.chunks(LANES) {
-        for (square, x) in squares.iter_mut().zip(block) {
-            let centred = *x - mean;
-            *square += centred * centred;
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += *x;
+    }
+    fold(&sums) * A::of(1.0 / x.len() as f64)
+}
+
+#[inline(always)]
+fn variance_of<A: Real>(x: &[A], mean: A) -> A {
+    let mut sums = [A::ZERO; WIDE];
+    let (blocks, rest) = x.as_chunks::<WIDE>();
+    for block in blocks {
+        for (sum, x) in sums.iter_mut().zip(block) {
+            *sum += (*x - mean) * (*x - mean);
         }
     }
-    (mean, A::ONE / (tree(squares) * scale + eps).sqrt())
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += (*x - mean) * (*x - mean);
+    }
+    fold(&sums) * A::of(1.0 / x.len() as f64)
 }
 
 vectorize! {
@@ -213,15 +225,16 @@ vectorize! {
         }
     }
 
+    /// Mean and reciprocal standard deviation.
     fn statistics<A: Real>(x: &[A], eps: A) -> (A, A) {
-        row_statistics(x, eps)
+        let mean = mean_of(x);
+        (mean, A::ONE / (variance_of(x, mean) + eps).sqrt())
     }
 
-    fn widened_statistics<T: Float>(wide: &mut [T::Acc], x: &[T], eps: T::Acc) -> (T::Acc, T::Acc) {
+    pub(super) fn widen<T: Float>(wide: &mut [T::Acc], x: &[T]) {
         for (wide, x) in wide.iter_mut().zip(x) {
             *wide = x.to_acc();
         }
-        row_statistics(wide, eps)
     }
 
     fn normalise<T: Float>(x: &mut [T::Acc], weight: &[T], bias: &[T], mean: T::Acc, rstd: T::Acc) {
@@ -236,9 +249,12 @@ vectorize! {
         }
     }
 
-    fn store_known<T: Float>(y: &mut [T], gene: &[T::Acc], value: &[T::Acc], factors: &[T::Acc]) {
-        for (((y, gene), value), factor) in y.iter_mut().zip(gene).zip(value).zip(factors) {
-            *y = T::from_acc(*gene + *value * *factor);
+    fn store_known<T: Float>(
+        y: &mut [T], gene: &[T::Acc], z: &[T::Acc], factors: &[T::Acc], weight: &[T], bias: &[T], mean: T::Acc, rstd: T::Acc
+    ) {
+        for (((((y, gene), z), factor), weight), bias) in y.iter_mut().zip(gene).zip(z).zip(factors).zip(weight).zip(bias) {
+            let value = (*z - mean) * rstd * weight.to_acc() + bias.to_acc();
+            *y = T::from_acc(*gene + value * *factor);
         }
     }
 

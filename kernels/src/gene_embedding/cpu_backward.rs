@@ -2,15 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::cpu::View;
+use super::cpu::{View, WIDE, fold, widen};
 use super::cpu_tables::{COLUMNS, starts_active};
 use super::{Backward, Inputs, Method, cpu_gemm};
-use crate::runtime::math::{LANES, tree};
 use crate::runtime::{Access, Cpu, Float, Real, Rows, RowsMut, Stream, Tensor, with_buffer};
 use crate::{Result, embedding, vectorize};
 
 /// Tokens of one partial sum.
 const PIECE: usize = 64;
+/// Tokens whose rows, which lie anywhere, are read before they are worked on: many are on their way at a time.
+const BLOCK: usize = 8;
 /// Partial sums of a piece, each a row: dz, dz u, and the gradients of `LN_v`'s scale and shift.
 const SUMS: usize = 4;
 
@@ -96,24 +97,26 @@ pub(super) fn backward<T: Float>(stream: &Stream, cpu: &Cpu, op: &'static str, i
     })
 }
 
-#[expect(clippy::mut_from_ref, reason = "an access refuses overlap with any range in use")]
 fn open<A: Real>(access: &Access, tensor: Tensor<A>) -> &mut [A] {
     access.write(tensor)
 }
 
-/// dz of one known token, and its addends to the gradients of `LN_v`'s scale and shift.
+/// `d`: the gradient of a known token's y, becomes dz; adds to the gradients of `LN_v`'s scale and shift. `factors` is overwritten.
 pub(super) fn value_row<T: Float>(
     view: &View<T>,
     upstream: &Upstream<T>,
     token: usize,
     z: &[T::Acc],
-    dz: &mut [T::Acc],
-    dweight: &mut [T::Acc],
-    dbias: &mut [T::Acc],
+    d: &mut [T::Acc],
+    sums: [&mut [T::Acc]; 2],
+    factors: &mut [T::Acc],
 ) {
-    view.factors(dz, token);
-    multiply::<T>(dz, upstream.dy.row(token));
-    norm_backward::<T>(dz, dweight, dbias, z, view.value_weight, upstream.value_mean[token], upstream.value_rstd[token]);
+    if let Some(mask) = view.mask {
+        mask.factors(factors, token * view.width());
+        multiply(d, factors);
+    }
+    let [dweight, dbias] = sums;
+    norm_backward::<T>(d, dweight, dbias, z, view.value_weight, upstream.value_mean[token], upstream.value_rstd[token]);
 }
 
 /// Sorted tokens `start..end` of one segment.
@@ -145,17 +148,23 @@ fn segments<T: Float>(cpu: &Cpu, view: &View<T>, upstream: &Upstream<T>, keys: &
         pieces.par_iter().zip(sums.par_chunks_exact_mut(SUMS * width)).for_each(|(piece, sums)| {
             sums.fill(T::Acc::ZERO);
             let [dz_sum, dzu_sum, dweight, dbias] = rows(sums, width);
-            with_buffer(2 * width, |buffer: &mut [T::Acc]| {
-                let (z, dz) = buffer.split_at_mut(width);
-                for key in &keys[piece.start..piece.end] {
-                    let token = embedding::position(*key);
-                    let Some(u) = view.value(token) else {
-                        add_narrow::<T>(dz_sum, upstream.dy.row(token));
-                        continue;
-                    };
-                    view.line(z, piece.segment, u);
-                    value_row(view, upstream, token, z, dz, dweight, dbias);
-                    add_both(dz_sum, dzu_sum, dz, u);
+            with_buffer((BLOCK + 2) * width, |buffer: &mut [T::Acc]| {
+                let (z, rest) = buffer.split_at_mut(width);
+                let (factors, block) = rest.split_at_mut(width);
+                for keys in keys[piece.start..piece.end].chunks(BLOCK) {
+                    for (d, key) in block.chunks_exact_mut(width).zip(keys) {
+                        widen::<T>(d, upstream.dy.row(embedding::position(*key)));
+                    }
+                    for (d, key) in block.chunks_exact_mut(width).zip(keys) {
+                        let token = embedding::position(*key);
+                        let Some(u) = view.value(token) else {
+                            add(dz_sum, d);
+                            continue;
+                        };
+                        view.line(z, piece.segment, u);
+                        value_row(view, upstream, token, z, d, [&mut *dweight, &mut *dbias], factors);
+                        add_both(dz_sum, dzu_sum, d, u);
+                    }
                 }
             });
         });
@@ -288,19 +297,24 @@ fn genes<T: Float>(
         groups.into_par_iter().zip(sums.par_chunks_exact_mut(2 * width)).for_each(|(mut group, sums)| {
             sums.fill(T::Acc::ZERO);
             let (dweight, dbias) = sums.split_at_mut(width);
-            with_buffer(2 * width, |buffer: &mut [T::Acc]| {
-                let (x, dx) = buffer.split_at_mut(width);
-                for key in group.keys {
-                    let (token, id) = (embedding::position(*key), embedding::id(*key));
-                    widen::<T>(x, view.table.row(id as usize));
-                    widen::<T>(dx, upstream.dy.row(token));
-                    if let Some(dgene) = &upstream.dgene {
-                        add_narrow::<T>(dx, dgene.row(token));
+            with_buffer(2 * BLOCK * width, |buffer: &mut [T::Acc]| {
+                let (x, d) = buffer.split_at_mut(BLOCK * width);
+                for keys in group.keys.chunks(BLOCK) {
+                    let rows = || keys.iter().map(|key| (embedding::position(*key), embedding::id(*key)));
+                    for (((token, id), x), d) in rows().zip(x.chunks_exact_mut(width)).zip(d.chunks_exact_mut(width)) {
+                        widen::<T>(x, view.table.row(id as usize));
+                        widen::<T>(d, upstream.dy.row(token));
+                        if let Some(dgene) = &upstream.dgene {
+                            add_narrow::<T>(d, dgene.row(token));
+                        }
                     }
-                    let (mean, rstd) = (upstream.gene_mean[token], upstream.gene_rstd[token]);
-                    norm_backward::<T>(dx, dweight, dbias, x, view.gene_weight, mean, rstd);
-                    if let (Some(rows), false) = (&mut group.rows, Some(id) == padding_id) {
-                        add(rows.row_mut(id as usize - group.first), dx);
+                    for (((token, _), x), d) in rows().zip(x.chunks_exact_mut(width)).zip(d.chunks_exact_mut(width)) {
+                        let (mean, rstd) = (upstream.gene_mean[token], upstream.gene_rstd[token]);
+                        norm_backward::<T>(d, dweight, dbias, x, view.gene_weight, mean, rstd);
+                    }
+                    let Some(table) = &mut group.rows else { continue };
+                    for ((_, id), d) in rows().zip(d.chunks_exact(width)).filter(|((_, id), _)| Some(*id) != padding_id) {
+                        add(table.row_mut(id as usize - group.first), d);
                     }
                 }
             });
@@ -324,35 +338,33 @@ vectorize! {
     fn norm_backward<T: Float>(
         d: &mut [T::Acc], dweight: &mut [T::Acc], dbias: &mut [T::Acc], x: &[T::Acc], weight: &[T], mean: T::Acc, rstd: T::Acc
     ) {
-        let scale = T::Acc::of(1.0 / x.len() as f64);
-        let (mut sums, mut products) = ([T::Acc::ZERO; LANES], [T::Acc::ZERO; LANES]);
-        let parameters = dweight.chunks_mut(LANES).zip(dbias.chunks_mut(LANES)).zip(weight.chunks(LANES));
-        for ((d, x), ((dweight, dbias), weight)) in d.chunks_mut(LANES).zip(x.chunks(LANES)).zip(parameters) {
-            let parameters = dweight.iter_mut().zip(dbias).zip(weight);
-            for ((((sum, product), d), x), ((dweight, dbias), weight)) in sums.iter_mut().zip(&mut products).zip(d).zip(x).zip(parameters) {
-                let xhat = (*x - mean) * rstd;
-                *dweight += *d * xhat;
-                *dbias += *d;
-                *d *= weight.to_acc();
+        for ((((d, x), dweight), dbias), weight) in d.iter_mut().zip(x).zip(dweight).zip(dbias).zip(weight) {
+            *dweight += *d * ((*x - mean) * rstd);
+            *dbias += *d;
+            *d *= weight.to_acc();
+        }
+        let (mut sums, mut products) = ([T::Acc::ZERO; WIDE], [T::Acc::ZERO; WIDE]);
+        let ((blocks, rest), (x_blocks, x_rest)) = (d.as_chunks::<WIDE>(), x.as_chunks::<WIDE>());
+        for (d, x) in blocks.iter().zip(x_blocks) {
+            for (((sum, product), d), x) in sums.iter_mut().zip(&mut products).zip(d).zip(x) {
                 *sum += *d;
-                *product += *d * xhat;
+                *product += *d * ((*x - mean) * rstd);
             }
         }
-        let (mean_g, mean_gx) = (tree(sums) * scale, tree(products) * scale);
+        for (((sum, product), d), x) in sums.iter_mut().zip(&mut products).zip(rest).zip(x_rest) {
+            *sum += *d;
+            *product += *d * ((*x - mean) * rstd);
+        }
+        let scale = T::Acc::of(1.0 / x.len() as f64);
+        let (mean_g, mean_gx) = (fold(&sums) * scale, fold(&products) * scale);
         for (d, x) in d.iter_mut().zip(x) {
             *d = rstd * (*d - mean_g - (*x - mean) * rstd * mean_gx);
         }
     }
 
-    fn widen<T: Float>(wide: &mut [T::Acc], x: &[T]) {
-        for (wide, x) in wide.iter_mut().zip(x) {
-            *wide = x.to_acc();
-        }
-    }
-
-    fn multiply<T: Float>(factors: &mut [T::Acc], x: &[T]) {
-        for (factor, x) in factors.iter_mut().zip(x) {
-            *factor *= x.to_acc();
+    fn multiply<A: Real>(x: &mut [A], factors: &[A]) {
+        for (x, factor) in x.iter_mut().zip(factors) {
+            *x *= *factor;
         }
     }
 

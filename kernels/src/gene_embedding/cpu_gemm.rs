@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::cpu::View;
+use super::cpu::{View, widen};
 use super::cpu_backward::{Sinks, Upstream, add, add_narrow, add_scaled, rows, value_row};
 use super::cpu_tables::{COLUMNS, is_off};
 use crate::runtime::math::{LANES, tree};
@@ -46,9 +46,11 @@ pub(super) fn backward<T: Float>(cpu: &Cpu, view: &View<T>, upstream: &Upstream<
                 token.fill(T::Acc::ZERO);
                 let Some(u) = view.value(start + index) else { return };
                 let [hidden, dhidden, dz, dweight, dbias] = rows(token, width);
-                with_buffer(width, |z: &mut [T::Acc]| {
-                    view.encode(z, &[Some(u)]);
-                    value_row(view, upstream, start + index, z, dz, dweight, dbias);
+                with_buffer(2 * width, |buffer: &mut [T::Acc]| {
+                    let (z, factors) = buffer.split_at_mut(width);
+                    encode(view, z, &[Some(u)]);
+                    widen::<T>(dz, upstream.dy.row(start + index));
+                    value_row(view, upstream, start + index, z, dz, [dweight, dbias], factors);
                 });
                 first_layer::<T>(hidden, view.linear1_weight, view.linear1_bias, u);
                 for (row, dz) in dz.iter().enumerate() {

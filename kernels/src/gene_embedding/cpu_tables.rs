@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::{Parameters, Tables};
-use crate::runtime::{Cpu, Float, Real, Stream};
+use crate::runtime::{Cpu, Float, Real, Stream, with_buffer};
+use crate::vectorize;
 
 /// Output columns that one task builds: their rows of `W2` stay in the first-level cache.
 pub(super) const COLUMNS: usize = 16;
@@ -78,35 +79,58 @@ pub(super) fn build<T: Float>(stream: &Stream, cpu: &Cpu, parameters: Parameters
         slopes.into_par_iter().zip(intercepts).enumerate().for_each(|(tile, (mut slopes, mut intercepts))| {
             let first = tile * COLUMNS;
             let columns = slopes.width();
-            // In f64, where the products are exact for f32 weights and hundreds of additions cost nothing visible.
-            let (mut slope, mut intercept) = ([0.0f64; COLUMNS], [0.0f64; COLUMNS]);
-            let switch = |index: usize, sign: f64, slope: &mut [f64; COLUMNS], intercept: &mut [f64; COLUMNS]| {
-                let (weight, bias) = (sign * unit(index).0.f64(), sign * unit(index).1.f64());
+            with_buffer(COLUMNS * width, |outputs: &mut [f64]| {
+                // This tile's rows of W2, a unit's column side by side.
                 for column in 0..columns {
-                    let output = weight2.row(first + column)[index].to_acc().f64();
-                    slope[column] += output * weight;
-                    intercept[column] += output * bias;
+                    for (outputs, weight) in outputs.chunks_exact_mut(COLUMNS).zip(weight2.row(first + column)) {
+                        outputs[column] = weight.to_acc().f64();
+                    }
                 }
-            };
-            for column in 0..columns {
-                intercept[column] = bias2[first + column].to_acc().f64();
-            }
-            for index in (0..width).filter(|index| starts_active(unit(*index).0, unit(*index).1)) {
-                switch(index, 1.0, &mut slope, &mut intercept);
-            }
-            for segment in 0..=width {
-                for (column, (to_slope, to_intercept)) in slopes.row_mut(segment).iter_mut().zip(intercepts.row_mut(segment)).enumerate() {
-                    (*to_slope, *to_intercept) = (T::Acc::of(slope[column]), T::Acc::of(intercept[column]));
+                let mut state = State { slope: [0.0; COLUMNS], intercept: [0.0; COLUMNS] };
+                for column in 0..columns {
+                    state.intercept[column] = bias2[first + column].to_acc().f64();
                 }
-                // A unit that never switches ends the list: the segments behind it have no tokens.
-                if let Some((_, index)) = units.get(segment).filter(|(point, _)| point.is_finite()) {
-                    let (weight, bias) = unit(*index as usize);
-                    let sign = if starts_active(weight, bias) { -1.0 } else { 1.0 };
-                    switch(*index as usize, sign, &mut slope, &mut intercept);
+                let switch = |state: &mut State, index: usize, sign: f64| {
+                    let (weight, bias) = unit(index);
+                    switch(state, &outputs[index * COLUMNS..][..columns], sign * weight.f64(), sign * bias.f64());
+                };
+                for index in (0..width).filter(|index| starts_active(unit(*index).0, unit(*index).1)) {
+                    switch(&mut state, index, 1.0);
                 }
-            }
+                for segment in 0..=width {
+                    store(slopes.row_mut(segment), &state.slope);
+                    store(intercepts.row_mut(segment), &state.intercept);
+                    // A unit that never switches ends the list: the segments behind it have no tokens.
+                    if let Some((_, index)) = units.get(segment).filter(|(point, _)| point.is_finite()) {
+                        let (weight, bias) = unit(*index as usize);
+                        switch(&mut state, *index as usize, if starts_active(weight, bias) { -1.0 } else { 1.0 });
+                    }
+                }
+            });
         });
     });
+}
+
+/// Slope and intercept of one segment and one tile of columns; in f64, where the products are exact for f32 weights and hundreds of
+/// additions cost nothing visible.
+struct State {
+    slope: [f64; COLUMNS],
+    intercept: [f64; COLUMNS],
+}
+
+fn store<A: Real>(row: &mut [A], state: &[f64; COLUMNS]) {
+    for (row, state) in row.iter_mut().zip(state) {
+        *row = A::of(*state);
+    }
+}
+
+vectorize! {
+    fn switch(state: &mut State, outputs: &[f64], weight: f64, bias: f64) {
+        for ((slope, intercept), output) in state.slope.iter_mut().zip(&mut state.intercept).zip(outputs) {
+            *slope += output * weight;
+            *intercept += output * bias;
+        }
+    }
 }
 
 #[cfg(test)]

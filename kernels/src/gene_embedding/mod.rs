@@ -265,6 +265,9 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     args.saved.check(OP, ids.len())?;
     expect_shape(OP, "y", &shape, &[args.y.rows(), args.y.width()])?;
     args.gene.map_or(Ok(()), |gene| expect_shape(OP, "gene", &shape, &[gene.rows(), gene.width()]))?;
+    if shape.contains(&0) {
+        return Ok(());
+    }
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, inputs, args),
     }
@@ -294,6 +297,9 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     args.gradients.check(OP, &parameters)?;
     expect_shape(OP, "dy", &shape, &[args.dy.rows(), args.dy.width()])?;
     args.dgene.map_or(Ok(()), |dgene| expect_shape(OP, "dgene", &shape, &[dgene.rows(), dgene.width()]))?;
+    if shape.contains(&0) {
+        return Ok(());
+    }
     match stream.target() {
         Target::Cpu(cpu) => cpu_backward::backward(stream, cpu, OP, inputs, args),
     }
