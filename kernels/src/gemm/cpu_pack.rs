@@ -107,20 +107,19 @@ vectorize! {
         const SIDE: usize = 16;
         let (depth, steps) = (b.width(), b.width().div_ceil(pair));
         let mut square = [[T::Acc::ZERO; SIDE]; SIDE];
-        for (index, packed) in packed.chunks_mut(SIDE * width).take(steps.div_ceil(SIDE)).enumerate() {
-            let from = index * SIDE;
-            let count = SIDE.min(steps - from);
-            for column in (0..width).step_by(SIDE) {
-                for (row, target) in square.iter_mut().enumerate() {
-                    if column + row < b.rows() {
-                        let source = &b.row(column + row)[from * pair..depth.min((from + SIDE) * pair)];
-                        if source.len() == SIDE && pair == 1 {
-                            widen_array::<T, SIDE>(target, source);
-                        } else {
-                            lay::<T>(&mut target[..count], source, pair);
-                        }
+        // Sixteen rows to their end before the next sixteen: as many streams as the hardware fetches ahead.
+        for column in (0..width).step_by(SIDE) {
+            let rows = SIDE.min(b.rows().saturating_sub(column));
+            square[rows..].fill([T::Acc::ZERO; SIDE]);
+            for (index, packed) in packed.chunks_mut(SIDE * width).take(steps.div_ceil(SIDE)).enumerate() {
+                let from = index * SIDE;
+                let count = SIDE.min(steps - from);
+                for (row, target) in square[..rows].iter_mut().enumerate() {
+                    let source = &b.row(column + row)[from * pair..depth.min((from + SIDE) * pair)];
+                    if source.len() == SIDE && pair == 1 {
+                        widen_array::<T, SIDE>(target, source);
                     } else {
-                        *target = [T::Acc::ZERO; SIDE];
+                        lay::<T>(&mut target[..count], source, pair);
                     }
                 }
                 transpose(&square, packed, column, width, count);

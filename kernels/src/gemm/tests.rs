@@ -1,7 +1,7 @@
 //! Bits: micro-kernels agree with each other, rows do not depend on their neighbours, cuts do not show.
 
 use super::cpu::multiply;
-use super::cpu_pack::ROW;
+use super::cpu_pack::{Operand, Part, ROW, pack_a, pack_b};
 use super::cpu_simd::{Kernel, Panels};
 use super::{Accumulate, Epilogue, Forward, Layout, accumulate, forward};
 use crate::runtime::philox::{Site, uniform};
@@ -145,4 +145,64 @@ fn sizes_that_do_not_fit_are_errors() {
     assert!(call(all.c, all.a, all.b, Layout::NN).is_err());
     assert!(call(all.c.columns(0, 5), all.a, all.b, Layout::NT).is_err());
     assert!(call(all.c, all.a.columns(0, 7), all.b, Layout::NT).is_err());
+}
+
+#[test]
+fn packing_transposes_and_pads() {
+    let (columns, depth) = (37, 83);
+    let b = random(columns * depth, 0);
+    for kernel in kernels() {
+        let width = kernel.columns();
+        for deep in [true, false] {
+            let matrix = Rows::of(&b, if deep { depth } else { columns });
+            let count = columns.min(width);
+            let mut packed = vec![f32::NAN; depth * width];
+            pack_b(kernel, &mut packed, Operand { matrix, deep }, Part { start: columns - count, count, from: 2, depth: depth - 5 });
+            for (at, value) in packed[..(depth - 5) * width].iter().enumerate() {
+                let (k, column) = (at / width + 2, at % width + columns - count);
+                let expected = if at % width < count { b[if deep { column * depth + k } else { k * columns + column }] } else { 0.0 };
+                assert_eq!(value.to_bits(), expected.to_bits(), "{kernel:?} deep {deep} element {at}");
+            }
+        }
+    }
+}
+
+/// What the bf16 dot product does to one lane: two products, each fused with its addition, the second of a pair first.
+fn dot_pair(sum: f32, a: f32, b: f32) -> f32 {
+    let halves = |pair: f32| {
+        let bits = pair.to_bits();
+        (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000))
+    };
+    let ((a_first, a_second), (b_first, b_second)) = (halves(a), halves(b));
+    a_first.mul_add(b_first, a_second.mul_add(b_second, sum))
+}
+
+#[test]
+fn pairs_of_bf16_meet_their_partners() {
+    let kernel = Kernel::Avx512Bf16;
+    let (rows, columns) = (kernel.rows(), kernel.columns());
+    for (m, n, k) in [(6, 64, 512), (4, 50, 77), (1, 1, 1)] {
+        let narrow = |values: Vec<f32>| values.into_iter().map(bf16::from_f32).collect::<Vec<_>>();
+        let (a, b) = (narrow(random(m * k, 0)), narrow(random(n * k, 1)));
+        for (deep_a, deep_b) in [(true, true), (true, false), (false, false)] {
+            let operand = |values, outer, deep| Operand { matrix: Rows::of(values, if deep { k } else { outer }), deep };
+            let (left, right) = (operand(&a, m, deep_a), operand(&b, n, deep_b));
+            let steps = k.div_ceil(2);
+            let (mut panel_a, mut panel_b) = (vec![f32::NAN; kernel.panel_a()], vec![f32::NAN; steps * columns]);
+            pack_a(kernel, &mut panel_a, left, Part { start: 0, count: m, from: 0, depth: k });
+            pack_b(kernel, &mut panel_b, right, Part { start: 0, count: n, from: 0, depth: k });
+            for at in 0..rows * columns {
+                let (row, column) = (at / columns, at % columns);
+                let a_at = |step: usize| panel_a[if deep_a { row * ROW + step } else { step * rows + row }];
+                let sum = (0..steps).fold(0.0, |sum, step| dot_pair(sum, a_at(step), panel_b[step * columns + column]));
+                let element = |values: &[bf16], outer: usize, deep: bool, at: usize, p: usize| {
+                    values[if deep { at * k + p } else { p * outer + at }].to_f64()
+                };
+                let inside = row < m && column < n;
+                let product = |p| element(&a, m, deep_a, row, p) * element(&b, n, deep_b, column, p);
+                let expected = if inside { (0..k).map(product).sum::<f64>() } else { 0.0 };
+                assert!((f64::from(sum) - expected).abs() < 1e-4, "{m}x{n}x{k} at {row},{column}: {sum} {expected}");
+            }
+        }
+    }
 }
