@@ -81,6 +81,52 @@ impl Golden {
     }
 }
 
+/// The same weights under the other names that scGPT checkpoints have used, and with tensors missing.
+#[test]
+fn every_key_layout_loads_and_missing_tensors_are_listed_together() {
+    let golden = Golden::open("encoder_tiny.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    let plain = golden.parameters(folder.path());
+    let renamed = |name: &str, rename: &dyn Fn(&str) -> Option<String>| {
+        let names: Vec<(String, String)> = plain.names().filter_map(|old| Some((old.to_string(), rename(old)?))).collect();
+        let views = names.iter().map(|(old, new)| {
+            let view = plain.view(old).unwrap();
+            (new.as_str(), view.dtype, view.shape, view.bytes)
+        });
+        let path = folder.path().join(name);
+        checkpoint::write(&path, views, &Default::default()).unwrap();
+        Checkpoint::open(path).unwrap()
+    };
+    let pytorch = |name: &str| name.replace("Wqkv.weight", "in_proj_weight").replace("Wqkv.bias", "in_proj_bias");
+    let wrapped = |name: &str| name.replace("self_attn.", "self_attn._impl.");
+    let layouts = [
+        renamed("a.safetensors", &|name| Some(name.into())),
+        renamed("b.safetensors", &|name| Some(pytorch(name))),
+        renamed("c.safetensors", &|name| Some(wrapped(name))),
+        renamed("d.safetensors", &|name| Some(format!("module.{}", pytorch(name)))),
+    ];
+    let device = Device::cpu(1).unwrap();
+    let stream = Stream::new(&device, 0).unwrap();
+    let declare = || {
+        let mut plan = ParameterPlan::<f32>::new(false);
+        let heads = Heads { classes: golden.size("classes"), expression: true, mvc: true };
+        CellModel::declare(&mut plan, &golden.model_config(CellEmbedding::Cls), heads, 0);
+        plan.allocate(&device).unwrap()
+    };
+    for layout in layouts {
+        let parameters = declare();
+        parameters.load(&stream, &layout).unwrap();
+        for (name, _, values) in parameters.fetch(&stream).unwrap() {
+            assert!(values == golden.reals(&format!("param.{name}")), "{name} of {}", layout.path().display());
+        }
+    }
+    let lacking = renamed("e.safetensors", &|name| (!name.contains("layers.1.") && !name.contains("decoder.fc.4")).then(|| name.into()));
+    let error = declare().load(&stream, &lacking).unwrap_err().to_string();
+    for name in ["layers.1.self_attn.Wqkv.weight", "layers.1.norm2.bias", "decoder.fc.4.weight"] {
+        assert!(error.contains(name), "{error}");
+    }
+}
+
 struct Run<T: Float> {
     parameters: Parameters<T>,
     workspace: Workspace<T>,

@@ -1,9 +1,9 @@
 //! `infer`: embed and annotate.
 
+use scmmgpt_engine::SourceReport;
 use scmmgpt_engine::bundle::Bundle;
 use scmmgpt_engine::task::annotate::{self, Annotate, Reference};
 use scmmgpt_engine::task::embed::{self, Embed};
-use scmmgpt_engine::SourceReport;
 use serde_json::json;
 
 use crate::arguments::{self, Cells, Global, Infer, InferTask};
@@ -53,7 +53,13 @@ fn embed(global: &Global, cells: &Cells) -> anyhow::Result<()> {
     if global.json {
         println!("{}", json!({ "output": cells.output, "cells": report.cells, "obsm": embed::OBSM_KEY, "genes": report }));
     } else {
-        println!("wrote obsm[\"{}\"] ({} x {}) to {}", embed::OBSM_KEY, report.cells, bundle.config.model.hidden_size, cells.output.display());
+        println!(
+            "wrote obsm[\"{}\"] ({} x {}) to {}",
+            embed::OBSM_KEY,
+            report.cells,
+            bundle.config.model.hidden_size,
+            cells.output.display()
+        );
     }
     Ok(())
 }

@@ -30,10 +30,12 @@ kernels! {
     attention,
     cross_entropy,
     dropout,
+    embedding,
     gemm,
     l2_normalize,
     layer_norm,
     mse,
     pool,
     reduce,
+    topk,
 }

@@ -19,11 +19,7 @@ pub struct KnnOptions {
 
 impl Default for KnnOptions {
     fn default() -> Self {
-        Self {
-            components: 50,
-            neighbours: 15,
-            seed: 0,
-        }
+        Self { components: 50, neighbours: 15, seed: 0 }
     }
 }
 
@@ -36,12 +32,7 @@ impl Default for KnnOptions {
 /// `labels`: `[rows]`; those of test rows are not read.
 /// # Errors
 /// `Empty` without training rows or columns; `Option` for settings of 0; others for malformed input.
-pub fn knn_on_pca(
-    rows: SparseRows,
-    labels: &[u32],
-    split: Split,
-    options: KnnOptions,
-) -> Result<Prediction> {
+pub fn knn_on_pca(rows: SparseRows, labels: &[u32], split: Split, options: KnnOptions) -> Result<Prediction> {
     check_input(&rows, labels, &split)?;
     let pca = fit_pca(rows, split.train, options.components, options.seed)?;
     let train = pca.transform(rows, split.train)?;
@@ -59,44 +50,27 @@ pub fn knn_on_pca(
 /// `train`: `[labels, dimensions]`; `test`: `[tests, dimensions]`; any number of dimensions, 0 too.
 /// # Errors
 /// `Empty` without training points; `Option` for 0 neighbours; `LengthMismatch`.
-pub fn nearest_neighbours(
-    train: &[f64],
-    labels: &[u32],
-    test: &[f64],
-    tests: usize,
-    neighbours: usize,
-) -> Result<Prediction> {
+pub fn nearest_neighbours(train: &[f64], labels: &[u32], test: &[f64], tests: usize, neighbours: usize) -> Result<Prediction> {
     if labels.is_empty() {
-        return Err(MetricError::Empty {
-            what: "training points",
-        });
+        return Err(MetricError::Empty { what: "training points" });
     }
     if neighbours == 0 {
-        return Err(MetricError::Option {
-            option: "neighbours",
-            expected: "at least 1",
-            got: 0.0,
-        });
+        return Err(MetricError::Option { option: "neighbours", expected: "at least 1", got: 0.0 });
     }
     let dimensions = train.len() / labels.len();
     same_length("training points", labels.len() * dimensions, train.len())?;
     same_length("test points", tests * dimensions, test.len())?;
-    let votes = (0..tests)
-        .into_par_iter()
-        .map_init(Vec::new, |distances, at| {
-            let point = &test[at * dimensions..][..dimensions];
-            distances.clear();
-            distances.extend((0..labels.len()).map(|voter| {
-                let other = &train[voter * dimensions..][..dimensions];
-                (squared_distance(point, other), voter)
-            }));
-            vote(distances, labels, neighbours.min(labels.len()))
-        });
+    let votes = (0..tests).into_par_iter().map_init(Vec::new, |distances, at| {
+        let point = &test[at * dimensions..][..dimensions];
+        distances.clear();
+        distances.extend((0..labels.len()).map(|voter| {
+            let other = &train[voter * dimensions..][..dimensions];
+            (squared_distance(point, other), voter)
+        }));
+        vote(distances, labels, neighbours.min(labels.len()))
+    });
     let (classes, probabilities) = votes.collect::<Vec<_>>().into_iter().unzip();
-    Ok(Prediction {
-        classes,
-        probabilities,
-    })
+    Ok(Prediction { classes, probabilities })
 }
 
 /// The winning label and its share of the votes of the `neighbours` least (squared distance, voter).
@@ -140,15 +114,8 @@ mod tests {
     fn ties_go_to_the_nearer_then_the_lower() {
         let train = [0.0, 1.0, 3.0, 4.0];
         let labels = [7, 7, 2, 2];
-        let at =
-            |x: f64, neighbours| nearest_neighbours(&train, &labels, &[x], 1, neighbours).unwrap();
-        assert_eq!(
-            at(1.9, 4),
-            Prediction {
-                classes: vec![7],
-                probabilities: vec![0.5]
-            }
-        );
+        let at = |x: f64, neighbours| nearest_neighbours(&train, &labels, &[x], 1, neighbours).unwrap();
+        assert_eq!(at(1.9, 4), Prediction { classes: vec![7], probabilities: vec![0.5] });
         assert_eq!(at(2.1, 4).classes, [2]);
         assert_eq!(at(2.0, 4).classes, [2]); // equal sums: the lower label
         assert_eq!(at(2.0, 1).classes, [7]); // equally near: the earlier point
@@ -162,27 +129,13 @@ mod tests {
     fn separates_clusters_at_any_thread_count() {
         let (matrix, labels) = Matrix::clusters(120, 40, 3);
         let (train, test): (Vec<usize>, Vec<usize>) = (0..120).partition(|row| row % 4 != 0);
-        let split = Split {
-            train: &train,
-            test: &test,
-        };
+        let split = Split { train: &train, test: &test };
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            pool.install(|| {
-                knn_on_pca(matrix.rows(), &labels, split, KnnOptions::default()).unwrap()
-            })
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| knn_on_pca(matrix.rows(), &labels, split, KnnOptions::default()).unwrap())
         };
         let prediction = run(1);
         assert_eq!(prediction, run(3));
-        assert!(
-            prediction
-                .classes
-                .iter()
-                .zip(&test)
-                .all(|(&class, &row)| class == labels[row])
-        );
+        assert!(prediction.classes.iter().zip(&test).all(|(&class, &row)| class == labels[row]));
     }
 }

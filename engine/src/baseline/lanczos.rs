@@ -32,12 +32,7 @@ pub(super) struct Eigenpairs {
 ///
 /// # Source
 /// Golub & Van Loan, section 10.1 and 10.3; random start from `seed`.
-pub(super) fn largest(
-    size: usize,
-    wanted: usize,
-    seed: u64,
-    mut multiply: impl FnMut(&[f64]) -> Vec<f64>,
-) -> Eigenpairs {
+pub(super) fn largest(size: usize, wanted: usize, seed: u64, mut multiply: impl FnMut(&[f64]) -> Vec<f64>) -> Eigenpairs {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut basis: Vec<Vec<f64>> = Vec::new();
     let (mut diagonal, mut beside) = (Vec::new(), Vec::new());
@@ -88,19 +83,13 @@ fn converged(diagonal: &[f64], beside: &[f64], wanted: usize) -> bool {
     let order = descending(&values);
     let limit = TOLERANCE * values[order[0]].abs();
     // An invariant subspace (length 0) proves nothing about what lies outside it.
-    beside[steps - 1] > 0.0
-        && order
-            .iter()
-            .take(wanted)
-            .all(|&at| (beside[steps - 1] * last[0][at]).abs() <= limit)
+    beside[steps - 1] > 0.0 && order.iter().take(wanted).all(|&at| (beside[steps - 1] * last[0][at]).abs() <= limit)
 }
 
 /// Eigenpairs of the tridiagonal matrix, carried back through the basis.
 fn assemble(mut values: Vec<f64>, beside: &[f64], basis: &[Vec<f64>], wanted: usize) -> Eigenpairs {
     let steps = values.len();
-    let mut rotated: Vec<Vec<f64>> = (0..steps)
-        .map(|row| (0..steps).map(|column| f64::from(row == column)).collect())
-        .collect();
+    let mut rotated: Vec<Vec<f64>> = (0..steps).map(|row| (0..steps).map(|column| f64::from(row == column)).collect()).collect();
     diagonalize(&mut values, beside, &mut rotated);
     let order: Vec<usize> = descending(&values).into_iter().take(wanted).collect();
     let vectors = order.par_iter().map(|&at| {
@@ -110,10 +99,7 @@ fn assemble(mut values: Vec<f64>, beside: &[f64], basis: &[Vec<f64>], wanted: us
         }
         vector
     });
-    Eigenpairs {
-        vectors: vectors.collect(),
-        values: order.iter().map(|&at| values[at]).collect(),
-    }
+    Eigenpairs { vectors: vectors.collect(), values: order.iter().map(|&at| values[at]).collect() }
 }
 
 fn descending(values: &[f64]) -> Vec<usize> {
@@ -125,9 +111,7 @@ fn descending(values: &[f64]) -> Vec<usize> {
 /// A random unit vector orthogonal to the basis; `None` if the basis leaves no room for one.
 fn fresh(size: usize, basis: &[Vec<f64>], random: &mut ChaCha8Rng) -> Option<Vec<f64>> {
     (0..3).find_map(|_| {
-        let mut vector: Vec<f64> = (0..size)
-            .map(|_| f64::from(random.next_u32()) / f64::from(u32::MAX) - 0.5)
-            .collect();
+        let mut vector: Vec<f64> = (0..size).map(|_| f64::from(random.next_u32()) / f64::from(u32::MAX) - 0.5).collect();
         orthogonalize(&mut vector, basis);
         let length = dot(&vector, &vector).sqrt();
         vector.iter_mut().for_each(|entry| *entry /= length);
@@ -139,14 +123,11 @@ fn fresh(size: usize, basis: &[Vec<f64>], random: &mut ChaCha8Rng) -> Option<Vec
 fn orthogonalize(vector: &mut [f64], basis: &[Vec<f64>]) {
     for _ in 0..2 {
         let parts: Vec<f64> = basis.par_iter().map(|step| dot(step, vector)).collect();
-        vector
-            .par_chunks_mut(CHUNK)
-            .enumerate()
-            .for_each(|(chunk, entries)| {
-                for (step, part) in basis.iter().zip(&parts) {
-                    add_scaled(entries, -part, &step[chunk * CHUNK..]);
-                }
-            });
+        vector.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, entries)| {
+            for (step, part) in basis.iter().zip(&parts) {
+                add_scaled(entries, -part, &step[chunk * CHUNK..]);
+            }
+        });
     }
 }
 
@@ -155,21 +136,12 @@ mod tests {
     use super::*;
 
     fn check(eigenvalues: &[f64], wanted: usize) {
-        let multiply = |x: &[f64]| {
-            x.iter()
-                .zip(eigenvalues)
-                .map(|(x, value)| x * value)
-                .collect()
-        };
+        let multiply = |x: &[f64]| x.iter().zip(eigenvalues).map(|(x, value)| x * value).collect();
         let pairs = largest(eigenvalues.len(), wanted, 1, multiply);
         let mut expected = eigenvalues.to_vec();
         expected.sort_by(|a, b| b.total_cmp(a));
         assert!(pairs.values.len() <= wanted);
-        assert!(
-            expected[pairs.values.len()..wanted]
-                .iter()
-                .all(|&left_out| left_out == 0.0)
-        );
+        assert!(expected[pairs.values.len()..wanted].iter().all(|&left_out| left_out == 0.0));
         for ((value, vector), expected) in pairs.values.iter().zip(&pairs.vectors).zip(expected) {
             assert!((value - expected).abs() < 1e-8, "{value} {expected}");
             for (x, eigenvalue) in vector.iter().zip(eigenvalues) {
@@ -180,20 +152,10 @@ mod tests {
 
     #[test]
     fn spread_repeated_and_vanishing_eigenvalues() {
-        check(
-            &(0..400)
-                .map(|i| 1.0 - (f64::from(i) / 400.0).sqrt())
-                .collect::<Vec<_>>(),
-            20,
-        );
+        check(&(0..400).map(|i| 1.0 - (f64::from(i) / 400.0).sqrt()).collect::<Vec<_>>(), 20);
         check(&[3.0, 1.0, 3.0, 0.0, 3.0, 1.0, 0.0], 7);
         check(&[0.0; 5], 3);
         check(&[2.0], 1);
-        check(
-            &(0..3000)
-                .map(|i| f64::from(i % 1000 == 7))
-                .collect::<Vec<_>>(),
-            50,
-        );
+        check(&(0..3000).map(|i| f64::from(i % 1000 == 7)).collect::<Vec<_>>(), 50);
     }
 }

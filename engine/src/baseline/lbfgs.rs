@@ -45,11 +45,7 @@ pub(super) fn minimize(
 
     while !converged && iterations < max_iterations {
         let direction = descend(&pairs, &gradient);
-        let first = if iterations == 0 {
-            1.0 / dot(&direction, &direction).sqrt()
-        } else {
-            1.0
-        };
+        let first = if iterations == 0 { 1.0 / dot(&direction, &direction).sqrt() } else { 1.0 };
         let slope = dot(&gradient, &direction);
         let (mut next, mut next_gradient) = (point.clone(), vec![0.0; point.len()]);
         let mut next_value = value;
@@ -76,21 +72,13 @@ pub(super) fn minimize(
                 pairs.pop_front();
             }
             let step = direction.iter().map(|direction| step * direction).collect();
-            pairs.push_back(Pair {
-                step,
-                change,
-                inverse: 1.0 / curvature,
-            });
+            pairs.push_back(Pair { step, change, inverse: 1.0 / curvature });
         }
         let stalled = value - next_value <= STALLED * value.abs().max(next_value.abs()).max(1.0);
         (point, gradient, value) = (next, next_gradient, next_value);
         converged = largest(&gradient) <= tolerance || stalled;
     }
-    Minimum {
-        point,
-        iterations,
-        converged,
-    }
+    Minimum { point, iterations, converged }
 }
 
 /// Minus the approximate inverse Hessian times the gradient.
@@ -114,9 +102,7 @@ fn descend(pairs: &VecDeque<Pair>, gradient: &[f64]) -> Vec<f64> {
 }
 
 fn largest(gradient: &[f64]) -> f64 {
-    gradient
-        .iter()
-        .fold(0.0, |largest, entry| entry.abs().max(largest))
+    gradient.iter().fold(0.0, |largest, entry| entry.abs().max(largest))
 }
 
 #[cfg(test)]
@@ -138,24 +124,16 @@ mod tests {
 
     #[test]
     fn finds_the_bottom_of_the_valley() {
-        let start: Vec<f64> = (0..12)
-            .map(|at| if at % 2 == 0 { -1.2 } else { 1.0 })
-            .collect();
+        let start: Vec<f64> = (0..12).map(|at| if at % 2 == 0 { -1.2 } else { 1.0 }).collect();
         let minimum = minimize(start.clone(), 1e-8, 1000, rosenbrock);
         assert!(minimum.converged && minimum.iterations < 120, "{minimum:?}");
-        assert!(
-            minimum.point.iter().all(|entry| (entry - 1.0).abs() < 1e-7),
-            "{minimum:?}"
-        );
+        assert!(minimum.point.iter().all(|entry| (entry - 1.0).abs() < 1e-7), "{minimum:?}");
         assert!(!minimize(start, 1e-8, 3, rosenbrock).converged);
     }
 
     #[test]
     fn stays_at_a_minimum() {
         let minimum = minimize(vec![1.0; 3], 1e-8, 10, rosenbrock);
-        assert_eq!(
-            (minimum.iterations, minimum.converged, minimum.point),
-            (0, true, vec![1.0; 3])
-        );
+        assert_eq!((minimum.iterations, minimum.converged, minimum.point), (0, true, vec![1.0; 3]));
     }
 }

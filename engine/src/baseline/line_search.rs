@@ -24,11 +24,7 @@ struct Point {
 impl Point {
     /// The point on the auxiliary function `f(step) - step * slope`.
     fn tilted(self, slope: f64) -> Self {
-        Self {
-            step: self.step,
-            value: self.value - self.step * slope,
-            slope: self.slope - slope,
-        }
+        Self { step: self.step, value: self.value - self.step * slope, slope: self.slope - slope }
     }
 }
 
@@ -43,26 +39,13 @@ struct Bracket {
 
 /// Looks for a step from `first` on. `evaluate(step)` gives (value, slope) and is last called with the step
 /// returned. `None` if the direction does not descend or no step is found.
-pub(super) fn search(
-    value: f64,
-    slope: f64,
-    first: f64,
-    mut evaluate: impl FnMut(f64) -> (f64, f64),
-) -> Option<f64> {
+pub(super) fn search(value: f64, slope: f64, first: f64, mut evaluate: impl FnMut(f64) -> (f64, f64)) -> Option<f64> {
     if slope >= 0.0 || !slope.is_finite() {
         return None;
     }
-    let start = Point {
-        step: 0.0,
-        value,
-        slope,
-    };
+    let start = Point { step: 0.0, value, slope };
     let decrease = DECREASE * slope;
-    let mut bracket = Bracket {
-        best: start,
-        other: start,
-        closed: false,
-    };
+    let mut bracket = Bracket { best: start, other: start, closed: false };
     let (mut width, mut previous_width) = (MAX_STEP, 2.0 * MAX_STEP);
     let (mut low, mut high) = (0.0, 5.0 * first);
     let (mut step, mut auxiliary) = (first, true);
@@ -72,25 +55,16 @@ pub(super) fn search(
         let trial = Point { step, value, slope };
         let enough = start.value + step * decrease;
         auxiliary &= !(value <= enough && slope >= 0.0);
-        let exhausted =
-            bracket.closed && (step <= low || step >= high || high - low <= NARROW * high);
+        let exhausted = bracket.closed && (step <= low || step >= high || high - low <= NARROW * high);
         let at_end = step >= MAX_STEP && value <= enough && slope <= decrease;
         if exhausted || at_end || (value <= enough && slope.abs() <= CURVATURE * -start.slope) {
             return Some(step);
         }
 
         if auxiliary && value <= bracket.best.value && value > enough {
-            let mut tilted = Bracket {
-                best: bracket.best.tilted(decrease),
-                other: bracket.other.tilted(decrease),
-                closed: bracket.closed,
-            };
+            let mut tilted = Bracket { best: bracket.best.tilted(decrease), other: bracket.other.tilted(decrease), closed: bracket.closed };
             step = narrow(&mut tilted, trial.tilted(decrease), low, high);
-            bracket = Bracket {
-                best: tilted.best.tilted(-decrease),
-                other: tilted.other.tilted(-decrease),
-                closed: tilted.closed,
-            };
+            bracket = Bracket { best: tilted.best.tilted(-decrease), other: tilted.other.tilted(-decrease), closed: tilted.closed };
         } else {
             step = narrow(&mut bracket, trial, low, high);
         }
@@ -117,16 +91,11 @@ pub(super) fn search(
 /// Puts `trial` into the bracket and returns the next step to try, by cubic and quadratic interpolation.
 /// The four cases are those of section 4 of the paper.
 fn narrow(bracket: &mut Bracket, trial: Point, low: f64, high: f64) -> f64 {
-    let Bracket {
-        best,
-        other,
-        closed,
-    } = *bracket;
+    let Bracket { best, other, closed } = *bracket;
     let opposite = trial.slope * best.slope.signum() < 0.0;
     let outward = if trial.step > best.step { high } else { low };
     // The minimiser of the parabola through both slopes.
-    let secant =
-        || trial.step + trial.slope / (trial.slope - best.slope) * (best.step - trial.step);
+    let secant = || trial.step + trial.slope / (trial.slope - best.slope) * (best.step - trial.step);
     let next;
     if trial.value > best.value {
         // 1: higher value; a minimum lies between.
@@ -148,52 +117,26 @@ fn narrow(bracket: &mut Bracket, trial: Point, low: f64, high: f64) -> f64 {
         let by_cubic = trial.step + share * (best.step - trial.step);
         let by_parabola = secant();
         let cubic_is_farther = (by_cubic - trial.step).abs() > (by_parabola - trial.step).abs();
-        next = if cubic_is_farther {
-            by_cubic
-        } else {
-            by_parabola
-        };
+        next = if cubic_is_farther { by_cubic } else { by_parabola };
         bracket.closed = true;
     } else if trial.slope.abs() < best.slope.abs() {
         // 3: lower value, same sign, flatter; the cubic may have no minimum this way.
         let (theta, gamma) = cubic(best, trial, if trial.step > best.step { -1.0 } else { 1.0 });
         let share = (gamma - trial.slope + theta) / (gamma + (best.slope - trial.slope) + gamma);
-        let by_cubic = if share < 0.0 && gamma != 0.0 {
-            trial.step + share * (best.step - trial.step)
-        } else {
-            outward
-        };
+        let by_cubic = if share < 0.0 && gamma != 0.0 { trial.step + share * (best.step - trial.step) } else { outward };
         let by_parabola = secant();
         let cubic_is_closer = (by_cubic - trial.step).abs() < (by_parabola - trial.step).abs();
         if closed {
-            let closer = if cubic_is_closer {
-                by_cubic
-            } else {
-                by_parabola
-            };
+            let closer = if cubic_is_closer { by_cubic } else { by_parabola };
             let limit = trial.step + 0.66 * (other.step - trial.step);
-            next = if trial.step > best.step {
-                closer.min(limit)
-            } else {
-                closer.max(limit)
-            };
+            next = if trial.step > best.step { closer.min(limit) } else { closer.max(limit) };
         } else {
             let cubic_is_farther = (by_cubic - trial.step).abs() > (by_parabola - trial.step).abs();
-            next = if cubic_is_farther {
-                by_cubic
-            } else {
-                by_parabola
-            }
-            .min(high)
-            .max(low);
+            next = if cubic_is_farther { by_cubic } else { by_parabola }.min(high).max(low);
         }
     } else if closed {
         // 4: lower value, same sign, not flatter; go on towards the other end.
-        let (theta, gamma) = cubic(
-            other,
-            trial,
-            if trial.step > other.step { -1.0 } else { 1.0 },
-        );
+        let (theta, gamma) = cubic(other, trial, if trial.step > other.step { -1.0 } else { 1.0 });
         let share = (gamma - trial.slope + theta) / (gamma - trial.slope + gamma + other.slope);
         next = trial.step + share * (other.step - trial.step);
     } else {
@@ -238,10 +181,7 @@ mod tests {
             assert_eq!(step, last);
             let (found, found_slope) = function(step);
             assert!(found <= value + DECREASE * step * slope, "{first}: {step}");
-            assert!(
-                found_slope.abs() <= CURVATURE * slope.abs(),
-                "{first}: {step}"
-            );
+            assert!(found_slope.abs() <= CURVATURE * slope.abs(), "{first}: {step}");
         }
     }
 

@@ -21,11 +21,7 @@ pub struct LogisticOptions {
 
 impl Default for LogisticOptions {
     fn default() -> Self {
-        Self {
-            inverse_penalty: 1.0,
-            tolerance: 1e-4,
-            max_iterations: 1000,
-        }
+        Self { inverse_penalty: 1.0, tolerance: 1e-4, max_iterations: 1000 }
     }
 }
 
@@ -47,12 +43,7 @@ pub struct LogisticModel {
 }
 
 /// Fits on the training rows and predicts the test rows. See [`fit_logistic_regression`].
-pub fn logistic_regression(
-    rows: SparseRows,
-    labels: &[u32],
-    split: Split,
-    options: LogisticOptions,
-) -> Result<Prediction> {
+pub fn logistic_regression(rows: SparseRows, labels: &[u32], split: Split, options: LogisticOptions) -> Result<Prediction> {
     check_input(&rows, labels, &split)?;
     fit_logistic_regression(rows, labels, split.train, options)?.predict(rows, split.test)
 }
@@ -70,20 +61,11 @@ pub fn logistic_regression(
 /// `Empty` without training rows; `Option` for settings outside their domain; others for malformed input.
 /// # Source
 /// scikit-learn `LogisticRegression(solver="lbfgs")` after `StandardScaler`.
-pub fn fit_logistic_regression(
-    rows: SparseRows,
-    labels: &[u32],
-    train: &[usize],
-    options: LogisticOptions,
-) -> Result<LogisticModel> {
+pub fn fit_logistic_regression(rows: SparseRows, labels: &[u32], train: &[usize], options: LogisticOptions) -> Result<LogisticModel> {
     check_input(&rows, labels, &Split { train, test: &[] })?;
     let positive = |option, got: f64| match got > 0.0 && got.is_finite() {
         true => Ok(()),
-        false => Err(MetricError::Option {
-            option,
-            expected: "a number above 0",
-            got,
-        }),
+        false => Err(MetricError::Option { option, expected: "a number above 0", got }),
     };
     positive("inverse_penalty", options.inverse_penalty)?;
     positive("tolerance", options.tolerance)?;
@@ -94,48 +76,27 @@ pub fn fit_logistic_regression(
     let count = train.len() as f64;
     let (mean, variance) = column_statistics(&rows, train);
     // scikit-learn's bound on what rounding may leave of a constant column's variance.
-    let constant = |mean: f64, variance: f64| {
-        variance <= count * f64::EPSILON * variance + (count * mean * f64::EPSILON).powi(2)
-    };
-    let kept: Vec<usize> = (0..rows.columns)
-        .filter(|&column| !constant(mean[column], variance[column]))
-        .collect();
+    let constant = |mean: f64, variance: f64| variance <= count * f64::EPSILON * variance + (count * mean * f64::EPSILON).powi(2);
+    let kept: Vec<usize> = (0..rows.columns).filter(|&column| !constant(mean[column], variance[column])).collect();
     let binary = classes.len() == 2;
     let logits = if binary { 1 } else { classes.len() };
     let problem = Problem {
         genes: Selected::new(&rows, train, &kept),
         mean: kept.iter().map(|&column| mean[column]).collect(),
         deviation: kept.iter().map(|&column| variance[column].sqrt()).collect(),
-        targets: train
-            .iter()
-            .map(|&row| classes.partition_point(|&class| class < labels[row]))
-            .collect(),
+        targets: train.iter().map(|&row| classes.partition_point(|&class| class < labels[row])).collect(),
         binary,
         logits,
         lanes: logits.next_multiple_of(LANE),
         penalty: 1.0 / (options.inverse_penalty * count),
     };
     let start = vec![0.0; (kept.len() + 1) * problem.lanes];
-    let minimum = minimize(
-        start,
-        options.tolerance,
-        options.max_iterations,
-        |point, gradient| problem.evaluate(point, gradient),
-    );
+    let minimum = minimize(start, options.tolerance, options.max_iterations, |point, gradient| problem.evaluate(point, gradient));
 
     let (weights, intercepts) = problem.unscaled(&minimum.point);
     let mut places = vec![None; rows.columns];
-    (0..)
-        .zip(&kept)
-        .for_each(|(place, &column)| places[column] = Some(place));
-    Ok(LogisticModel {
-        iterations: minimum.iterations,
-        converged: minimum.converged,
-        classes,
-        places,
-        weights,
-        intercepts,
-    })
+    (0..).zip(&kept).for_each(|(place, &column)| places[column] = Some(place));
+    Ok(LogisticModel { iterations: minimum.iterations, converged: minimum.converged, classes, places, weights, intercepts })
 }
 
 impl LogisticModel {
@@ -147,21 +108,13 @@ impl LogisticModel {
         rows.check()?;
         same_length("columns", self.places.len(), rows.columns)?;
         in_range("test rows", test.iter().copied(), rows.rows())?;
-        let choices: Vec<(u32, f32)> = test
-            .par_iter()
-            .map(|&row| self.choose(&rows, row))
-            .collect();
+        let choices: Vec<(u32, f32)> = test.par_iter().map(|&row| self.choose(&rows, row)).collect();
         let (classes, probabilities) = choices.into_iter().unzip();
-        Ok(Prediction {
-            classes,
-            probabilities,
-        })
+        Ok(Prediction { classes, probabilities })
     }
 
     fn choose(&self, rows: &SparseRows, row: usize) -> (u32, f32) {
-        let known = rows
-            .row(row)
-            .filter_map(|(column, value)| Some((self.places[column]? as usize, value)));
+        let known = rows.row(row).filter_map(|(column, value)| Some((self.places[column]? as usize, value)));
         let mut logits = self.intercepts.clone();
         accumulate(&mut logits, &self.weights, known);
         if self.classes.len() == 2 {
@@ -172,14 +125,8 @@ impl LogisticModel {
             };
         }
         let logits = &logits[..self.classes.len()];
-        let best = (0..logits.len()).fold(
-            0,
-            |best, at| if logits[at] > logits[best] { at } else { best },
-        );
-        let total: f64 = logits
-            .iter()
-            .map(|logit| (logit - logits[best]).exp())
-            .sum();
+        let best = (0..logits.len()).fold(0, |best, at| if logits[at] > logits[best] { at } else { best });
+        let total: f64 = logits.iter().map(|logit| (logit - logits[best]).exp()).sum();
         (self.classes[best], (1.0 / total) as f32)
     }
 }
@@ -191,57 +138,29 @@ mod tests {
 
     /// 24 rows of 5 genes of which one is constant, and the labels 10, 13, 16, .. in turn.
     fn example(classes: usize) -> (Matrix, Vec<u32>) {
-        let value = |i: usize, j: usize| match (i * 7 + j * 11 + i * j * 3 + (i % classes) * j) % 6
-        {
+        let value = |i: usize, j: usize| match (i * 7 + j * 11 + i * j * 3 + (i % classes) * j) % 6 {
             _ if j == 3 => 2.0,
             0 | 1 => 0.0,
             other => other as f32,
         };
-        let values: Vec<f32> = (0..24)
-            .flat_map(|i| (0..5).map(move |j| value(i, j)))
-            .collect();
-        (
-            Matrix::dense(5, &values),
-            (0..24).map(|i| 10 + 3 * (i % classes) as u32).collect(),
-        )
+        let values: Vec<f32> = (0..24).flat_map(|i| (0..5).map(move |j| value(i, j))).collect();
+        (Matrix::dense(5, &values), (0..24).map(|i| 10 + 3 * (i % classes) as u32).collect())
     }
 
     // scikit-learn 1.9.1: StandardScaler, LogisticRegression(C=0.5, tol=1e-10), rows 0..18 and 18..24.
     #[test]
     fn agrees_with_scikit_learn() {
-        let three = [
-            0.7052408945860702,
-            0.5662343965666015,
-            0.7052408945860702,
-            0.7621499547056525,
-        ];
-        let two = [
-            0.5557426305978661,
-            0.6599529277077978,
-            0.5070914538650777,
-            0.5988169138902211,
-        ];
-        for (classes, expected, labels) in
-            [(3, three, [10, 13, 16, 10]), (2, two, [10, 10, 13, 13])]
-        {
+        let three = [0.7052408945860702, 0.5662343965666015, 0.7052408945860702, 0.7621499547056525];
+        let two = [0.5557426305978661, 0.6599529277077978, 0.5070914538650777, 0.5988169138902211];
+        for (classes, expected, labels) in [(3, three, [10, 13, 16, 10]), (2, two, [10, 10, 13, 13])] {
             let (matrix, truth) = example(classes);
             let train: Vec<usize> = (0..18).collect();
-            let split = Split {
-                train: &train,
-                test: &[18, 19, 20, 21],
-            };
-            let options = LogisticOptions {
-                inverse_penalty: 0.5,
-                tolerance: 1e-10,
-                max_iterations: 5000,
-            };
+            let split = Split { train: &train, test: &[18, 19, 20, 21] };
+            let options = LogisticOptions { inverse_penalty: 0.5, tolerance: 1e-10, max_iterations: 5000 };
             let prediction = logistic_regression(matrix.rows(), &truth, split, options).unwrap();
             assert_eq!(prediction.classes, labels);
             for (got, expected) in prediction.probabilities.iter().zip(expected) {
-                assert!(
-                    (f64::from(*got) - expected).abs() < 1e-7,
-                    "{got} {expected}"
-                );
+                assert!((f64::from(*got) - expected).abs() < 1e-7, "{got} {expected}");
             }
         }
     }
@@ -251,60 +170,30 @@ mod tests {
         let (matrix, labels) = Matrix::clusters(300, 150, 7);
         let train: Vec<usize> = (0..200).collect();
         let test: Vec<usize> = (200..300).collect();
-        let split = Split {
-            train: &train,
-            test: &test,
-        };
+        let split = Split { train: &train, test: &test };
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            pool.install(|| {
-                logistic_regression(matrix.rows(), &labels, split, Default::default()).unwrap()
-            })
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| logistic_regression(matrix.rows(), &labels, split, Default::default()).unwrap())
         };
         let prediction = run(1);
         assert_eq!(prediction, run(3));
-        assert!(
-            prediction
-                .classes
-                .iter()
-                .zip(&test)
-                .all(|(&class, &row)| class == labels[row])
-        );
+        assert!(prediction.classes.iter().zip(&test).all(|(&class, &row)| class == labels[row]));
     }
 
     #[test]
     fn one_class_and_no_genes() {
         let (matrix, _) = example(3);
-        let split = Split {
-            train: &[0, 1],
-            test: &[2],
-        };
+        let split = Split { train: &[0, 1], test: &[2] };
         let one = logistic_regression(matrix.rows(), &[8; 24], split, Default::default()).unwrap();
-        assert_eq!(
-            one,
-            Prediction {
-                classes: vec![8],
-                probabilities: vec![1.0]
-            }
-        );
+        assert_eq!(one, Prediction { classes: vec![8], probabilities: vec![1.0] });
 
         let empty = Matrix::dense(1, &[0.0; 4]);
-        let split = Split {
-            train: &[0, 1, 2],
-            test: &[3],
-        };
-        let prior =
-            logistic_regression(empty.rows(), &[5, 6, 6, 0], split, Default::default()).unwrap();
+        let split = Split { train: &[0, 1, 2], test: &[3] };
+        let prior = logistic_regression(empty.rows(), &[5, 6, 6, 0], split, Default::default()).unwrap();
         assert_eq!(prior.classes, [6]);
         assert!((prior.probabilities[0] - 2.0 / 3.0).abs() < 1e-3);
 
-        let options = LogisticOptions {
-            inverse_penalty: 0.0,
-            ..Default::default()
-        };
+        let options = LogisticOptions { inverse_penalty: 0.0, ..Default::default() };
         assert!(logistic_regression(empty.rows(), &[0; 4], split, options).is_err());
     }
 }

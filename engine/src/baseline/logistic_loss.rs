@@ -38,9 +38,7 @@ impl Problem {
     pub(super) fn unscaled(&self, point: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let (weights, intercepts) = point.split_at(self.genes.columns * self.lanes);
         let (mut weights, mut intercepts) = (weights.to_vec(), intercepts.to_vec());
-        let genes = weights
-            .chunks_exact_mut(self.lanes)
-            .zip(self.mean.iter().zip(&self.deviation));
+        let genes = weights.chunks_exact_mut(self.lanes).zip(self.mean.iter().zip(&self.deviation));
         for (weights, (mean, deviation)) in genes {
             for (weight, intercept) in weights.iter_mut().zip(&mut intercepts) {
                 *weight /= deviation;
@@ -59,13 +57,9 @@ impl Problem {
         // Row by row: logits, loss, and the derivative of the loss by the logits in their place.
         let mut residuals = vec![0.0; self.genes.rows * lanes];
         let mut losses = vec![0.0; self.genes.rows];
-        let chunks = residuals
-            .par_chunks_mut(CHUNK * lanes)
-            .zip(losses.par_chunks_mut(CHUNK))
-            .enumerate();
+        let chunks = residuals.par_chunks_mut(CHUNK * lanes).zip(losses.par_chunks_mut(CHUNK)).enumerate();
         chunks.for_each(|(chunk, (residuals, losses))| {
-            for (at, (residual, loss)) in residuals.chunks_exact_mut(lanes).zip(losses).enumerate()
-            {
+            for (at, (residual, loss)) in residuals.chunks_exact_mut(lanes).zip(losses).enumerate() {
                 let row = chunk * CHUNK + at;
                 residual.copy_from_slice(&intercepts);
                 accumulate(residual, &weights, self.genes.by_row.line(row));
@@ -74,35 +68,25 @@ impl Problem {
         });
         let mut total = vec![0.0; lanes];
         for residual in residuals.chunks_exact(lanes) {
-            total
-                .iter_mut()
-                .zip(residual)
-                .for_each(|(total, residual)| *total += residual);
+            total.iter_mut().zip(residual).for_each(|(total, residual)| *total += residual);
         }
 
         // Gene by gene: (sum_i x_i r_i - mean sum_i r_i) / sigma / n + penalty w.
         let (weights, _) = point.split_at(self.genes.columns * lanes);
         let (by_gene, by_intercept) = gradient.split_at_mut(self.genes.columns * lanes);
-        by_gene
-            .par_chunks_mut(CHUNK * lanes)
-            .enumerate()
-            .for_each(|(chunk, gradients)| {
-                for (at, gradient) in gradients.chunks_exact_mut(lanes).enumerate() {
-                    let gene = chunk * CHUNK + at;
-                    let (mean, scale) = (self.mean[gene], 1.0 / (self.deviation[gene] * count));
-                    gradient.fill(0.0);
-                    accumulate(gradient, &residuals, self.genes.by_column.line(gene));
-                    let weights = &weights[gene * lanes..][..lanes];
-                    for ((gradient, total), weight) in gradient.iter_mut().zip(&total).zip(weights)
-                    {
-                        *gradient = (*gradient - mean * total) * scale + self.penalty * weight;
-                    }
+        by_gene.par_chunks_mut(CHUNK * lanes).enumerate().for_each(|(chunk, gradients)| {
+            for (at, gradient) in gradients.chunks_exact_mut(lanes).enumerate() {
+                let gene = chunk * CHUNK + at;
+                let (mean, scale) = (self.mean[gene], 1.0 / (self.deviation[gene] * count));
+                gradient.fill(0.0);
+                accumulate(gradient, &residuals, self.genes.by_column.line(gene));
+                let weights = &weights[gene * lanes..][..lanes];
+                for ((gradient, total), weight) in gradient.iter_mut().zip(&total).zip(weights) {
+                    *gradient = (*gradient - mean * total) * scale + self.penalty * weight;
                 }
-            });
-        by_intercept
-            .iter_mut()
-            .zip(&total)
-            .for_each(|(gradient, total)| *gradient = total / count);
+            }
+        });
+        by_intercept.iter_mut().zip(&total).for_each(|(gradient, total)| *gradient = total / count);
         losses.iter().sum::<f64>() / count + 0.5 * self.penalty * dot(weights, weights)
     }
 
@@ -114,17 +98,11 @@ impl Problem {
         }
         let (logits, padding) = logits.split_at_mut(self.logits);
         padding.fill(0.0);
-        let largest = logits
-            .iter()
-            .fold(f64::NEG_INFINITY, |largest, &logit| largest.max(logit));
+        let largest = logits.iter().fold(f64::NEG_INFINITY, |largest, &logit| largest.max(logit));
         let of_target = logits[target] - largest;
-        logits
-            .iter_mut()
-            .for_each(|logit| *logit = (*logit - largest).exp());
+        logits.iter_mut().for_each(|logit| *logit = (*logit - largest).exp());
         let total: f64 = logits.iter().sum();
-        logits
-            .iter_mut()
-            .for_each(|probability| *probability /= total);
+        logits.iter_mut().for_each(|probability| *probability /= total);
         logits[target] -= 1.0;
         total.ln() - of_target
     }
@@ -141,11 +119,7 @@ fn derive_binary(logits: &mut [f64], target: usize) -> f64 {
 }
 
 /// `sums[..] += value * table[line, ..]` for every (line, value), four lanes at a time held in registers.
-pub(super) fn accumulate(
-    sums: &mut [f64],
-    table: &[f64],
-    lines: impl Iterator<Item = (usize, f64)> + Clone,
-) {
+pub(super) fn accumulate(sums: &mut [f64], table: &[f64], lines: impl Iterator<Item = (usize, f64)> + Clone) {
     let lanes = sums.len();
     for (block, sums) in sums.chunks_exact_mut(LANE).enumerate() {
         let mut held = [0.0; LANE];

@@ -57,9 +57,7 @@ fn check_input(rows: &SparseRows, labels: &[u32], split: &Split) -> Result<()> {
     rows.check()?;
     same_length("labels", rows.rows(), labels.len())?;
     if split.train.is_empty() {
-        return Err(MetricError::Empty {
-            what: "training rows",
-        });
+        return Err(MetricError::Empty { what: "training rows" });
     }
     in_range("training rows", split.train.iter().copied(), rows.rows())?;
     in_range("test rows", split.test.iter().copied(), rows.rows())
@@ -69,12 +67,7 @@ fn check_input(rows: &SparseRows, labels: &[u32], split: &Split) -> Result<()> {
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut partial = [0.0; 8];
     let (a_blocks, b_blocks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a_blocks
-        .remainder()
-        .iter()
-        .zip(b_blocks.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
+    let rest: f64 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in a_blocks.zip(b_blocks) {
         for (sum, (a, b)) in partial.iter_mut().zip(a.iter().zip(b)) {
             *sum += a * b;
@@ -105,12 +98,7 @@ mod testing {
     impl Matrix {
         /// The non-zero entries of `[rows, columns]` values.
         pub(super) fn dense(columns: usize, values: &[f32]) -> Self {
-            let mut matrix = Self {
-                indptr: vec![0],
-                indices: vec![],
-                values: vec![],
-                columns,
-            };
+            let mut matrix = Self { indptr: vec![0], indices: vec![], values: vec![], columns };
             for row in values.chunks(columns) {
                 for (column, &value) in (0..).zip(row).filter(|(_, value)| **value != 0.0) {
                     matrix.indices.push(column);
@@ -128,37 +116,16 @@ mod testing {
             for row in 0..rows {
                 for column in 0..columns {
                     let noise = random.next_u32() as f32 / u32::MAX as f32;
-                    let raised = if column % classes == row % classes {
-                        1.5
-                    } else {
-                        0.0
-                    };
-                    values.push(if noise < 1.0 / 3.0 {
-                        0.0
-                    } else {
-                        noise + raised
-                    });
+                    let raised = if column % classes == row % classes { 1.5 } else { 0.0 };
+                    values.push(if noise < 1.0 / 3.0 { 0.0 } else { noise + raised });
                 }
             }
-            (
-                Self::dense(columns, &values),
-                (0..rows).map(|row| (row % classes) as u32).collect(),
-            )
+            (Self::dense(columns, &values), (0..rows).map(|row| (row % classes) as u32).collect())
         }
 
         pub(super) fn rows(&self) -> SparseRows<'_> {
-            let Self {
-                indptr,
-                indices,
-                values,
-                columns,
-            } = self;
-            SparseRows {
-                indptr,
-                indices,
-                values,
-                columns: *columns,
-            }
+            let Self { indptr, indices, values, columns } = self;
+            SparseRows { indptr, indices, values, columns: *columns }
         }
     }
 }

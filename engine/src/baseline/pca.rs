@@ -29,11 +29,7 @@ pub struct Pca {
 pub fn fit_pca(rows: SparseRows, train: &[usize], components: usize, seed: u64) -> Result<Pca> {
     check_input(&rows, &vec![0; rows.rows()], &Split { train, test: &[] })?;
     if components == 0 {
-        return Err(MetricError::Option {
-            option: "components",
-            expected: "at least 1",
-            got: 0.0,
-        });
+        return Err(MetricError::Option { option: "components", expected: "at least 1", got: 0.0 });
     }
     let size = train.len().min(rows.columns);
     if size == 0 {
@@ -41,10 +37,7 @@ pub fn fit_pca(rows: SparseRows, train: &[usize], components: usize, seed: u64) 
     }
     let (mean, _) = column_statistics(&rows, train);
     let all: Vec<usize> = (0..rows.columns).collect();
-    let centred = Centred {
-        matrix: Selected::new(&rows, train, &all),
-        mean: &mean,
-    };
+    let centred = Centred { matrix: Selected::new(&rows, train, &all), mean: &mean };
     let wanted = components.min(size - 1).max(1);
     // Of the two products of the matrix with its transpose, the smaller has the same eigenvalues.
     let by_columns = rows.columns <= train.len();
@@ -56,12 +49,7 @@ pub fn fit_pca(rows: SparseRows, train: &[usize], components: usize, seed: u64) 
     let floor = pairs.values.first().map_or(0.0, |largest| 1e-12 * largest);
     let freedom = train.len().saturating_sub(1).max(1) as f64;
     let (mut axes, mut variance) = (Vec::new(), Vec::new());
-    for (value, vector) in pairs
-        .values
-        .into_iter()
-        .zip(pairs.vectors)
-        .filter(|(value, _)| *value > floor)
-    {
+    for (value, vector) in pairs.values.into_iter().zip(pairs.vectors).filter(|(value, _)| *value > floor) {
         variance.push(value / freedom);
         axes.push(if by_columns {
             vector
@@ -72,11 +60,7 @@ pub fn fit_pca(rows: SparseRows, train: &[usize], components: usize, seed: u64) 
             axis
         });
     }
-    Ok(Pca {
-        mean,
-        axes,
-        variance,
-    })
+    Ok(Pca { mean, axes, variance })
 }
 
 impl Pca {
@@ -93,18 +77,12 @@ impl Pca {
         // Column by column, so that the entries of a row meet the axes in neighbouring memory.
         let mut by_column = vec![0.0; rows.columns * components];
         for (at, axis) in self.axes.iter().enumerate() {
-            axis.iter()
-                .enumerate()
-                .for_each(|(column, &entry)| by_column[column * components + at] = entry);
+            axis.iter().enumerate().for_each(|(column, &entry)| by_column[column * components + at] = entry);
         }
         let project = |&row: &usize| {
             let mut point: Vec<f64> = centre.iter().map(|centre| -centre).collect();
             for (column, value) in rows.row(row) {
-                super::add_scaled(
-                    &mut point,
-                    value,
-                    &by_column[column * components..][..components],
-                );
+                super::add_scaled(&mut point, value, &by_column[column * components..][..components]);
             }
             point
         };
@@ -121,37 +99,17 @@ struct Centred<'a> {
 impl Centred<'_> {
     fn times(&self, x: &[f64]) -> Vec<f64> {
         let offset = dot(self.mean, x);
-        let row = |row| {
-            self.matrix
-                .by_row
-                .line(row)
-                .map(|(at, value)| value * x[at])
-                .sum::<f64>()
-                - offset
-        };
-        (0..self.matrix.rows)
-            .into_par_iter()
-            .with_min_len(32)
-            .map(row)
-            .collect()
+        let row = |row| self.matrix.by_row.line(row).map(|(at, value)| value * x[at]).sum::<f64>() - offset;
+        (0..self.matrix.rows).into_par_iter().with_min_len(32).map(row).collect()
     }
 
     fn transposed_times(&self, x: &[f64]) -> Vec<f64> {
         let total: f64 = x.iter().sum();
         let column = |column: usize| {
-            let sum: f64 = self
-                .matrix
-                .by_column
-                .line(column)
-                .map(|(at, value)| value * x[at])
-                .sum();
+            let sum: f64 = self.matrix.by_column.line(column).map(|(at, value)| value * x[at]).sum();
             sum - self.mean[column] * total
         };
-        (0..self.matrix.columns)
-            .into_par_iter()
-            .with_min_len(32)
-            .map(column)
-            .collect()
+        (0..self.matrix.columns).into_par_iter().with_min_len(32).map(column).collect()
     }
 }
 
@@ -180,10 +138,7 @@ mod tests {
             let (_, total) = column_statistics(&matrix.rows(), &train);
             let total = total.iter().sum::<f64>() * rows as f64 / (rows - 1) as f64;
             let held: f64 = pca.variance.iter().sum();
-            assert!(
-                held <= total + 1e-9 && held > 0.99 * total,
-                "{held} {total}"
-            );
+            assert!(held <= total + 1e-9 && held > 0.99 * total, "{held} {total}");
         }
     }
 

@@ -17,9 +17,7 @@ impl Grouped {
     pub(super) fn line(&self, line: usize) -> impl Iterator<Item = (usize, f64)> + Clone + '_ {
         let entries = self.starts[line]..self.starts[line + 1];
         let others = self.others[entries.clone()].iter();
-        others
-            .zip(&self.values[entries])
-            .map(|(&other, &value)| (other as usize, f64::from(value)))
+        others.zip(&self.values[entries]).map(|(&other, &value)| (other as usize, f64::from(value)))
     }
 
     /// The same entries grouped by the other index, which is below `lines`. Within a line, order is kept.
@@ -42,11 +40,7 @@ impl Grouped {
                 *at += 1;
             }
         }
-        Self {
-            starts,
-            others,
-            values,
-        }
+        Self { starts, others, values }
     }
 }
 
@@ -67,28 +61,16 @@ impl Selected {
         for (new, &old) in (0..).zip(kept) {
             renumbered[old] = new;
         }
-        let mut by_row = Grouped {
-            starts: vec![0],
-            others: vec![],
-            values: vec![],
-        };
+        let mut by_row = Grouped { starts: vec![0], others: vec![], values: vec![] };
         for &row in chosen {
-            for (column, value) in source
-                .row(row)
-                .filter(|&(column, _)| renumbered[column] != DROPPED)
-            {
+            for (column, value) in source.row(row).filter(|&(column, _)| renumbered[column] != DROPPED) {
                 by_row.others.push(renumbered[column]);
                 by_row.values.push(value as f32); // was f32 before: exact
             }
             by_row.starts.push(by_row.others.len());
         }
         let by_column = by_row.transposed(kept.len());
-        Self {
-            rows: chosen.len(),
-            columns: kept.len(),
-            by_row,
-            by_column,
-        }
+        Self { rows: chosen.len(), columns: kept.len(), by_row, by_column }
     }
 }
 

@@ -28,35 +28,20 @@ impl<'a> SparseRows<'a> {
         same_length("sparse values", self.indices.len(), self.values.len())?;
         match self.indptr.last() {
             None => {
-                return Err(MetricError::Empty {
-                    what: "sparse row pointers",
-                });
+                return Err(MetricError::Empty { what: "sparse row pointers" });
             }
             Some(&end) if end > self.indices.len() => {
-                return Err(MetricError::LengthMismatch {
-                    what: "sparse indices",
-                    expected: end,
-                    got: self.indices.len(),
-                });
+                return Err(MetricError::LengthMismatch { what: "sparse indices", expected: end, got: self.indices.len() });
             }
             Some(_) => {}
         }
         if let Some(row) = self.indptr.windows(2).position(|ends| ends[0] > ends[1]) {
             return Err(MetricError::RowPointers { row });
         }
-        in_range(
-            "sparse indices",
-            self.indices.iter().map(|&column| column as usize),
-            self.columns,
-        )?;
+        in_range("sparse indices", self.indices.iter().map(|&column| column as usize), self.columns)?;
         if let Some(position) = self.values.iter().position(|value| !value.is_finite()) {
             let value = self.values[position];
-            return Err(MetricError::BadValue {
-                what: "sparse values",
-                position,
-                value,
-                expected: "a finite number",
-            });
+            return Err(MetricError::BadValue { what: "sparse values", position, value, expected: "a finite number" });
         }
         (0..self.rows()).try_for_each(|row| self.check_distinct(row))
     }
@@ -70,10 +55,7 @@ impl<'a> SparseRows<'a> {
         sorted.sort_unstable();
         match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             None => Ok(()),
-            Some(pair) => Err(MetricError::DuplicateColumn {
-                row,
-                column: pair[0],
-            }),
+            Some(pair) => Err(MetricError::DuplicateColumn { row, column: pair[0] }),
         }
     }
 
@@ -81,9 +63,7 @@ impl<'a> SparseRows<'a> {
     pub(super) fn row(&self, row: usize) -> impl Iterator<Item = (usize, f64)> + Clone + use<'a> {
         let entries = self.indptr[row]..self.indptr[row + 1];
         let columns = self.indices[entries.clone()].iter();
-        columns
-            .zip(&self.values[entries])
-            .map(|(&column, &value)| (column as usize, f64::from(value)))
+        columns.zip(&self.values[entries]).map(|(&column, &value)| (column as usize, f64::from(value)))
     }
 }
 
@@ -93,30 +73,13 @@ mod tests {
 
     #[test]
     fn malformed_rows_are_named() {
-        let rows = |indptr, indices, values| SparseRows {
-            indptr,
-            indices,
-            values,
-            columns: 3,
-        };
+        let rows = |indptr, indices, values| SparseRows { indptr, indices, values, columns: 3 };
         assert!(rows(&[0, 2, 2, 3], &[2, 0, 1], &[1.0; 3]).check().is_ok());
         let message = |rows: SparseRows| rows.check().unwrap_err().to_string();
-        assert_eq!(
-            message(rows(&[0, 2], &[0, 3], &[1.0; 2])),
-            "sparse indices: entry 1 is 3, expected less than 3"
-        );
-        assert_eq!(
-            message(rows(&[0, 2, 1], &[0, 1], &[1.0; 2])),
-            "sparse row 1 ends before it begins"
-        );
-        assert_eq!(
-            message(rows(&[0, 4], &[0, 1], &[1.0; 2])),
-            "sparse indices: expected 4 entries, got 2"
-        );
-        assert!(
-            message(rows(&[0, 3], &[1, 0, 1], &[1.0; 3]))
-                .starts_with("sparse row 0 names column 1 twice")
-        );
+        assert_eq!(message(rows(&[0, 2], &[0, 3], &[1.0; 2])), "sparse indices: entry 1 is 3, expected less than 3");
+        assert_eq!(message(rows(&[0, 2, 1], &[0, 1], &[1.0; 2])), "sparse row 1 ends before it begins");
+        assert_eq!(message(rows(&[0, 4], &[0, 1], &[1.0; 2])), "sparse indices: expected 4 entries, got 2");
+        assert!(message(rows(&[0, 3], &[1, 0, 1], &[1.0; 3])).starts_with("sparse row 0 names column 1 twice"));
         assert!(message(rows(&[0, 1], &[0], &[f32::NAN])).contains("expected a finite number"));
         assert!(rows(&[], &[], &[]).check().is_err());
     }

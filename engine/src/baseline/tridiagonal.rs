@@ -14,16 +14,13 @@ pub(super) fn diagonalize(diagonal: &mut [f64], beside: &[f64], rotated: &mut [V
     beside.resize(n, 0.0);
     for first in 0..n {
         for _ in 0..MAX_SWEEPS {
-            let negligible = |at: usize| {
-                beside[at].abs() <= f64::EPSILON * (diagonal[at].abs() + diagonal[at + 1].abs())
-            };
+            let negligible = |at: usize| beside[at].abs() <= f64::EPSILON * (diagonal[at].abs() + diagonal[at + 1].abs());
             let last = (first..n - 1).find(|&at| negligible(at)).unwrap_or(n - 1);
             if last == first {
                 break;
             }
             let half = (diagonal[first + 1] - diagonal[first]) / (2.0 * beside[first]);
-            let mut g = diagonal[last] - diagonal[first]
-                + beside[first] / (half + half.hypot(1.0).copysign(half));
+            let mut g = diagonal[last] - diagonal[first] + beside[first] / (half + half.hypot(1.0).copysign(half));
             let (mut sine, mut cosine, mut moved) = (1.0, 1.0, 0.0);
             let mut split = false;
             for at in (first..last).rev() {
@@ -66,9 +63,7 @@ mod tests {
         // 2 on the diagonal, -1 beside it: eigenvalues 2 - 2 cos(k pi / (n + 1)).
         let n = 17;
         let mut values = vec![2.0; n];
-        let mut vectors: Vec<Vec<f64>> = (0..n)
-            .map(|i| (0..n).map(|j| f64::from(i == j)).collect())
-            .collect();
+        let mut vectors: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| f64::from(i == j)).collect()).collect();
         diagonalize(&mut values, &vec![-1.0; n - 1], &mut vectors);
         for (at, &value) in values.iter().enumerate() {
             let column = |row: usize| vectors.get(row).map_or(0.0, |row| row[at]);

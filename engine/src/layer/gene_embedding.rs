@@ -57,7 +57,7 @@ impl<T: Float> GeneEmbedding<T> {
             linear2: Linear::declare(plan, "value_encoder.linear2", width, width, true),
             value_norm: Norm::declare(plan, "value_encoder.norm", width, eps),
             flag: plan.parameter("flag_encoder.weight", [2, width], Init::Normal(1.0)),
-            tables: kernel::plan_tables(plan.derived(), width, width),
+            tables: kernel::plan_tables(plan.derived(), width),
             max_value: config.max_value,
             method: Method::Piecewise,
         }
@@ -84,7 +84,7 @@ impl<T: Float> GeneEmbedding<T> {
     /// # Errors
     /// Those of the kernel.
     pub fn refresh(&self, stream: &Stream) -> Result<()> {
-        Ok(kernel::build_tables(stream, &self.parameters(), &self.tables)?)
+        Ok(kernel::build_tables(stream, self.parameters(), self.tables)?)
     }
 
     /// Plans what forward keeps; `gene` when a head reads the gene embedding.

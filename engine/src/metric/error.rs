@@ -75,34 +75,13 @@ pub enum MetricError {
 
 /// `LengthMismatch` unless `got == expected`.
 pub(crate) fn same_length(what: &'static str, expected: usize, got: usize) -> Result<()> {
-    if expected == got {
-        Ok(())
-    } else {
-        Err(MetricError::LengthMismatch {
-            what,
-            expected,
-            got,
-        })
-    }
+    if expected == got { Ok(()) } else { Err(MetricError::LengthMismatch { what, expected, got }) }
 }
 
 /// `OutOfRange` for the first of `indices` that is not below `limit`.
-pub(crate) fn in_range(
-    what: &'static str,
-    indices: impl IntoIterator<Item = usize>,
-    limit: usize,
-) -> Result<()> {
-    match indices
-        .into_iter()
-        .enumerate()
-        .find(|&(_, index)| index >= limit)
-    {
+pub(crate) fn in_range(what: &'static str, indices: impl IntoIterator<Item = usize>, limit: usize) -> Result<()> {
+    match indices.into_iter().enumerate().find(|&(_, index)| index >= limit) {
         None => Ok(()),
-        Some((position, index)) => Err(MetricError::OutOfRange {
-            what,
-            position,
-            index,
-            limit,
-        }),
+        Some((position, index)) => Err(MetricError::OutOfRange { what, position, index, limit }),
     }
 }

@@ -6,7 +6,5 @@
 pub mod classification;
 pub mod error;
 
-pub use classification::{
-    ClassScores, ClassificationReport, ComparisonTable, Confusion, Difference, Estimate, compare,
-};
+pub use classification::{ClassScores, ClassificationReport, ComparisonTable, Confusion, Difference, Estimate, compare};
 pub use error::{MetricError, Result};

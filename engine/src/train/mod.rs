@@ -10,6 +10,6 @@ mod schedule;
 mod trainer;
 
 pub use data::TrainingData;
-pub use schedule::Schedule;
 pub use evaluate::Evaluation;
+pub use schedule::Schedule;
 pub use trainer::{Observer, Outcome, Progress, Trainer};

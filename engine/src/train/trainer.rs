@@ -88,8 +88,8 @@ impl Trainer {
         let data = TrainingData::read(&config.data, config.seed, classify)?;
         let vocabulary = data.dataset.vocab().len();
         if config.model.vocab_size == 0 {
-            // Rows are padded to a multiple of 8, which the GPU's products ask for.
-            config.model.vocab_size = vocabulary.next_multiple_of(8);
+            // Rows are padded to a multiple of 8, which the GPU's products ask for; a given table keeps its size.
+            config.model.vocab_size = if config.init.is_some() { vocabulary } else { vocabulary.next_multiple_of(8) };
         }
         if config.model.vocab_size < vocabulary {
             let expected = format!("at least the {vocabulary} tokens of the vocabulary, or 0");

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::cpu_tile::{KEYS, Product, QUERIES, ROWS, dot, exp2, hide, keep, multiply, pack, rescale, softmax, transpose, unpack_lanes};
+use super::cpu_tile::{KEYS, Product, QUERIES, ROWS, dot, exp2, hide, keep, multiply, pack, rescale, softmax, transpose, unpack_rows};
 use super::{Dims, Dropout, Forward, Mask};
 use crate::runtime::math::LANES;
 use crate::runtime::{Access, Cpu, Float, Real, Rows, RowsMut, Stream, Tensor, with_buffer};
@@ -220,14 +220,16 @@ impl<T: Float> Task<'_, T> {
         let width = rows.next_multiple_of(LANES);
         let plane = self.plane + head;
         let sums = &mut tile.sums[..d * width];
-        sums.fill(T::Acc::ZERO);
         let q = self.q.tile(first - self.row, rows, head * d, d);
         pack::<T>(&mut tile.rows[..rows * d], d, q, rows, T::Acc::of(self.scale * std::f64::consts::LOG2_E));
         transpose(tile.lanes, width, tile.rows, d, rows, d);
-        let mut maximum = [T::Acc::NEG_INFINITY; QUERIES];
+        let mut base = [T::Acc::NEG_INFINITY; QUERIES];
         let (mut total, mut factors) = ([T::Acc::ZERO; QUERIES], [T::Acc::ONE; QUERIES]);
         let limits: [u32; QUERIES] = std::array::from_fn(|lane| self.item.limit(first + lane.min(rows - 1)) as u32);
         let seen = limits[QUERIES - 1] as usize;
+        if seen == 0 {
+            sums.fill(T::Acc::ZERO);
+        }
         for key in (0..seen).step_by(KEYS) {
             let keys = KEYS.min(seen - key);
             let m = keys.next_multiple_of(ROWS);
@@ -238,16 +240,17 @@ impl<T: Float> Task<'_, T> {
             if key + keys > limits[0] as usize {
                 hide(scores, width, key, &limits);
             }
-            softmax(scores, width, &mut maximum, &mut total, &mut factors);
+            let moved = softmax(scores, width, &mut base, &mut total, &mut factors);
             if let Some(dropping) = self.dropping {
                 let keep = &mut tile.keep[..keys * width];
                 dropping.tile(keep, width, plane, first, key);
                 multiply(scores, keep);
             }
-            if factors[..rows].iter().any(|factor| *factor != T::Acc::ONE) {
+            // The first tile finds sums of 0 or nothing at all.
+            if moved && key > 0 {
                 rescale(sums, &factors[..width]);
             }
-            let product = Product { m: d, n: width, k: keys, a_row: 1, a_step: d, b_row: width, c_row: width, add: true };
+            let product = Product { m: d, n: width, k: keys, a_row: 1, a_step: d, b_row: width, c_row: width, add: key > 0 };
             product.run(sums, &v[key * d..(key + keys) * d], scores);
         }
         for row in self.item.selves(first, first + rows) {
@@ -255,14 +258,12 @@ impl<T: Float> Task<'_, T> {
             let (key, value) = tile.own.split_at_mut(d);
             pack::<T>(key, d, self.k.tile(row, 1, 0, d), 1, T::Acc::ONE);
             pack::<T>(value, d, self.v.tile(row, 1, 0, d), 1, T::Acc::ONE);
-            let mut score = [dot(&tile.rows[lane * d..(lane + 1) * d], key)];
-            let (top, sum) = (&mut maximum[lane..=lane], &mut total[lane..=lane]);
-            let before = top[0];
-            let after = before.max(score[0]);
-            score[0] = exp2(score[0] - after);
-            let factor = exp2(before - after);
-            (top[0], sum[0]) = (after, sum[0] * factor + score[0]);
-            let p = self.dropping.map_or(score[0], |dropping| score[0] * dropping.factor(plane, row, row));
+            let score = dot(&tile.rows[lane * d..(lane + 1) * d], key);
+            let before = base[lane];
+            let after = before.max(score);
+            let (weight, factor) = (exp2(score - after), exp2(before - after));
+            (base[lane], total[lane]) = (after, total[lane] * factor + weight);
+            let p = self.dropping.map_or(weight, |dropping| weight * dropping.factor(plane, row, row));
             for (column, value) in value.iter().enumerate() {
                 let at = &mut sums[column * width + lane];
                 *at = p.mul_add(*value, *at * factor);
@@ -272,8 +273,10 @@ impl<T: Float> Task<'_, T> {
         for lane in 0..rows {
             let seen = total[lane] != T::Acc::ZERO;
             factors[lane] = if seen { T::Acc::ONE / total[lane] } else { T::Acc::ZERO };
-            logsumexp[lane] = if seen { maximum[lane] * ln2 + total[lane].ln() } else { T::Acc::NEG_INFINITY };
+            logsumexp[lane] = if seen { base[lane] * ln2 + total[lane].ln() } else { T::Acc::NEG_INFINITY };
         }
-        unpack_lanes(&mut out, sums, width, &factors);
+        rescale(sums, &factors[..width]);
+        transpose(tile.rows, d, sums, width, d, rows);
+        unpack_rows(&mut out, &tile.rows[..rows * d], d, T::Acc::ONE);
     }
 }

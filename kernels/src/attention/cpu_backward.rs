@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Backward;
 use super::cpu::{Dropping, Item, carve, items};
-use super::cpu_tile::{KEYS, Product, QUERIES, ROWS, axpy, dot, exp2, hide, pack, slopes, transpose, unpack_lanes, unpack_rows};
+use super::cpu_tile::{KEYS, Product, QUERIES, ROWS, axpy, dot, exp2, hide, pack, slopes, transpose, unpack_rows};
 use crate::Result;
 use crate::runtime::math::LANES;
 use crate::runtime::{Cpu, Float, Real, Rows, RowsMut, Stream, with_buffer};
@@ -201,6 +201,8 @@ impl<T: Float> Task<'_, T> {
                 *at = slope.mul_add(*key, *at);
             }
         }
-        unpack_lanes(&mut dq, dq_lanes, width, &[T::Acc::of(self.scale); QUERIES]);
+        // The packed queries are done with; their memory takes the rows of `dq`.
+        transpose(tile.q, d, dq_lanes, width, d, rows);
+        unpack_rows(&mut dq, &tile.q[..rows * d], d, T::Acc::of(self.scale));
     }
 }

@@ -1,4 +1,4 @@
-//! The small matrix product of the tiles with AVX-512 registers; same bits as the portable one.
+//! The small matrix product and the transpose of the tiles with AVX-512 registers; same bits as the portable ones.
 
 use super::cpu_tile::Product;
 
@@ -24,10 +24,37 @@ pub(super) fn product(_shape: &Product, _c: &mut [f32], _a: &[f32], _b: &[f32]) 
     false
 }
 
+/// `target[column * lanes + row] = source[row * width + column]`, lanes from `rows` on 0; false when the machine lacks AVX-512.
+///
+/// # Panics
+/// When a slice is shorter than the sizes say: a bug of ours.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn transpose(target: &mut [f32], lanes: usize, source: &[f32], width: usize, rows: usize, columns: usize) -> bool {
+    use crate::runtime::simd::{Level, level};
+    if level() < Level::Avx512 {
+        return false;
+    }
+    assert!(rows <= lanes && columns <= width && rows * width <= source.len() && columns * lanes <= target.len());
+    for (row, column) in (0..lanes).step_by(16).flat_map(|row| (0..columns).step_by(16).map(move |column| (row, column))) {
+        let (filled, high, wide) = (rows.saturating_sub(row).min(16), (lanes - row).min(16), (columns - column).min(16));
+        let from = source.as_ptr().wrapping_add(row * width + column);
+        let to = target.as_mut_ptr().wrapping_add(column * lanes + row);
+        // SAFETY: the features were detected; by the assertion the block's rows and columns lie inside the slices.
+        unsafe { avx512::transpose(to, lanes, from, width, filled, high, wide) };
+    }
+    true
+}
+
+/// No leaf on this architecture.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn transpose(_target: &mut [f32], _lanes: usize, _source: &[f32], _width: usize, _rows: usize, _columns: usize) -> bool {
+    false
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use super::Product;
-    use std::arch::x86_64::{__m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+    use std::arch::x86_64::*;
 
     /// Panels of 64, 48, 32 or 16 columns, each over all rows while it is in the first cache.
     ///
@@ -95,6 +122,46 @@ mod avx512 {
                         _mm512_storeu_ps(c.add(r * s.c_row + v * 16), *sum);
                     }
                 }
+            }
+        }
+    }
+
+    /// A block of `wide` columns and `filled` rows becomes `wide` rows of `high` lanes, those from `filled` on 0; all at most 16.
+    ///
+    /// # Safety
+    /// AVX-512 F; the block exists behind both pointers.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn transpose(to: *mut f32, to_row: usize, from: *const f32, from_row: usize, filled: usize, high: usize, wide: usize) {
+        let mask = |count: usize| ((1u32 << count) - 1) as u16;
+        let mut rows = [_mm512_setzero_ps(); 16];
+        for (r, row) in rows.iter_mut().enumerate().take(filled) {
+            // SAFETY: row `r < filled` has `wide` elements; masked ones are not touched.
+            *row = unsafe { _mm512_maskz_loadu_ps(mask(wide), from.add(r * from_row)) };
+        }
+        // Pairs, then fours: vector `4 g + c` holds in its 128-bit part `l` the column `4 l + c` of rows `4 g .. 4 g + 4`.
+        let mut fours = [_mm512_setzero_ps(); 16];
+        for (four, rows) in fours.chunks_exact_mut(4).zip(rows.chunks_exact(4)) {
+            let (low, high) = (_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpackhi_ps(rows[0], rows[1]));
+            let (low, high) = (_mm512_castps_pd(low), _mm512_castps_pd(high));
+            let (next_low, next_high) = (_mm512_unpacklo_ps(rows[2], rows[3]), _mm512_unpackhi_ps(rows[2], rows[3]));
+            let (next_low, next_high) = (_mm512_castps_pd(next_low), _mm512_castps_pd(next_high));
+            four[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, next_low));
+            four[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, next_low));
+            four[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, next_high));
+            four[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, next_high));
+        }
+        for c in 0..4 {
+            let (first, second) = (_mm512_shuffle_f32x4::<0x44>(fours[c], fours[4 + c]), _mm512_shuffle_f32x4::<0x44>(fours[8 + c], fours[12 + c]));
+            let (third, fourth) = (_mm512_shuffle_f32x4::<0xEE>(fours[c], fours[4 + c]), _mm512_shuffle_f32x4::<0xEE>(fours[8 + c], fours[12 + c]));
+            let columns = [
+                _mm512_shuffle_f32x4::<0x88>(first, second),
+                _mm512_shuffle_f32x4::<0xDD>(first, second),
+                _mm512_shuffle_f32x4::<0x88>(third, fourth),
+                _mm512_shuffle_f32x4::<0xDD>(third, fourth),
+            ];
+            for (l, column) in columns.into_iter().enumerate().filter(|(l, _)| 4 * l + c < wide) {
+                // SAFETY: row `4 l + c < wide` of the target has `high` elements; masked ones are not touched.
+                unsafe { _mm512_mask_storeu_ps(to.add((4 * l + c) * to_row), mask(high), column) };
             }
         }
     }

@@ -13,6 +13,8 @@ use crate::vectorize;
 pub(super) const QUERIES: usize = 48;
 /// Keys a tile: scores, queries and a panel of values stay in the first cache together.
 pub(super) const KEYS: usize = 96;
+/// How far above its base, in powers of two, a score may lie before the base follows.
+const SLACK: f64 = 8.0;
 /// Rows of keys and values are padded to a multiple of this.
 pub(super) const ROWS: usize = 8;
 
@@ -54,12 +56,12 @@ impl Product {
     }
 }
 
-/// 2^x for `x <= 127`: exactly 1 at 0, exactly 0 below -126, NaN stays NaN. In f32 the integer part goes into the exponent bits and the
-/// rest through `1 + r P(r)`, `|r| <= 1/2`, a minimax fit with relative error 2e-9.
+/// 2^x for `x <= 127`: exactly 1 at 0, exactly 0 from -127 down, NaN stays NaN. In f32 the integer part goes into the exponent bits and
+/// the rest through `1 + r P(r)`, `|r| <= 1/2`, a minimax fit with relative error 2e-9.
 #[inline(always)]
 pub(super) fn exp2<A: Real>(x: A) -> A {
     if size_of::<A>() == size_of::<f32>() {
-        A::of(f64::from(exp2_f32(x.f64() as f32)))
+        bytemuck::cast(exp2_f32(bytemuck::cast(x)))
     } else {
         (x * A::of(std::f64::consts::LN_2)).exp()
     }
@@ -67,6 +69,8 @@ pub(super) fn exp2<A: Real>(x: A) -> A {
 
 #[inline(always)]
 fn exp2_f32(x: f32) -> f32 {
+    // At -127 the exponent bits run out exactly: 1.0 becomes 0.0.
+    let x = if x < -127.0 { -127.0 } else { x };
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let shifted = x + ROUND;
@@ -77,8 +81,16 @@ fn exp2_f32(x: f32) -> f32 {
     let p = p.mul_add(r, 0.240_226_48);
     let p = p.mul_add(r, std::f32::consts::LN_2);
     let p = p.mul_add(r, 1.0);
-    let power = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
-    if x < -126.0 { 0.0 } else { power }
+    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// `target[column * lanes + row] = source[row * width + column]` for `rows <= lanes`; the lanes beyond are 0.
+pub(super) fn transpose<A: Real>(target: &mut [A], lanes: usize, source: &[A], width: usize, rows: usize, columns: usize) {
+    assert!(rows <= lanes && columns <= width && rows * width <= source.len() && columns * lanes <= target.len());
+    let single = size_of::<A>() == size_of::<f32>();
+    if !(single && cpu_simd::transpose(bytemuck::cast_slice_mut(target), lanes, bytemuck::cast_slice(source), width, rows, columns)) {
+        transpose_portable(target, lanes, source, width, rows, columns);
+    }
 }
 
 #[inline(always)]
@@ -123,8 +135,8 @@ vectorize! {
         }
     }
 
-    /// `target[column * lanes + row] = source[row * width + column]` for `rows <= lanes`; the lanes beyond are 0.
-    pub(super) fn transpose<A: Real>(target: &mut [A], lanes: usize, source: &[A], width: usize, rows: usize, columns: usize) {
+    /// [`transpose`] for any type and machine.
+    fn transpose_portable<A: Real>(target: &mut [A], lanes: usize, source: &[A], width: usize, rows: usize, columns: usize) {
         for column in 0..columns {
             let target = &mut target[column * lanes..][..lanes];
             for (row, target) in target[..rows].iter_mut().enumerate() {
@@ -144,33 +156,45 @@ vectorize! {
         }
     }
 
-    /// One step of the online softmax in base 2: scores become `2^(score - maximum)`, `maximum` and `total` take the tile in, and
-    /// `rescale` is what everything summed so far must be multiplied by.
-    pub(super) fn softmax<A: Real>(scores: &mut [A], width: usize, maximum: &mut [A], total: &mut [A], rescale: &mut [A]) {
+    /// One step of the online softmax in base 2: scores become `2^(score - base)`, `total` takes the tile in, and `rescale` is what
+    /// everything summed so far must be multiplied by. True when some factor is not 1.
+    ///
+    /// A lane's base is the first maximum it meets and follows only a maximum larger by [`SLACK`]: sums stay within `2^SLACK` of the
+    /// usual ones, far from overflow, and hardly ever need rescaling.
+    pub(super) fn softmax<A: Real>(scores: &mut [A], width: usize, base: &mut [A], total: &mut [A], rescale: &mut [A]) -> bool {
+        let mut moved = false;
         for at in (0..width).step_by(LANES) {
-            let before = lanes(maximum, at);
-            let mut top = before;
+            let before = lanes(base, at);
+            let mut top = [A::NEG_INFINITY; LANES];
             for scores in scores.chunks_exact(width) {
                 for (top, score) in top.iter_mut().zip(&scores[at..at + LANES]) {
                     *top = if *score > *top { *score } else { *top };
                 }
             }
-            // A lane that has seen nothing yet: any finite base keeps its probabilities at 0 and NaN away.
-            let base = top.map(|top| if top == A::NEG_INFINITY { A::ZERO } else { top });
+            let mut after = before;
+            let mut origin = before;
+            for ((after, origin), top) in after.iter_mut().zip(&mut origin).zip(top) {
+                *after = if top > *after + A::of(SLACK) { top } else { *after };
+                // A lane that has seen nothing yet: any finite origin keeps its probabilities at 0 and NaN away.
+                *origin = if *after == A::NEG_INFINITY { A::ZERO } else { *after };
+            }
             let mut sum = [A::ZERO; LANES];
             for scores in scores.chunks_exact_mut(width) {
-                for ((score, base), sum) in scores[at..at + LANES].iter_mut().zip(&base).zip(&mut sum) {
-                    *score = exp2(*score - *base);
+                for ((score, origin), sum) in scores[at..at + LANES].iter_mut().zip(&origin).zip(&mut sum) {
+                    *score = exp2(*score - *origin);
                     *sum += *score;
                 }
             }
             for lane in 0..LANES {
-                let factor = exp2(before[lane] - base[lane]);
+                let factor = exp2(before[lane] - origin[lane]);
+                let factor = if before[lane] == after[lane] { A::ONE } else { factor };
+                moved |= factor != A::ONE;
                 rescale[at + lane] = factor;
                 total[at + lane] = total[at + lane] * factor + sum[lane];
-                maximum[at + lane] = top[lane];
+                base[at + lane] = after[lane];
             }
         }
+        moved
     }
 
     /// Every row of `sums` times `factors`.
@@ -247,15 +271,6 @@ vectorize! {
     pub(super) fn axpy<A: Real>(y: &mut [A], factor: A, x: &[A]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = factor.mul_add(*x, *y);
-        }
-    }
-
-    /// Turns sums `[columns, width]` back into rows: `target[row][column] = factors[row] * sums[column][row]`.
-    pub(super) fn unpack_lanes<T: Float>(target: &mut RowsMut<'_, T>, sums: &[T::Acc], width: usize, factors: &[T::Acc]) {
-        for (row, factor) in (0..target.rows()).zip(factors) {
-            for (column, target) in target.row_mut(row).iter_mut().enumerate() {
-                *target = T::from_acc(sums[column * width + row] * *factor);
-            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Against a naive softmax in f64, and what must not change a bit.
 
-use super::cpu_tile::{Product, exp2, portable};
+use super::cpu_tile::{Product, exp2, portable, transpose};
 use super::{Dims, Forward, Mask, forward};
 use crate::runtime::philox::{Site, uniform};
 use crate::runtime::{Arena, Class, Device, Plan, Stream, Tensor, bf16};
@@ -178,9 +178,13 @@ fn refuses_what_does_not_fit() {
 
 #[test]
 fn leaf_and_portable_product_give_the_same_bits() {
-    for (m, n, k, a_row, a_step, add) in
-        [(8, 16, 5, 5, 1, false), (96, 48, 64, 64, 1, false), (24, 32, 7, 1, 24, true), (16, 80, 33, 1, 16, true), (40, 128, 1, 1, 40, false)]
-    {
+    for (m, n, k, a_row, a_step, add) in [
+        (8, 16, 5, 5, 1, false),
+        (96, 48, 64, 64, 1, false),
+        (24, 32, 7, 1, 24, true),
+        (16, 80, 33, 1, 16, true),
+        (40, 128, 1, 1, 40, false),
+    ] {
         let shape = Product { m, n, k, a_row, a_step, b_row: n + 16, c_row: n, add };
         let (a, b) = (numbers(4, m * k), numbers(5, k * (n + 16)));
         let mut leaf = numbers(6, m * n);
@@ -188,6 +192,20 @@ fn leaf_and_portable_product_give_the_same_bits() {
         shape.run(&mut leaf, &a, &b);
         portable(&shape, &mut plain, &a, &b);
         assert!(leaf.iter().zip(&plain).all(|(leaf, plain)| leaf.to_bits() == plain.to_bits()), "{shape:?}");
+    }
+}
+
+#[test]
+fn transposes_every_size() {
+    for (rows, lanes, columns, width) in [(1, 16, 8, 8), (33, 48, 24, 32), (16, 16, 64, 64), (24, 24, 7, 16), (8, 8, 48, 48)] {
+        let source = numbers(7, rows * width);
+        let mut target = vec![f32::NAN; columns * lanes + 1];
+        transpose(&mut target, lanes, &source, width, rows, columns);
+        for (at, value) in target[..columns * lanes].iter().enumerate() {
+            let (column, row) = (at / lanes, at % lanes);
+            assert_eq!(*value, if row < rows { source[row * width + column] } else { 0.0 }, "{row} {column}");
+        }
+        assert!(target[columns * lanes].is_nan(), "nothing beyond");
     }
 }
 

@@ -19,17 +19,17 @@ pub(super) fn apply<T: Float>(stream: &Stream, cpu: &Cpu, y: Tensor<T>, x: Tenso
     let bands = access.write_rows(y).into_tiles(rows, width);
     cpu.install(|| {
         bands.into_par_iter().enumerate().for_each(|(band, mut y)| {
+            let mut factors = [T::Acc::ZERO; PIECE];
             for row in 0..y.rows() {
                 let at = band * rows + row;
                 let (y, x, residual) = (y.row_mut(row), x.row(at), residual.as_ref().map(|residual| residual.row(at)));
-                row_of(y, x, residual, at * width, mask);
+                row_of(y, x, residual, &mut factors, at * width, mask);
             }
         });
     });
 }
 
-fn row_of<T: Float>(y: &mut [T], x: &[T], residual: Option<&[T]>, start: usize, mask: Mask) {
-    let mut factors = [T::Acc::ZERO; PIECE];
+fn row_of<T: Float>(y: &mut [T], x: &[T], residual: Option<&[T]>, factors: &mut [T::Acc; PIECE], start: usize, mask: Mask) {
     for (index, (y, x)) in y.chunks_mut(PIECE).zip(x.chunks(PIECE)).enumerate() {
         let (from, factors) = (index * PIECE, &mut factors[..x.len()]);
         mask.factors(factors, start + from);

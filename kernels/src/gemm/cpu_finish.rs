@@ -93,7 +93,9 @@ fn lanes<C: Float>(output: &mut Output<'_, C>, row: usize, column: usize, width:
         Finish::Add(alpha) => zip(load(c), *sums, |c, sum| c + alpha * sum),
         Finish::Bias(bias) => zip(*sums, vector(bias), |sum, bias| sum + bias),
         Finish::Relu(bias) => zip(*sums, vector(bias), |sum, bias| (sum + bias).max(C::Acc::ZERO)),
-        Finish::BiasResidual(bias, residual) => zip(zip(*sums, vector(bias), |sum, bias| sum + bias), matrix(residual), |sum, residual| sum + residual),
+        Finish::BiasResidual(bias, residual) => {
+            zip(zip(*sums, vector(bias), |sum, bias| sum + bias), matrix(residual), |sum, residual| sum + residual)
+        }
         Finish::Residual(residual) => zip(*sums, matrix(residual), |sum, residual| sum + residual),
         Finish::ReluMask(mask) => zip(*sums, matrix(mask), |sum, output| if output > C::Acc::ZERO { sum } else { C::Acc::ZERO }),
         Finish::GeluMask(mask) => zip(*sums, matrix(mask), |sum, x| sum * gelu_derivative(x)),

@@ -21,7 +21,15 @@ pub(super) struct Operand<'a, T> {
 
 /// Packs `count` rows (from `start`) of op(a), `depth` columns from `from`, in panels of `kernel.rows()`. A deep operand keeps its
 /// rows, [`ROW`] apart; any other gives columns of one panel's rows.
-pub(super) fn pack_a<T: Float>(kernel: Kernel, packed: &mut [T::Acc], a: Operand<'_, T>, start: usize, count: usize, from: usize, depth: usize) {
+pub(super) fn pack_a<T: Float>(
+    kernel: Kernel,
+    packed: &mut [T::Acc],
+    a: Operand<'_, T>,
+    start: usize,
+    count: usize,
+    from: usize,
+    depth: usize,
+) {
     let rows = kernel.rows();
     for (index, panel) in packed.chunks_exact_mut(kernel.panel_a()).enumerate() {
         let done = index * rows;
@@ -35,7 +43,15 @@ pub(super) fn pack_a<T: Float>(kernel: Kernel, packed: &mut [T::Acc], a: Operand
 }
 
 /// Packs `columns` columns (from `start`) of op(b) and `depth` rows from `from`: rows of `kernel.columns()` elements.
-pub(super) fn pack_b<T: Float>(kernel: Kernel, packed: &mut [T::Acc], b: Operand<'_, T>, start: usize, columns: usize, from: usize, depth: usize) {
+pub(super) fn pack_b<T: Float>(
+    kernel: Kernel,
+    packed: &mut [T::Acc],
+    b: Operand<'_, T>,
+    start: usize,
+    columns: usize,
+    from: usize,
+    depth: usize,
+) {
     if b.deep {
         deep_b::<T>(packed, b.matrix.tile(start, columns, from, depth), kernel.columns());
     } else {

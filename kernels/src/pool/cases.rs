@@ -1,8 +1,6 @@
 //! Shapes, tolerances and traffic of the pooling and score cases.
 
-use super::{
-    Backward, Forward, Kind, ScoreBackward, ScoreForward, backward, forward, score_backward, score_forward,
-};
+use super::{Backward, Forward, Kind, ScoreBackward, ScoreForward, backward, forward, score_backward, score_forward};
 use crate::Result;
 use crate::runtime::{Float, Stream};
 use crate::testing::{Bindings, Case, Fill, Op, Tolerance};

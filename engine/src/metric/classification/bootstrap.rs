@@ -38,11 +38,7 @@ impl Estimate {
             let above = resampled[(at as usize + 1).min(resampled.len() - 1)];
             below + (above - below) * at.fract()
         };
-        Self {
-            value,
-            low: percentile(0.025),
-            high: percentile(0.975),
-        }
+        Self { value, low: percentile(0.025), high: percentile(0.975) }
     }
 }
 
@@ -50,11 +46,7 @@ impl fmt::Display for Estimate {
     /// `0.796 [0.743, 0.848]`; `{:+}` writes signs, for differences.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { value, low, high } = self;
-        if f.sign_plus() {
-            write!(f, "{value:+.3} [{low:+.3}, {high:+.3}]")
-        } else {
-            write!(f, "{value:.3} [{low:.3}, {high:.3}]")
-        }
+        if f.sign_plus() { write!(f, "{value:+.3} [{low:+.3}, {high:+.3}]") } else { write!(f, "{value:.3} [{low:.3}, {high:.3}]") }
     }
 }
 
@@ -75,12 +67,7 @@ pub struct Difference {
 pub(super) const SCORES: usize = 4;
 
 fn scores(margins: &Margins) -> [f64; SCORES] {
-    [
-        margins.accuracy(),
-        margins.macro_f1(),
-        margins.balanced_accuracy(),
-        margins.matthews(),
-    ]
+    [margins.accuracy(), margins.macro_f1(), margins.balanced_accuracy(), margins.matthews()]
 }
 
 /// Paired comparison `first - second` of two predictions for the same samples: the difference of each score and
@@ -92,43 +79,21 @@ fn scores(margins: &Margins) -> [f64; SCORES] {
 /// `truth`, `first`, `second`: `[samples]`, labels in `0..classes`.
 /// # Errors
 /// As [`Confusion::new`](super::Confusion::new).
-pub fn compare(
-    truth: &[u32],
-    first: &[Option<u32>],
-    second: &[Option<u32>],
-    classes: usize,
-    seed: u64,
-) -> Result<Difference> {
+pub fn compare(truth: &[u32], first: &[Option<u32>], second: &[Option<u32>], classes: usize, seed: u64) -> Result<Difference> {
     check_labels(truth, first, classes)?;
     check_labels(truth, second, classes)?;
     same_length("second", first.len(), second.len())?;
-    let [accuracy, macro_f1, balanced_accuracy, matthews] =
-        estimates([first, second], truth, classes, seed);
-    Ok(Difference {
-        accuracy,
-        macro_f1,
-        balanced_accuracy,
-        matthews,
-    })
+    let [accuracy, macro_f1, balanced_accuracy, matthews] = estimates([first, second], truth, classes, seed);
+    Ok(Difference { accuracy, macro_f1, balanced_accuracy, matthews })
 }
 
 /// Intervals of the scores of one prediction. Labels must have been checked.
-pub(super) fn intervals(
-    truth: &[u32],
-    predicted: &[Option<u32>],
-    classes: usize,
-    seed: u64,
-) -> [Estimate; SCORES] {
+pub(super) fn intervals(truth: &[u32], predicted: &[Option<u32>], classes: usize, seed: u64) -> [Estimate; SCORES] {
     estimates([predicted], truth, classes, seed)
 }
 
 /// The scores of the first model, less those of the second where there is one.
-fn estimates<const MODELS: usize>(
-    models: [&[Option<u32>]; MODELS],
-    truth: &[u32],
-    classes: usize,
-    seed: u64,
-) -> [Estimate; SCORES] {
+fn estimates<const MODELS: usize>(models: [&[Option<u32>]; MODELS], truth: &[u32], classes: usize, seed: u64) -> [Estimate; SCORES] {
     let score = |margins: &mut [Margins; MODELS], samples: &mut dyn Iterator<Item = usize>| {
         margins.iter_mut().for_each(Margins::clear);
         for sample in samples {
@@ -139,10 +104,7 @@ fn estimates<const MODELS: usize>(
         let mut total = [0.0; SCORES];
         for (model, margins) in margins.iter().enumerate() {
             let sign = if model == 0 { 1.0 } else { -1.0 };
-            total
-                .iter_mut()
-                .zip(scores(margins))
-                .for_each(|(total, score)| *total += sign * score);
+            total.iter_mut().zip(scores(margins)).for_each(|(total, score)| *total += sign * score);
         }
         total
     };
@@ -151,16 +113,9 @@ fn estimates<const MODELS: usize>(
     let observed = score(&mut empty(), &mut (0..truth.len()));
     let resampled: Vec<[f64; SCORES]> = (0..RESAMPLES)
         .into_par_iter()
-        .map_init(empty, |margins, resample| {
-            score(margins, &mut draws(seed, resample, truth.len()))
-        })
+        .map_init(empty, |margins, resample| score(margins, &mut draws(seed, resample, truth.len())))
         .collect();
-    std::array::from_fn(|at| {
-        Estimate::new(
-            observed[at],
-            resampled.iter().map(|scores| scores[at]).collect(),
-        )
-    })
+    std::array::from_fn(|at| Estimate::new(observed[at], resampled.iter().map(|scores| scores[at]).collect()))
 }
 
 /// The `samples` indices of one resample, uniform over `0..samples` with replacement.
@@ -177,9 +132,7 @@ mod tests {
     /// 200 samples of 4 classes, of which one in `wrong` is wrong.
     fn example(wrong: u32) -> (Vec<u32>, Vec<Option<u32>>) {
         let truth: Vec<u32> = (0..200).map(|i| i % 4).collect();
-        let predicted = (0..200)
-            .map(|i| Some(if i % wrong == 0 { (i + 1) % 4 } else { i % 4 }))
-            .collect();
+        let predicted = (0..200).map(|i| Some(if i % wrong == 0 { (i + 1) % 4 } else { i % 4 })).collect();
         (truth, predicted)
     }
 
@@ -189,20 +142,14 @@ mod tests {
         let [accuracy, ..] = intervals(&truth, &predicted, 4, 7);
         assert_eq!(accuracy.value, 0.8);
         // 1.96 sqrt(.8 * .2 / 200) = 0.0554
-        assert!(
-            (accuracy.low - 0.745).abs() < 0.015 && (accuracy.high - 0.855).abs() < 0.015,
-            "{accuracy}"
-        );
+        assert!((accuracy.low - 0.745).abs() < 0.015 && (accuracy.high - 0.855).abs() < 0.015, "{accuracy}");
     }
 
     #[test]
     fn seed_decides_threads_do_not() {
         let (truth, predicted) = example(5);
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| intervals(&truth, &predicted, 4, 7))
         };
         assert_eq!(run(1), run(3));
@@ -216,10 +163,7 @@ mod tests {
         let mut second = first.clone();
         (1..200).step_by(40).for_each(|i| second[i] = None);
         let paired = compare(&truth, &first, &second, 4, 7).unwrap().accuracy;
-        assert!(
-            (paired.value - 0.025).abs() < 1e-12 && paired.low >= 0.0 && paired.high < 0.06,
-            "{paired:+}"
-        );
+        assert!((paired.value - 0.025).abs() < 1e-12 && paired.low >= 0.0 && paired.high < 0.06, "{paired:+}");
         let same = compare(&truth, &first, &first, 4, 7).unwrap();
         assert_eq!((same.macro_f1.low, same.macro_f1.high), (0.0, 0.0));
     }

@@ -28,11 +28,7 @@ impl Confusion {
             let column = predicted.map_or(classes, |class| class as usize);
             counts[truth as usize * (classes + 1) + column] += 1;
         }
-        Ok(Self {
-            classes,
-            counts,
-            margins,
-        })
+        Ok(Self { classes, counts, margins })
     }
 
     /// Number of classes, present or not.
@@ -48,16 +44,12 @@ impl Confusion {
     /// Samples of class `truth` that were predicted as each class, `[classes]`; empty for no such class.
     pub fn row(&self, truth: usize) -> &[u64] {
         let start = truth.saturating_mul(self.classes + 1);
-        self.counts
-            .get(start..start.saturating_add(self.classes))
-            .unwrap_or_default()
+        self.counts.get(start..start.saturating_add(self.classes)).unwrap_or_default()
     }
 
     /// Samples of class `truth` left unknown; 0 for no such class.
     pub fn unknown(&self, truth: usize) -> u64 {
-        let at = truth
-            .saturating_mul(self.classes + 1)
-            .saturating_add(self.classes);
+        let at = truth.saturating_mul(self.classes + 1).saturating_add(self.classes);
         self.counts.get(at).copied().unwrap_or_default()
     }
 
@@ -80,9 +72,7 @@ impl Confusion {
     /// Precision, recall, F1 and support of every class, `[classes]`.
     /// scikit-learn `precision_recall_fscore_support(zero_division=0)`.
     pub fn per_class(&self) -> Vec<ClassScores> {
-        (0..self.classes)
-            .map(|class| self.margins.class(class))
-            .collect()
+        (0..self.classes).map(|class| self.margins.class(class)).collect()
     }
 
     /// Unweighted mean of recall over the classes that occur in truth. scikit-learn `balanced_accuracy_score`.
@@ -118,13 +108,7 @@ pub(super) fn check_labels(truth: &[u32], predicted: &[Option<u32>], classes: us
         return Err(MetricError::Empty { what: "truth" });
     }
     in_range("truth", truth.iter().map(|&label| label as usize), classes)?;
-    in_range(
-        "predicted",
-        predicted
-            .iter()
-            .map(|label| label.map_or(0, |label| label as usize)),
-        classes,
-    )
+    in_range("predicted", predicted.iter().map(|label| label.map_or(0, |label| label as usize)), classes)
 }
 
 #[cfg(test)]
@@ -133,10 +117,7 @@ mod tests {
 
     /// Labels as scikit-learn sees them: -1 is unknown.
     fn confusion(truth: &[u32], predicted: &[i32], classes: usize) -> Confusion {
-        let predicted: Vec<_> = predicted
-            .iter()
-            .map(|&label| u32::try_from(label).ok())
-            .collect();
+        let predicted: Vec<_> = predicted.iter().map(|&label| u32::try_from(label).ok()).collect();
         Confusion::new(truth, &predicted, classes).unwrap()
     }
 
@@ -154,12 +135,7 @@ mod tests {
         close(all.balanced_accuracy(), 0.6791666666666667);
         close(all.matthews(), 0.6126760563380281);
         let expected = [
-            (
-                0.6666666666666666,
-                0.6666666666666666,
-                0.6666666666666666,
-                3,
-            ),
+            (0.6666666666666666, 0.6666666666666666, 0.6666666666666666, 3),
             (0.6, 0.75, 0.6666666666666666, 4),
             (0.5, 0.5, 0.5, 2),
             (1.0, 0.8, 0.8888888888888888, 5),
@@ -171,10 +147,7 @@ mod tests {
             assert_eq!(got.support, support);
         }
         assert_eq!(all.row(1), [0, 3, 1, 0]);
-        assert_eq!(
-            (all.coverage(), all.accuracy_answered()),
-            (1.0, Some(all.accuracy()))
-        );
+        assert_eq!((all.coverage(), all.accuracy_answered()), (1.0, Some(all.accuracy())));
     }
 
     #[test]
@@ -188,33 +161,17 @@ mod tests {
         close(some.matthews(), 0.4221782814732526);
         close(some.coverage(), 0.75);
         close(some.accuracy_answered().unwrap(), 6.0 / 9.0);
-        assert_eq!(
-            (some.unknown(0), some.unknown(3), some.unknown_total()),
-            (1, 1, 3)
-        );
+        assert_eq!((some.unknown(0), some.unknown(3), some.unknown_total()), (1, 1, 3));
     }
 
     #[test]
     fn degenerate_cases_score_zero_not_nan() {
         let perfect = confusion(&[0, 0, 0], &[0, 0, 0], 2);
-        assert_eq!(
-            (perfect.accuracy(), perfect.macro_f1(), perfect.matthews()),
-            (1.0, 1.0, 0.0)
-        );
+        assert_eq!((perfect.accuracy(), perfect.macro_f1(), perfect.matthews()), (1.0, 1.0, 0.0));
         let constant = confusion(&[0, 0, 1], &[1, 1, 1], 2);
-        assert_eq!(
-            (
-                constant.macro_f1(),
-                constant.balanced_accuracy(),
-                constant.matthews()
-            ),
-            (0.25, 0.5, 0.0)
-        );
+        assert_eq!((constant.macro_f1(), constant.balanced_accuracy(), constant.matthews()), (0.25, 0.5, 0.0));
         let silent = confusion(&[0, 1], &[-1, -1], 2);
-        assert_eq!(
-            (silent.accuracy(), silent.macro_f1(), silent.matthews()),
-            (0.0, 0.0, 0.0)
-        );
+        assert_eq!((silent.accuracy(), silent.macro_f1(), silent.matthews()), (0.0, 0.0, 0.0));
         assert_eq!((silent.coverage(), silent.accuracy_answered()), (0.0, None));
     }
 
@@ -222,15 +179,9 @@ mod tests {
     fn bad_input_is_named() {
         let error = Confusion::new(&[0, 1], &[Some(0)], 2).unwrap_err();
         assert_eq!(error.to_string(), "predicted: expected 2 entries, got 1");
-        assert!(matches!(
-            Confusion::new(&[], &[], 2),
-            Err(MetricError::Empty { what: "truth" })
-        ));
+        assert!(matches!(Confusion::new(&[], &[], 2), Err(MetricError::Empty { what: "truth" })));
         let error = Confusion::new(&[0, 1], &[None, Some(2)], 2).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "predicted: entry 1 is 2, expected less than 2"
-        );
+        assert_eq!(error.to_string(), "predicted: entry 1 is 2, expected less than 2");
         assert!(Confusion::new(&[5], &[None], 2).is_err());
     }
 }

@@ -52,20 +52,13 @@ impl ClassificationReport {
     /// `truth`, `predicted`: `[samples]`; `confidence`: `[samples]`, 0 to 1, of the predicted class.
     /// # Errors
     /// As [`Confusion::new`] and [`expected_calibration_error`].
-    pub fn new(
-        truth: &[u32],
-        predicted: &[Option<u32>],
-        confidence: Option<&[f32]>,
-        classes: &[String],
-        seed: u64,
-    ) -> Result<Self> {
+    pub fn new(truth: &[u32], predicted: &[Option<u32>], confidence: Option<&[f32]>, classes: &[String], seed: u64) -> Result<Self> {
         let counts = Confusion::new(truth, predicted, classes.len())?;
         let calibration_error = match confidence {
             Some(confidence) => expected_calibration_error(truth, predicted, confidence)?,
             None => None,
         };
-        let [accuracy, macro_f1, balanced_accuracy, matthews] =
-            intervals(truth, predicted, classes.len(), seed);
+        let [accuracy, macro_f1, balanced_accuracy, matthews] = intervals(truth, predicted, classes.len(), seed);
         Ok(Self {
             n: counts.samples(),
             accuracy,
@@ -77,12 +70,8 @@ impl ClassificationReport {
             calibration_error,
             classes: classes.to_vec(),
             per_class: counts.per_class(),
-            confusion: (0..classes.len())
-                .map(|class| counts.row(class).to_vec())
-                .collect(),
-            unknown: (0..classes.len())
-                .map(|class| counts.unknown(class))
-                .collect(),
+            confusion: (0..classes.len()).map(|class| counts.row(class).to_vec()).collect(),
+            unknown: (0..classes.len()).map(|class| counts.unknown(class)).collect(),
             resamples: RESAMPLES,
             seed,
         })
@@ -97,8 +86,7 @@ impl ClassificationReport {
 impl fmt::Display for ClassificationReport {
     /// The summary, one score a line, then one line for each class that occurs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let optional =
-            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+        let optional = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
         let summary = [
             ("cells", self.n.to_string()),
             ("accuracy", self.accuracy.to_string()),
@@ -109,28 +97,13 @@ impl fmt::Display for ClassificationReport {
             ("accuracy of answered", optional(self.accuracy_answered)),
             ("calibration error", optional(self.calibration_error)),
         ];
-        let rows: Vec<_> = summary
-            .map(|(name, value)| vec![name.to_owned(), value])
-            .into();
+        let rows: Vec<_> = summary.map(|(name, value)| vec![name.to_owned(), value]).into();
         columns(f, &[Align::Left, Align::Left], &rows)?;
-        writeln!(
-            f,
-            "[..] 95 % interval over {} bootstrap resamples of the cells\n",
-            self.resamples
-        )?;
+        writeln!(f, "[..] 95 % interval over {} bootstrap resamples of the cells\n", self.resamples)?;
 
-        let mut rows = vec![
-            ["class", "precision", "recall", "F1", "support", "unknown"]
-                .map(str::to_owned)
-                .to_vec(),
-        ];
+        let mut rows = vec![["class", "precision", "recall", "F1", "support", "unknown"].map(str::to_owned).to_vec()];
         for at in (0..self.per_class.len().min(self.classes.len())).filter(|&at| self.present(at)) {
-            let ClassScores {
-                precision,
-                recall,
-                f1,
-                support,
-            } = self.per_class[at];
+            let ClassScores { precision, recall, f1, support } = self.per_class[at];
             let mut row = vec![self.classes[at].clone()];
             row.extend([precision, recall, f1].map(|score| format!("{score:.3}")));
             row.extend([support, self.unknown[at]].map(|count| count.to_string()));
@@ -151,23 +124,16 @@ mod tests {
         let truth = [0, 0, 1, 1, 2, 2];
         let predicted = [Some(0), Some(0), Some(1), Some(0), Some(2), None];
         let confidence = [0.9, 0.8, 0.7, 0.6, 1.0, 0.1];
-        let report =
-            ClassificationReport::new(&truth, &predicted, Some(&confidence), &classes, 1).unwrap();
+        let report = ClassificationReport::new(&truth, &predicted, Some(&confidence), &classes, 1).unwrap();
         assert_eq!((report.n, report.unknown.clone()), (6, vec![0, 0, 1, 0]));
         assert_eq!(report.confusion[1], [1, 1, 0, 0]);
 
         let text = serde_json::to_string(&report).unwrap();
-        assert_eq!(
-            serde_json::from_str::<ClassificationReport>(&text).unwrap(),
-            report
-        );
+        assert_eq!(serde_json::from_str::<ClassificationReport>(&text).unwrap(), report);
 
         let shown = report.to_string();
         assert!(shown.contains("accuracy              0.667 ["), "{shown}");
-        assert!(
-            shown.contains("monocyte      1.000   0.500  0.667        2        1\n"),
-            "{shown}"
-        );
+        assert!(shown.contains("monocyte      1.000   0.500  0.667        2        1\n"), "{shown}");
         assert!(!shown.contains("absent"), "{shown}");
     }
 }

@@ -31,12 +31,7 @@ pub(super) struct Margins {
 
 impl Margins {
     pub(super) fn new(classes: usize) -> Self {
-        Self {
-            truth: vec![0; classes],
-            predicted: vec![0; classes],
-            correct: vec![0; classes],
-            unknown: 0,
-        }
+        Self { truth: vec![0; classes], predicted: vec![0; classes], correct: vec![0; classes], unknown: 0 }
     }
 
     /// Sets everything to zero, keeping the allocations.
@@ -81,11 +76,7 @@ impl Margins {
     }
 
     pub(super) fn class(&self, class: usize) -> ClassScores {
-        let (truth, predicted, correct) = (
-            self.truth[class],
-            self.predicted[class],
-            self.correct[class],
-        );
+        let (truth, predicted, correct) = (self.truth[class], self.predicted[class], self.correct[class]);
         ClassScores {
             precision: ratio(correct, predicted),
             recall: ratio(correct, truth),
@@ -95,8 +86,7 @@ impl Margins {
     }
 
     pub(super) fn macro_f1(&self) -> f64 {
-        let present =
-            (0..self.truth.len()).filter(|&class| self.truth[class] + self.predicted[class] > 0);
+        let present = (0..self.truth.len()).filter(|&class| self.truth[class] + self.predicted[class] > 0);
         mean(present.map(|class| self.class(class).f1))
     }
 
@@ -108,30 +98,17 @@ impl Margins {
     /// Gorodkin's R_K from the margins. Products are taken in `f64`: `n^2` of u64 counts may overflow.
     pub(super) fn matthews(&self) -> f64 {
         let n = self.samples() as f64;
-        let dot = |a: &[u64], b: &[u64]| {
-            a.iter()
-                .zip(b)
-                .map(|(&a, &b)| a as f64 * b as f64)
-                .sum::<f64>()
-        };
+        let dot = |a: &[u64], b: &[u64]| a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum::<f64>();
         let unknown = self.unknown as f64;
         let both = self.hits() as f64 * n - dot(&self.truth, &self.predicted);
         let truth = n * n - dot(&self.truth, &self.truth);
         let predicted = n * n - dot(&self.predicted, &self.predicted) - unknown * unknown;
-        if truth == 0.0 || predicted == 0.0 {
-            0.0
-        } else {
-            both / (truth * predicted).sqrt()
-        }
+        if truth == 0.0 || predicted == 0.0 { 0.0 } else { both / (truth * predicted).sqrt() }
     }
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {

@@ -28,22 +28,10 @@ impl ComparisonTable {
 impl fmt::Display for ComparisonTable {
     /// One line a model: accuracy and macro-F1 with intervals, balanced accuracy, Matthews, coverage.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows = vec![
-            ["", "accuracy", "macro-F1", "balanced", "MCC", "coverage"]
-                .map(str::to_owned)
-                .to_vec(),
-        ];
+        let mut rows = vec![["", "accuracy", "macro-F1", "balanced", "MCC", "coverage"].map(str::to_owned).to_vec()];
         for (name, report) in &self.rows {
-            let mut row = vec![
-                name.clone(),
-                report.accuracy.to_string(),
-                report.macro_f1.to_string(),
-            ];
-            let plain = [
-                report.balanced_accuracy.value,
-                report.matthews.value,
-                report.coverage,
-            ];
+            let mut row = vec![name.clone(), report.accuracy.to_string(), report.macro_f1.to_string()];
+            let plain = [report.balanced_accuracy.value, report.matthews.value, report.coverage];
             row.extend(plain.map(|score| format!("{score:.3}")));
             rows.push(row);
         }
@@ -51,11 +39,9 @@ impl fmt::Display for ComparisonTable {
         columns(f, &[left, left, left, right, right, right], &rows)?;
         match self.rows.first() {
             None => Ok(()),
-            Some((_, first)) => writeln!(
-                f,
-                "{} cells; [..] 95 % interval over {} bootstrap resamples of the cells",
-                first.n, first.resamples
-            ),
+            Some((_, first)) => {
+                writeln!(f, "{} cells; [..] 95 % interval over {} bootstrap resamples of the cells", first.n, first.resamples)
+            }
         }
     }
 }
@@ -69,19 +55,9 @@ pub(super) enum Align {
 
 /// Writes rows of cells, each column as wide as its widest entry, two spaces apart. Width is counted in
 /// characters, which is right for Latin and Greek names.
-pub(super) fn columns(
-    f: &mut fmt::Formatter<'_>,
-    align: &[Align],
-    rows: &[Vec<String>],
-) -> fmt::Result {
+pub(super) fn columns(f: &mut fmt::Formatter<'_>, align: &[Align], rows: &[Vec<String>]) -> fmt::Result {
     let length = |cell: &String| cell.chars().count();
-    let width = |at| {
-        rows.iter()
-            .filter_map(|row| row.get(at))
-            .map(length)
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |at| rows.iter().filter_map(|row| row.get(at)).map(length).max().unwrap_or(0);
     let widths: Vec<usize> = (0..align.len()).map(width).collect();
     for row in rows {
         let mut line = String::new();
@@ -104,22 +80,12 @@ mod tests {
     #[test]
     fn lines_up() {
         let classes = ["a", "b"].map(str::to_owned);
-        let report = |predicted: [Option<u32>; 2]| {
-            ClassificationReport::new(&[0, 1], &predicted, None, &classes, 3).unwrap()
-        };
-        let table = ComparisonTable::new()
-            .row("scMMGPT", report([Some(0), Some(1)]))
-            .row("majority", report([Some(0), Some(0)]));
+        let report = |predicted: [Option<u32>; 2]| ClassificationReport::new(&[0, 1], &predicted, None, &classes, 3).unwrap();
+        let table = ComparisonTable::new().row("scMMGPT", report([Some(0), Some(1)])).row("majority", report([Some(0), Some(0)]));
         let shown = table.to_string();
         let lines: Vec<&str> = shown.lines().collect();
-        assert_eq!(
-            lines[0],
-            "          accuracy              macro-F1              balanced    MCC  coverage"
-        );
-        assert!(
-            lines[1].starts_with("scMMGPT   1.000 [1.000, 1.000]  1.000 ["),
-            "{shown}"
-        );
+        assert_eq!(lines[0], "          accuracy              macro-F1              balanced    MCC  coverage");
+        assert!(lines[1].starts_with("scMMGPT   1.000 [1.000, 1.000]  1.000 ["), "{shown}");
         assert!(lines[2].ends_with("     0.500  0.000     1.000"), "{shown}");
         assert!(lines[3].starts_with("2 cells; "), "{shown}");
     }
