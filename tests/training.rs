@@ -82,8 +82,7 @@ fn a_damaged_checkpoint_costs_no_run() {
     let (whole, torn) = (folder.path().join("whole"), folder.path().join("torn"));
     train(&config, &whole, 2, false, None).unwrap();
     assert!(train(&config, &torn, 2, false, Some(11)).is_err());
-    let mut checkpoints: Vec<PathBuf> =
-        std::fs::read_dir(torn.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut checkpoints: Vec<PathBuf> = std::fs::read_dir(torn.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
     checkpoints.sort();
     assert_eq!(checkpoints.len(), 2, "{checkpoints:?}");
     let newest = &checkpoints[1];

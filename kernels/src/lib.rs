@@ -32,6 +32,7 @@ kernels! {
     dropout,
     embedding,
     gemm,
+    gene_embedding,
     l2_normalize,
     layer_norm,
     mse,

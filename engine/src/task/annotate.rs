@@ -218,7 +218,7 @@ pub(crate) fn by_neighbours(
         stream.upload(x, values)?;
         l2_normalize::forward(&stream, l2_normalize::Forward { y, norm, x, eps: 1e-12 })?;
     }
-    let arguments = topk::Forward { scores, indices, query: cells_unit, base: base_unit, metric: Metric::InnerProduct };
+    let arguments = topk::Forward { scores, indices, query: cells_unit, base: base_unit, k, metric: Metric::InnerProduct };
     topk::forward(&stream, arguments)?;
     let (scores, indices) = (stream.fetch(scores)?, stream.fetch(indices)?);
     let vote = |(scores, indices): (&[f32], &[u32])| {

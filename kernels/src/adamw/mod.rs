@@ -132,12 +132,10 @@ mod tests {
             }
         }
         let moments = (stream.fetch(group.first_moment).unwrap(), stream.fetch(group.second_moment).unwrap());
-        let expected = (
-            [-0.037_000_000_000_000_005, 0.111_499_999_999_999_99, 0.300_089_999_999_999_9],
-            [0.013_069_000_000_000_011, 0.049_557_250_000_000_04, 0.090_000_009_900_000_08],
-        );
-        assert!(moments.0.iter().zip(expected.0).all(|(got, expected)| (got - expected).abs() < 1e-16), "{moments:?}");
-        assert!(moments.1.iter().zip(expected.1).all(|(got, expected): (&f64, f64)| (got - expected).abs() < 1e-16), "{moments:?}");
+        let first = [-0.037_000_000_000_000_005, 0.111_499_999_999_999_99, 0.300_089_999_999_999_9];
+        let second = [0.013_069_000_000_000_011, 0.049_557_250_000_000_04, 0.090_000_009_900_000_08];
+        assert!(moments.0.iter().zip(first).all(|(got, expected)| (got - expected).abs() < 1e-16), "{moments:?}");
+        assert!(moments.1.iter().zip(second).all(|(got, expected): (&f64, f64)| (got - expected).abs() < 1e-16), "{moments:?}");
     }
 
     #[test]

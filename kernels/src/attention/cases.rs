@@ -141,11 +141,24 @@ impl Draft {
         self
     }
 
+    /// (query, key) pairs of an item that see each other.
+    fn pairs(&self, item: usize) -> usize {
+        let Dims { query_len, key_len, .. } = self.op.dims;
+        let length = |kind: usize, all: usize| self.lengths[kind].get(item).map_or(all, |length| *length as usize);
+        let (queries, keys, known) = (length(0, query_len), length(1, key_len), length(2, key_len));
+        match self.op.seen {
+            Seen::Full => queries * keys,
+            Seen::Causal => (0..queries).map(|row| keys.min((row + 1 + key_len).saturating_sub(query_len))).sum(),
+            Seen::Prefix => queries * known.min(keys) + queries.min(keys).saturating_sub(known),
+        }
+    }
+
     fn case(self) -> Case {
         let dims = self.op.dims;
         let (queries, keys) = (dims.num_heads * dims.head_dim, dims.num_kv_heads * dims.head_dim);
         let (query_rows, key_rows) = (dims.batch * dims.query_len, dims.batch * dims.key_len);
         let Dims { batch, query_len, key_len, num_heads, num_kv_heads, head_dim } = dims;
+        let pairs: usize = (0..batch).map(|item| self.pairs(item)).sum();
         let name = format!("{}_b{batch}_{query_len}x{key_len}_h{num_heads}:{num_kv_heads}_d{head_dim}", self.name);
         let case = Case::new(name, self.op);
         let mut case = if self.op.packed {
@@ -163,7 +176,7 @@ impl Draft {
             .tolerance(Tolerance::f32().reduction(key_len.max(query_len)))
             .scratch(scratch::<f64>(&dims))
             .bytes(4 * (2 * query_rows * queries + 2 * key_rows * keys))
-            .flops(4 * batch * num_heads * query_len * key_len * head_dim)
+            .flops(4 * num_heads * head_dim * pairs)
     }
 }
 

@@ -131,7 +131,15 @@ mod avx512 {
     /// # Safety
     /// AVX-512 F; the block exists behind both pointers.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn transpose(to: *mut f32, to_row: usize, from: *const f32, from_row: usize, filled: usize, high: usize, wide: usize) {
+    pub(super) unsafe fn transpose(
+        to: *mut f32,
+        to_row: usize,
+        from: *const f32,
+        from_row: usize,
+        filled: usize,
+        high: usize,
+        wide: usize,
+    ) {
         let mask = |count: usize| ((1u32 << count) - 1) as u16;
         let mut rows = [_mm512_setzero_ps(); 16];
         for (r, row) in rows.iter_mut().enumerate().take(filled) {
@@ -151,8 +159,10 @@ mod avx512 {
             four[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, next_high));
         }
         for c in 0..4 {
-            let (first, second) = (_mm512_shuffle_f32x4::<0x44>(fours[c], fours[4 + c]), _mm512_shuffle_f32x4::<0x44>(fours[8 + c], fours[12 + c]));
-            let (third, fourth) = (_mm512_shuffle_f32x4::<0xEE>(fours[c], fours[4 + c]), _mm512_shuffle_f32x4::<0xEE>(fours[8 + c], fours[12 + c]));
+            let (first, second) =
+                (_mm512_shuffle_f32x4::<0x44>(fours[c], fours[4 + c]), _mm512_shuffle_f32x4::<0x44>(fours[8 + c], fours[12 + c]));
+            let (third, fourth) =
+                (_mm512_shuffle_f32x4::<0xEE>(fours[c], fours[4 + c]), _mm512_shuffle_f32x4::<0xEE>(fours[8 + c], fours[12 + c]));
             let columns = [
                 _mm512_shuffle_f32x4::<0x88>(first, second),
                 _mm512_shuffle_f32x4::<0xDD>(first, second),

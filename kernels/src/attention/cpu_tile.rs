@@ -60,11 +60,7 @@ impl Product {
 /// the rest through `1 + r P(r)`, `|r| <= 1/2`, a minimax fit with relative error 2e-9.
 #[inline(always)]
 pub(super) fn exp2<A: Real>(x: A) -> A {
-    if size_of::<A>() == size_of::<f32>() {
-        bytemuck::cast(exp2_f32(bytemuck::cast(x)))
-    } else {
-        (x * A::of(std::f64::consts::LN_2)).exp()
-    }
+    if size_of::<A>() == size_of::<f32>() { bytemuck::cast(exp2_f32(bytemuck::cast(x))) } else { (x * A::of(std::f64::consts::LN_2)).exp() }
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Against a naive softmax in f64, and what must not change a bit.
 
 use super::cpu_tile::{Product, exp2, portable, transpose};
-use super::{Dims, Forward, Mask, forward};
+use super::{Dims, Dropout, Forward, Mask, forward};
 use crate::runtime::philox::{Site, uniform};
 use crate::runtime::{Arena, Class, Device, Plan, Stream, Tensor, bf16};
 use crate::{Error, Result};
@@ -23,6 +23,7 @@ struct Host {
     keys: Vec<u32>,
     known: Option<Vec<u32>>,
     causal: bool,
+    dropout: Option<Dropout>,
 }
 
 impl Host {
@@ -30,7 +31,7 @@ impl Host {
         let (wide, narrow) = (dims.num_heads * dims.head_dim, dims.num_kv_heads * dims.head_dim);
         let (q, k) = (numbers(1, dims.batch * dims.query_len * wide), numbers(2, dims.batch * dims.key_len * narrow));
         let v = numbers(3, k.len());
-        Host { dims, q, k, v, queries: queries.to_vec(), keys: keys.to_vec(), known: None, causal: false }
+        Host { dims, q, k, v, queries: queries.to_vec(), keys: keys.to_vec(), known: None, causal: false, dropout: None }
     }
 
     /// `out` and `logsumexp`.
@@ -59,7 +60,7 @@ impl Host {
             None => Mask::Full,
         };
         let (query_lengths, key_lengths, scale) = (Some(queries), Some(keys), 1.0 / (head_dim as f64).sqrt());
-        let args = Forward { out, logsumexp, q, k, v, query_lengths, key_lengths, mask, scale, dropout: None, dims: self.dims };
+        let args = Forward { out, logsumexp, q, k, v, query_lengths, key_lengths, mask, scale, dropout: self.dropout, dims: self.dims };
         forward(&stream, args)?;
         Ok((stream.fetch(out)?, stream.fetch(logsumexp)?))
     }
@@ -156,6 +157,30 @@ fn a_generated_row_is_blind_to_the_others() {
     for (row, (before, after)) in before.chunks(width).zip(after.chunks(width)).enumerate() {
         assert_eq!(before == after, row != other, "row {row}");
     }
+}
+
+#[test]
+fn dropout_reads_the_documented_bits() {
+    // Equal scores and an identity for values: the output is the row of factors over the number of keys.
+    let mut host = Host::new(dims(2, 60, 104, 2, 1, 104), &[60, 60], &[104, 104]);
+    host.q.fill(0.0);
+    for (at, v) in host.v.iter_mut().enumerate() {
+        *v = if at / 104 % 104 == at % 104 { 1.0 } else { 0.0 };
+    }
+    let site = Site { seed: 3, step: 2, site: 1 };
+    host.dropout = Some(Dropout { probability: 0.25, site });
+    let (out, _) = host.run(2).unwrap();
+    let mut dropped = 0;
+    for (b, i, h) in (0..2).flat_map(|b| (0..60).flat_map(move |i| (0..2).map(move |h| (b, i, h)))) {
+        for j in 0..104 {
+            let word = site.words(i as u64 + ((j as u64 / 8) << 22) + ((b as u64 * 2 + h as u64) << 42))[j % 8 / 2];
+            let drop = (word >> (16 * (j % 2))) & 0xffff < 16384;
+            let expected = if drop { 0.0 } else { 1.0 / (0.75 * 104.0) };
+            assert!((out[((b * 60 + i) * 2 + h) * 104 + j] - expected).abs() < 1e-7);
+            dropped += usize::from(drop);
+        }
+    }
+    assert!((dropped as f64 / (240.0 * 104.0) - 0.25).abs() < 0.02);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) fn backward<T: Float>(stream: &Stream, cpu: &Cpu, op: &'static str, a
     let dtable = access.write_rows(args.dtable);
     stream.with_scratch(op, 2 * ids.len(), |words: &mut [u32]| {
         let keys: &mut [u64] = bytemuck::cast_slice_mut(words);
-        sort(keys, ids.iter().copied());
+        sort(cpu, keys, |position| ids[position]);
         let groups = groups(keys, Some(dtable), args.padding_id);
         // Each element of the table has one order of addition, whichever task it falls to.
         let columns = if groups.len() < 4 * cpu.threads() { COLUMNS } else { args.dy.width().max(1) };
@@ -55,7 +55,12 @@ type Task<'a, A> = (&'a [u64], usize, usize, RowsMut<'a, A>);
 
 fn tiles<'a, A: Real>(group: Group<'a, A>, columns: usize) -> impl Iterator<Item = Task<'a, A>> {
     let Group { keys, first, rows } = group;
-    let tiles = rows.map(|rows| { let all = rows.rows().max(1); rows.into_tiles(all, columns) }).unwrap_or_default();
+    let tiles = rows
+        .map(|rows| {
+            let all = rows.rows().max(1);
+            rows.into_tiles(all, columns)
+        })
+        .unwrap_or_default();
     tiles.into_iter().enumerate().map(move |(index, rows)| (keys, first, index * columns, rows))
 }
 

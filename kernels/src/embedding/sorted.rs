@@ -1,6 +1,8 @@
 //! Tokens in the order of their ids, in groups that share no row: what makes a scatter-add parallel and its sums ordered.
 
-use crate::runtime::{Element, RowsMut};
+use rayon::prelude::*;
+
+use crate::runtime::{Cpu, Element, RowsMut};
 
 /// Tokens of a group, at least, unless there are no more.
 const GROUP: usize = 64;
@@ -25,13 +27,15 @@ pub(crate) fn position(key: u64) -> usize {
     (key & 0xffff_ffff) as usize
 }
 
-/// Fills `keys` with the tokens ordered by id, tokens of one id by position.
-pub(crate) fn sort(keys: &mut [u64], ids: impl Iterator<Item = u32>) {
-    for (position, (key, id)) in keys.iter_mut().zip(ids).enumerate() {
-        *key = u64::from(id) << 32 | position as u64;
-    }
-    // No two keys are equal: there is one order, however it is found.
-    keys.sort_unstable();
+/// Fills `keys` with the tokens ordered by `id_of`, tokens of one id by position.
+pub(crate) fn sort(cpu: &Cpu, keys: &mut [u64], id_of: impl Fn(usize) -> u32 + Sync) {
+    cpu.install(|| {
+        keys.par_iter_mut().with_min_len(GROUP).enumerate().for_each(|(position, key)| {
+            *key = u64::from(id_of(position)) << 32 | position as u64;
+        });
+        // No two keys are equal: there is one order, however it is found.
+        keys.par_sort_unstable();
+    });
 }
 
 /// Cuts sorted keys where the id changes; tokens of `padding`, which write no row, may be cut anywhere. The cuts depend on the
@@ -60,12 +64,20 @@ pub(crate) fn groups<'a, A: Element>(keys: &'a [u64], table: Option<RowsMut<'a, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::{Device, Stream, Target};
+
+    fn sorted(ids: &[u32]) -> Vec<u64> {
+        let stream = Stream::new(&Device::cpu(2).unwrap(), 0).unwrap();
+        let Target::Cpu(cpu) = stream.target();
+        let mut keys = vec![0; ids.len()];
+        sort(cpu, &mut keys, |position| ids[position]);
+        keys
+    }
 
     #[test]
     fn groups_hold_every_token_once_and_share_no_row() {
         let ids: Vec<u32> = (0..1000u32).map(|token| if token % 3 == 0 { 7 } else { token.wrapping_mul(2_654_435_761) % 50 }).collect();
-        let (mut keys, mut table) = (vec![0; ids.len()], vec![0u32; 60 * 2]);
-        sort(&mut keys, ids.iter().copied());
+        let (keys, mut table) = (sorted(&ids), vec![0u32; 60 * 2]);
         for padding in [None, Some(7), Some(49)] {
             let mut seen = Vec::new();
             for mut group in groups(&keys, Some(RowsMut::of(&mut table, 2)), padding) {
@@ -86,8 +98,7 @@ mod tests {
 
     #[test]
     fn padding_is_cut_and_other_runs_are_not() {
-        let mut keys = vec![0; 1000];
-        sort(&mut keys, (0..1000).map(|_| 5));
+        let keys = sorted(&[5; 1000]);
         assert_eq!(groups::<f32>(&keys, None, None).len(), 1);
         assert_eq!(groups::<f32>(&keys, None, Some(5)).len(), 1000usize.div_ceil(GROUP));
         assert_eq!(groups::<f32>(&[], None, None).len(), 1);

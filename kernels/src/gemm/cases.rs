@@ -12,6 +12,7 @@ enum Kind {
     Bias,
     Relu,
     Gelu,
+    BiasResidual,
     Residual,
 }
 
@@ -41,7 +42,8 @@ impl Op for Gemm {
             Kind::Bias => Epilogue::Bias { bias: t.value("bias") },
             Kind::Relu => Epilogue::BiasRelu { bias: t.value("bias") },
             Kind::Gelu => Epilogue::BiasGelu { bias: t.value("bias"), pre_activation: Some(matrix("pre_activation")) },
-            Kind::Residual => Epilogue::BiasResidual { bias: t.value("bias"), residual: matrix("residual") },
+            Kind::Residual => Epilogue::Residual { residual: matrix("residual") },
+            Kind::BiasResidual => Epilogue::BiasResidual { bias: t.value("bias"), residual: matrix("residual") },
         };
         forward(stream, Forward { c: matrix("c"), a: matrix("a"), b: matrix("b"), layout: self.layout, epilogue })
     }
@@ -78,10 +80,10 @@ impl Op for Gemm {
                 accumulate(stream, Accumulate { c: db, a, b: dsum, layout: Layout::NN })?;
             }
         }
-        if self.kind == Kind::Residual {
+        if matches!(self.kind, Kind::BiasResidual | Kind::Residual) {
             stream.copy(matrix("dresidual"), dc)?;
         }
-        if self.kind != Kind::Plain {
+        if !matches!(self.kind, Kind::Plain | Kind::Residual) {
             let dbias = t.accumulated("dbias");
             let c = dbias.reshape([1, dbias.len()]);
             accumulate(stream, Accumulate { c, a: t.value("ones"), b: dsum, layout: Layout::TN })?;
@@ -103,10 +105,10 @@ fn case(layout: Layout, kind: Kind, [m, n, k]: [usize; 3], margin: usize) -> Cas
         .tolerance(Tolerance::f32().reduction(k.max(m).max(n)))
         .bytes(4 * (m * k + k * n + m * n))
         .flops(2 * m * n * k);
-    if kind != Kind::Plain {
+    if !matches!(kind, Kind::Plain | Kind::Residual) {
         case = case.parameter("bias", [n]).fixed("ones", [m, 1], Fill::Values(vec![1.0]));
     }
-    if kind == Kind::Residual {
+    if matches!(kind, Kind::BiasResidual | Kind::Residual) {
         case = case.input("residual", wide(m, n));
     }
     if kind == Kind::Gelu {
@@ -142,7 +144,7 @@ fn weight_gradient([m, n, k]: [usize; 3]) -> Case {
 /// Every layout and epilogue over odd sizes; the named shapes of the encoder and of a language model for the benches.
 pub fn cases() -> Vec<Case> {
     const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
-    const KINDS: [Kind; 5] = [Kind::Plain, Kind::Bias, Kind::Relu, Kind::Gelu, Kind::Residual];
+    const KINDS: [Kind; 6] = [Kind::Plain, Kind::Bias, Kind::Relu, Kind::Gelu, Kind::BiasResidual, Kind::Residual];
     let mut cases = Vec::new();
     for layout in LAYOUTS {
         for kind in KINDS {
@@ -158,7 +160,7 @@ pub fn cases() -> Vec<Case> {
     for size in [[9600, 512, 512], [1200, 512, 512], [1200, 1536, 512], [1, 4096, 4096], [4096, 4096, 4096]] {
         cases.push(case(Layout::NT, Kind::Plain, size, 0).bench());
     }
-    for kind in [Kind::Relu, Kind::Gelu, Kind::Residual] {
+    for kind in [Kind::Relu, Kind::Gelu, Kind::BiasResidual] {
         cases.push(case(Layout::NT, kind, [9600, 512, 512], 0).bench());
     }
     cases.push(case(Layout::NN, Kind::Plain, [9600, 512, 512], 0).bench());

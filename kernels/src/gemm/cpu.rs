@@ -7,16 +7,19 @@
 use rayon::prelude::*;
 
 use super::cpu_finish::{Finish, Output, store};
-use super::cpu_pack::{KC, Operand, pack_a, pack_b};
-use super::cpu_simd::{Kernel, Panels};
+use super::cpu_pack::{KC, Operand, Part, pack_a, pack_b};
+use super::cpu_simd::{Kernel, Panels, prefetch};
 use super::{Accumulate, Epilogue, Forward, Layout};
 use crate::runtime::{Cpu, Float, Real, Rows, RowsMut, Stream, with_buffer};
 
-/// Panels of a that one task packs at most: with [`KC`] a quarter of a second-level cache.
-const BAND_PANELS: usize = 14;
+/// Panels of a that one task packs at most: with [`KC`] a third of a second-level cache.
+const BAND_PANELS: usize = 28;
 
 /// Packed elements of b at a time: a share of the third-level cache.
 const BLOCK: usize = 4 << 20;
+
+/// Depth that is packed at a time where blocks of depth are added to `c` one by one.
+const SLAB: usize = 4 * KC;
 
 pub(super) fn forward<T: Float>(stream: &Stream, cpu: &Cpu, args: Forward<T>) {
     let access = stream.access();
@@ -74,58 +77,63 @@ struct Product<'a, T: Float, U: Float<Acc = T::Acc>> {
     k: usize,
 }
 
+/// A range of the depth.
+#[derive(Clone, Copy)]
+struct Depth {
+    from: usize,
+    count: usize,
+}
+
 impl<'a, T: Float, U: Float<Acc = T::Acc>> Product<'a, T, U> {
     fn new(a: Rows<'a, T>, b: Rows<'a, U>, layout: Layout) -> Self {
         let (a, b) = (Operand { matrix: a, deep: layout != Layout::TN }, Operand { matrix: b, deep: layout == Layout::NT });
         let (m, k) = if a.deep { (a.matrix.rows(), a.matrix.width()) } else { (a.matrix.width(), a.matrix.rows()) };
         let (n, depth) = if b.deep { (b.matrix.rows(), b.matrix.width()) } else { (b.matrix.width(), b.matrix.rows()) };
         assert_eq!(k, depth, "operands of different depth");
-        Product { a, b, kernel: Kernel::select::<T::Acc>(), m, n, k }
+        Product { a, b, kernel: Kernel::select::<T, U>(), m, n, k }
     }
 
-    /// Block after block of columns (and of depth, where blocks of depth are added one by one): pack b, then the tiles.
     fn run<C: Float<Acc = T::Acc>>(&self, output: Output<'_, C>, threads: usize) {
         assert_eq!((self.m, self.n), (output.c.rows(), output.c.width()), "c has another size");
         if self.m == 0 || self.n == 0 || (self.k == 0 && output.adds()) {
             return;
         }
+        let (rows, columns) = self.grid(self.n, threads);
+        if rows >= self.m {
+            // One band: nobody shares b, so every task packs its own columns.
+            let all = Depth { from: 0, count: self.k };
+            each(threads, output.into_tiles(rows, columns), |tile| self.tile(tile, None, all));
+        } else {
+            self.run_shared(output, threads);
+        }
+    }
+
+    /// Block after block of columns (and of depth, where blocks of depth are added one by one): pack b, then the tiles.
+    fn run_shared<C: Float<Acc = T::Acc>>(&self, output: Output<'_, C>, threads: usize) {
         let width = self.kernel.columns();
-        let slab = if output.adds() { self.k.min((BLOCK / 512 / KC).max(1) * KC) } else { self.k };
+        let slab = if output.adds() { SLAB.min(self.k) } else { self.k };
         let columns = (BLOCK / slab.max(1) / width).max(4) * width;
         let (mut rest, mut column) = (output, 0);
         while column < self.n {
             let count = columns.min(self.n - column);
             let (mut block, right) = rest.split_columns(count);
-            let mut from = 0;
-            loop {
-                let depth = slab.min(self.k - from);
-                let panels = count.div_ceil(width);
-                with_buffer(panels * depth * width, |packed: &mut [T::Acc]| {
-                    if depth > 0 {
-                        let pack = |(index, panel): (usize, &mut [T::Acc])| {
-                            let start = index * width;
-                            pack_b(self.kernel, panel, self.b, column + start, width.min(count - start), from, depth);
-                        };
-                        if threads > 1 {
-                            packed.par_chunks_mut(depth * width).enumerate().for_each(pack);
-                        } else {
-                            packed.chunks_mut(depth * width).enumerate().for_each(pack);
-                        }
-                    }
+            // Once for depth 0 as well: its epilogue.
+            for from in (0..self.k.max(1)).step_by(slab.max(1)) {
+                let depth = Depth { from, count: slab.min(self.k - from) };
+                let panel = depth.count.div_ceil(self.kernel.pair()) * width;
+                with_buffer(count.div_ceil(width) * panel, |packed: &mut [T::Acc]| {
+                    each(threads, packed.chunks_mut(panel.max(1)).enumerate().collect(), |(index, panel)| {
+                        let start = index * width;
+                        let part = Part { start: column + start, count: width.min(count - start), from, depth: depth.count };
+                        pack_b(self.kernel, panel, self.b, part);
+                    });
                     let (rows, columns) = self.grid(count, threads);
-                    let tiles = block.reborrow().into_tiles(rows, columns);
                     let packed = &*packed;
-                    let tile = |tile: Output<'_, C>| {
-                        let start = tile.column - column;
-                        let len = tile.c.width().div_ceil(width) * depth * width;
-                        self.tile(tile, &packed[start * depth..][..len], from, depth);
-                    };
-                    if threads > 1 { tiles.into_par_iter().for_each(tile) } else { tiles.into_iter().for_each(tile) }
+                    each(threads, block.reborrow().into_tiles(rows, columns), |tile| {
+                        let first = (tile.column - column) / width;
+                        self.tile(tile, Some(&packed[first * panel..]), depth);
+                    });
                 });
-                from += depth;
-                if from >= self.k {
-                    break;
-                }
             }
             column += count;
             rest = right;
@@ -140,46 +148,73 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> Product<'a, T, U> {
         for cuts in 1..=across.min(4 * threads) {
             let strip = across.div_ceil(cuts);
             for band in 1..=BAND_PANELS.min(down) {
-                let tasks = down.div_ceil(band) * across.div_ceil(strip);
-                // In units of one micro-kernel: the work, packing a for the band, reading b for the strip.
-                let cost = 64 * band * strip + 64 * band + 64 * strip + 64;
-                let cost = cost * tasks.div_ceil(threads);
+                let rounds = (down.div_ceil(band) * across.div_ceil(strip)).div_ceil(threads);
+                // A micro-kernel costs 64, packing a panel of a 6, fetching one of b 24, a task 16.
+                let cost = rounds * (64 * band * strip + 6 * band + 24 * strip + 16);
                 best = best.min((cost, band, strip));
             }
         }
         (best.1 * rows, best.2 * width)
     }
 
-    /// One task: all of `depth` for one tile of c, whose panels of b lie in `packed`.
-    fn tile<C: Float<Acc = T::Acc>>(&self, mut output: Output<'_, C>, packed: &[T::Acc], from: usize, depth: usize) {
+    /// One task: all of `depth` for one tile of c. Its panels of b lie in `packed`, or are packed here.
+    fn tile<C: Float<Acc = T::Acc>>(&self, mut output: Output<'_, C>, packed: Option<&[T::Acc]>, depth: Depth) {
         let (m, n) = (output.c.rows(), output.c.width());
-        let (rows, columns, panel) = (self.kernel.rows(), self.kernel.columns(), self.kernel.panel_a());
+        let (rows, columns, panel, pair) = (self.kernel.rows(), self.kernel.columns(), self.kernel.panel_a(), self.kernel.pair());
         let (down, across) = (m.div_ceil(rows), n.div_ceil(columns));
-        let blocks = depth.div_ceil(KC).max(1);
-        let whole = blocks == 1 || output.adds();
-        let tile_len = self.kernel.tile();
-        let tiles_len = if whole { tile_len } else { down * across * tile_len };
-        with_buffer(down * panel, |a: &mut [T::Acc]| {
-            with_buffer(tiles_len, |tiles: &mut [T::Acc]| {
-                for block in 0..blocks {
-                    let (at, depth_here) = (block * KC, KC.min(depth - block * KC));
-                    pack_a(self.kernel, a, self.a, output.row, m, from + at, depth_here);
-                    for strip in 0..across {
-                        let b = &packed[(strip * depth + at) * columns..][..depth_here * columns];
-                        for band in 0..down {
-                            let index = if whole { 0 } else { strip * down + band };
-                            let tile = &mut tiles[index * tile_len..][..tile_len];
-                            let next = if band + 1 < down { &a[(band + 1) * panel..] } else { &*a };
-                            let panels = Panels { depth: depth_here, a: &a[band * panel..], deep: self.a.deep, b, next };
-                            self.kernel.run(panels, tile, block > 0 && !output.adds());
-                            if block + 1 == blocks || output.adds() {
-                                let (row, column) = (band * rows, strip * columns);
-                                store(&mut output, row, column, rows.min(m - row), columns.min(n - column), tile, columns);
-                            }
+        let blocks = depth.count.div_ceil(KC).max(1);
+        // Sums wait in tiles until the last block of depth, unless every block is added to c.
+        let adds = output.adds();
+        let waiting = blocks > 1 && !adds;
+        let (tile, all) = (self.kernel.tile(), depth.count.div_ceil(pair) * columns);
+        let own = if packed.is_none() { KC.min(depth.count).div_ceil(pair) * columns } else { 0 };
+        with_buffers([own, down * panel, if waiting { down * across * tile } else { tile }], |[own, a, tiles]: [&mut [T::Acc]; 3]| {
+            for block in 0..blocks {
+                let (at, last) = (block * KC, block + 1 == blocks);
+                let part = Part { start: output.row, count: m, from: depth.from + at, depth: KC.min(depth.count - at) };
+                let steps = part.depth.div_ceil(pair);
+                pack_a(self.kernel, &mut a[..down * panel], self.a, part);
+                for strip in 0..across {
+                    let b = match packed {
+                        Some(packed) => &packed[strip * all + at / pair * columns..][..steps * columns],
+                        None => {
+                            let start = strip * columns;
+                            let part = Part { start: output.column + start, count: columns.min(n - start), ..part };
+                            pack_b(self.kernel, &mut own[..steps * columns], self.b, part);
+                            &own[..steps * columns]
+                        }
+                    };
+                    for band in 0..down {
+                        let (row, column) = (band * rows, strip * columns);
+                        let (height, width) = (rows.min(m - row), columns.min(n - column));
+                        if last || adds {
+                            (row..row + height).for_each(|row| prefetch(&output.c.row(row)[column..column + width]));
+                        }
+                        let index = if waiting { strip * down + band } else { 0 };
+                        let sums = &mut tiles[index * tile..][..tile];
+                        let panels = Panels { steps, a: &a[band * panel..], deep: self.a.deep, b };
+                        self.kernel.run(panels, sums, block > 0 && waiting);
+                        if last || adds {
+                            store(&mut output, row, column, height, width, sums, columns);
                         }
                     }
                 }
-            });
+            }
         });
     }
+}
+
+/// Runs `body` on every task, over the threads of the pool if there are several.
+fn each<I: Send>(threads: usize, tasks: Vec<I>, body: impl Fn(I) + Send + Sync) {
+    if threads > 1 { tasks.into_par_iter().for_each(body) } else { tasks.into_iter().for_each(body) }
+}
+
+/// Lends three buffers; see [`with_buffer`]. Each starts on a cache line.
+fn with_buffers<A: Real, R>(lengths: [usize; 3], body: impl FnOnce([&mut [A]; 3]) -> R) -> R {
+    let [first, second, third] = lengths.map(|length| length.next_multiple_of(16));
+    with_buffer(first + second + third, |buffer: &mut [A]| {
+        let (left, rest) = buffer.split_at_mut(first);
+        let (middle, right) = rest.split_at_mut(second);
+        body([left, middle, right])
+    })
 }

@@ -3,9 +3,6 @@
 use crate::runtime::{Float, Real, Rows, RowsMut};
 use crate::vectorize;
 
-/// Lanes that are finished at a time; the width of every micro-kernel is a multiple.
-const LANES: usize = 16;
-
 /// What to do with a tile; see [`super::Epilogue`].
 #[derive(Clone, Copy)]
 pub(super) enum Finish<'a, C: Float> {
@@ -71,96 +68,82 @@ vectorize! {
     /// Finishes rows `row..row + rows` and columns `column..column + columns` of `output` from a tile of sums, `stride` a row.
     pub(super) fn store<C: Float>(output: &mut Output<'_, C>, row: usize, column: usize, rows: usize, columns: usize, tile: &[C::Acc], stride: usize) {
         for (at, sums) in tile.chunks_exact(stride).take(rows).enumerate() {
-            for (start, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
-                let start = start * LANES;
-                if start < columns {
-                    lanes(output, row + at, column + start, LANES.min(columns - start), sums);
-                }
-            }
+            let (sums, row) = (&sums[..columns], row + at);
+            let (global_row, global_column) = (output.row + row, output.column + column);
+            let c = &mut output.c.row_mut(row)[column..column + columns];
+            let pre_activation = output.pre_activation.as_mut().map(|matrix| &mut matrix.row_mut(row)[column..column + columns]);
+            finish_row(output.finish, c, pre_activation, sums, global_row, global_column);
         }
     }
 }
 
+/// One row of a tile. The length is not a constant, so that the loops become vector loops instead of straight code.
 #[inline(always)]
-fn lanes<C: Float>(output: &mut Output<'_, C>, row: usize, column: usize, width: usize, sums: &[C::Acc; LANES]) {
-    let (global_row, global_column) = (output.row + row, output.column + column);
-    let vector = |values: &[C]| load(&values[global_column..global_column + width]);
-    let matrix = |values: Rows<'_, C>| load(&values.row(global_row)[global_column..global_column + width]);
-    let c = &mut output.c.row_mut(row)[column..column + width];
-    let values = match output.finish {
-        Finish::None => *sums,
-        Finish::Scale(alpha) => sums.map(|sum| sum * alpha),
-        Finish::Add(alpha) => zip(load(c), *sums, |c, sum| c + alpha * sum),
-        Finish::Bias(bias) => zip(*sums, vector(bias), |sum, bias| sum + bias),
-        Finish::Relu(bias) => zip(*sums, vector(bias), |sum, bias| (sum + bias).max(C::Acc::ZERO)),
+fn finish_row<C: Float>(finish: Finish<'_, C>, c: &mut [C], kept: Option<&mut [C]>, sums: &[C::Acc], row: usize, column: usize) {
+    let columns = column..column + sums.len();
+    match finish {
+        Finish::None => plain(c, sums, |sum| sum),
+        Finish::Scale(alpha) => plain(c, sums, |sum| sum * alpha),
+        Finish::Add(alpha) => {
+            for (c, sum) in c.iter_mut().zip(sums) {
+                *c = C::from_acc(c.to_acc() + alpha * *sum);
+            }
+        }
+        Finish::Bias(bias) => with(c, sums, &bias[columns], |sum, bias| sum + bias),
+        Finish::Relu(bias) => with(c, sums, &bias[columns], |sum, bias| (sum + bias).max(C::Acc::ZERO)),
+        Finish::Residual(residual) => with(c, sums, &residual.row(row)[columns], |sum, residual| sum + residual),
         Finish::BiasResidual(bias, residual) => {
-            zip(zip(*sums, vector(bias), |sum, bias| sum + bias), matrix(residual), |sum, residual| sum + residual)
-        }
-        Finish::Residual(residual) => zip(*sums, matrix(residual), |sum, residual| sum + residual),
-        Finish::ReluMask(mask) => zip(*sums, matrix(mask), |sum, output| if output > C::Acc::ZERO { sum } else { C::Acc::ZERO }),
-        Finish::GeluMask(mask) => zip(*sums, matrix(mask), |sum, x| sum * gelu_derivative(x)),
-        Finish::Gelu(bias) => {
-            let x = zip(*sums, vector(bias), |sum, bias| sum + bias);
-            if let Some(matrix) = &mut output.pre_activation {
-                keep(&mut matrix.row_mut(row)[column..column + width], &x);
+            for (((c, sum), bias), residual) in c.iter_mut().zip(sums).zip(&bias[columns.clone()]).zip(&residual.row(row)[columns]) {
+                *c = C::from_acc(*sum + bias.to_acc() + residual.to_acc());
             }
-            gelu_lanes(x)
         }
-    };
-    keep(c, &values);
-}
-
-#[inline(always)]
-fn zip<A: Real>(left: [A; LANES], right: [A; LANES], body: impl Fn(A, A) -> A) -> [A; LANES] {
-    let mut result = [A::ZERO; LANES];
-    for lane in 0..LANES {
-        result[lane] = body(left[lane], right[lane]);
+        Finish::ReluMask(mask) => {
+            with(c, sums, &mask.row(row)[columns], |sum, output| if output > C::Acc::ZERO { sum } else { C::Acc::ZERO });
+        }
+        Finish::GeluMask(mask) => with(c, sums, &mask.row(row)[columns], |sum, x| sum * gelu_derivative(x)),
+        Finish::Gelu(bias) => match kept {
+            None => with(c, sums, &bias[columns], |sum, bias| gelu(sum + bias)),
+            Some(kept) => {
+                with(kept, sums, &bias[columns.clone()], |sum, bias| sum + bias);
+                with(c, sums, &bias[columns], |sum, bias| gelu(sum + bias));
+            }
+        },
     }
-    result
 }
 
 #[inline(always)]
-fn gelu_lanes<A: Real>(x: [A; LANES]) -> [A; LANES] {
-    zip(x, x, |x, _| gelu(x))
-}
-
-#[inline(always)]
-fn load<C: Float>(values: &[C]) -> [C::Acc; LANES] {
-    let mut result = [C::Acc::ZERO; LANES];
-    if let Some(values) = values.first_chunk::<LANES>() {
-        for lane in 0..LANES {
-            result[lane] = values[lane].to_acc();
-        }
-    } else {
-        for (result, value) in result.iter_mut().zip(values) {
-            *result = value.to_acc();
-        }
+fn plain<C: Float>(c: &mut [C], sums: &[C::Acc], body: impl Fn(C::Acc) -> C::Acc) {
+    for (c, sum) in c.iter_mut().zip(sums) {
+        *c = C::from_acc(body(*sum));
     }
-    result
 }
 
 #[inline(always)]
-fn keep<C: Float>(target: &mut [C], values: &[C::Acc; LANES]) {
-    if let Some(target) = target.first_chunk_mut::<LANES>() {
-        for lane in 0..LANES {
-            target[lane] = C::from_acc(values[lane]);
-        }
-    } else {
-        for (target, value) in target.iter_mut().zip(values) {
-            *target = C::from_acc(*value);
-        }
+fn with<C: Float>(c: &mut [C], sums: &[C::Acc], other: &[C], body: impl Fn(C::Acc, C::Acc) -> C::Acc) {
+    for ((c, sum), other) in c.iter_mut().zip(sums).zip(other) {
+        *c = C::from_acc(body(*sum, other.to_acc()));
     }
 }
 
 #[inline(always)]
 fn gelu<A: Real>(x: A) -> A {
-    A::of(0.5) * x * (A::ONE + (x * A::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
+    x * normal_distribution(x)
 }
 
-/// `Phi(x) + x phi(x)`: the distribution function of the standard normal and its density.
+/// Distribution function of the standard normal, `(1 + erf(x / sqrt 2)) / 2`. Beyond 6 erf is 1 in f64 too; going further would only
+/// reach subnormal numbers, which are slow.
+#[inline(always)]
+fn normal_distribution<A: Real>(x: A) -> A {
+    let limit = A::of(6.0);
+    let scaled = (x * A::of(std::f64::consts::FRAC_1_SQRT_2)).max(-limit).min(limit);
+    A::of(0.5) * (A::ONE + scaled.erf())
+}
+
+/// `Phi(x) + x phi(x)`: the distribution function of the standard normal and its density, which is below 1e-36 beyond 13.
 #[inline(always)]
 fn gelu_derivative<A: Real>(x: A) -> A {
-    let distribution = A::of(0.5) * (A::ONE + (x * A::of(std::f64::consts::FRAC_1_SQRT_2)).erf());
-    let density = (A::of(-0.5) * x * x).exp() * A::of(0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2);
-    distribution + x * density
+    let limit = A::of(13.0);
+    let near = x.max(-limit).min(limit);
+    let density = (A::of(-0.5) * near * near).exp() * A::of(0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2);
+    normal_distribution(x) + x * density
 }

@@ -16,9 +16,15 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
+/// All micro-kernels for f32 that run here.
+fn kernels() -> Vec<Kernel> {
+    let best = Kernel::select::<f32, f32>();
+    [Kernel::Portable, Kernel::Avx2, Kernel::Avx512].into_iter().filter(|kernel| *kernel <= best).collect()
+}
+
 #[test]
 fn micro_kernels_agree_bit_for_bit_with_the_order_of_the_text() {
-    for kernel in Kernel::available::<f32>() {
+    for kernel in kernels() {
         let (rows, columns) = (kernel.rows(), kernel.columns());
         for deep in [true, false] {
             for depth in [0, 1, 2, 17, 256] {
@@ -33,7 +39,7 @@ fn micro_kernels_agree_bit_for_bit_with_the_order_of_the_text() {
                             *expected = if add { *expected + sum } else { sum };
                         }
                     }
-                    kernel.run(Panels { depth, a: &a, deep, b: &b, next: &a }, &mut tile, add);
+                    kernel.run(Panels { steps: depth, a: &a, deep, b: &b }, &mut tile, add);
                     assert_eq!(bits(&tile), bits(&expected), "{kernel:?} deep {deep} depth {depth} add {add}");
                 }
             }
