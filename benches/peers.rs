@@ -1,0 +1,138 @@
+//! Times whole workloads that another library can run too, and prints one JSON line for each.
+//!
+//! `cargo bench -p scmmgpt-benches --bench peers -- encoder_f32_b8_s1200 --threads 2 --repeats 5` times one; a name that is only the
+//! beginning of a workload's stands for all of the standard list that begin so, and no name for the whole list. With `--stdin` the
+//! names are read from the standard input, one a line, and each is answered before the next is read; the last workload stays in
+//! memory, so that asking for it again costs only the runs. [`workload`] says which names there are.
+//!
+//! A line holds `workload`, `seconds` (`minimum` and `median`), `repeats`, `flops` of one run, `threads`, and `checks`: numbers
+//! computed before the timing, which whoever computes the same from the same values gets too. What cannot be run has an `error` instead.
+
+mod workload;
+
+use std::io::{BufRead, Write};
+
+use anyhow::{Context, Result, bail};
+use scmmgpt_kernels::runtime::Device;
+use serde_json::{Value, json};
+
+use workload::{STANDARD, Workload};
+
+/// What is run once when benches are only tried.
+const TRIAL: [&str; 5] = ["peak_f32", "gemm_f32_40x33x17", "gemm_bf16_40x33x17", "encoder_f32_b1_s16", "train_f32_b1_s16"];
+
+/// A short workload is repeated until this much time has passed, though not more often than [`MOST`] times the repeats asked for.
+const SECONDS: f64 = 0.3;
+const MOST: usize = 20;
+
+#[derive(Debug, Default)]
+struct Options {
+    names: Vec<String>,
+    threads: usize,
+    repeats: usize,
+    stdin: bool,
+    trial: bool,
+}
+
+impl Options {
+    fn parse(arguments: impl Iterator<Item = String>) -> Result<Options> {
+        let mut options = Options { repeats: 5, trial: true, ..Options::default() };
+        let mut arguments = arguments.peekable();
+        let (mut bench, mut test) = (false, false);
+        while let Some(argument) = arguments.next() {
+            let mut number = || -> Result<usize> {
+                let text = arguments.next().with_context(|| format!("{argument} needs a number"))?;
+                text.parse().with_context(|| format!("{argument} {text}: not a number"))
+            };
+            match argument.as_str() {
+                "--threads" => options.threads = number()?,
+                "--repeats" => options.repeats = number()?.max(1),
+                "--stdin" => options.stdin = true,
+                // Cargo's own: given under `cargo bench`, absent under `cargo test`.
+                "--bench" => bench = true,
+                "--test" => test = true,
+                flag if flag.starts_with('-') => bail!("unknown option {flag}; there are --threads, --repeats, --stdin and --test"),
+                _ => options.names.push(argument),
+            }
+        }
+        options.trial = test || !(bench || options.stdin);
+        Ok(options)
+    }
+}
+
+/// The device and the workload that was asked for last.
+struct Session {
+    device: Device,
+    repeats: usize,
+    open: Option<(String, Box<dyn Workload>, Vec<f64>)>,
+}
+
+impl Session {
+    fn answer(&mut self, name: &str) -> Value {
+        match self.time(name) {
+            Ok(line) => line,
+            Err(error) => {
+                self.open = None;
+                json!({ "workload": name, "error": format!("{error:#}") })
+            }
+        }
+    }
+
+    fn time(&mut self, name: &str) -> Result<Value> {
+        if self.open.as_ref().is_none_or(|(open, ..)| open != name) {
+            // The memory of the last one is given back first.
+            self.open = None;
+            let mut workload = workload::open(name, &self.device)?;
+            let checks = workload.check()?;
+            self.open = Some((name.to_string(), workload, checks));
+        }
+        let Some((_, workload, checks)) = &mut self.open else { bail!("no workload is open") };
+        let mut seconds: Vec<f64> = Vec::new();
+        while seconds.len() < self.repeats || (seconds.iter().sum::<f64>() < SECONDS && seconds.len() < MOST * self.repeats) {
+            seconds.push(workload.run()?);
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(json!({
+            "workload": name,
+            "seconds": { "minimum": seconds[0], "median": seconds[seconds.len() / 2] },
+            "repeats": seconds.len(),
+            "flops": workload.flops(),
+            "threads": self.device.threads(),
+            "checks": checks,
+        }))
+    }
+}
+
+/// A workload's own name, or those of the standard list that begin with it.
+fn chosen(name: &str) -> Vec<&str> {
+    let listed: Vec<&str> = STANDARD.into_iter().filter(|listed| listed.starts_with(name)).collect();
+    if listed.is_empty() { vec![name] } else { listed }
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    let device = Device::cpu(options.threads)?;
+    let repeats = if options.trial { 1 } else { options.repeats };
+    let mut session = Session { device, repeats, open: None };
+    let mut output = std::io::stdout().lock();
+    if options.stdin {
+        for line in std::io::stdin().lock().lines() {
+            writeln!(output, "{}", session.answer(line?.trim()))?;
+            output.flush()?;
+        }
+        return Ok(());
+    }
+    let names: Vec<&str> = match &options.names[..] {
+        _ if options.trial => TRIAL.to_vec(),
+        [] => STANDARD.to_vec(),
+        names => names.iter().flat_map(|name| chosen(name)).collect(),
+    };
+    for name in names {
+        let line = session.answer(name);
+        writeln!(output, "{line}")?;
+        if options.trial && line.get("error").is_some() {
+            bail!("{name} failed");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! Named workloads with fixed inputs.
+//!
+//! | name | one run |
+//! |---|---|
+//! | `peak_f32` | fused multiply-adds on registers alone in every thread: the ceiling of f32 arithmetic |
+//! | `gemm_ELEMENT_MxNxK` | `c[m, n] = a[m, k] b[n, k]^T + bias` |
+//! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
+//! | `train_f32_bB_sS` | a training step of the same encoder: masked values, backward, clipping, AdamW |
+//!
+//! Every input is drawn by [`uniform`], so that a program in any language can repeat it.
+
+mod cell;
+mod gemm;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use scmmgpt_kernels::gemm::fma_peak;
+use scmmgpt_kernels::runtime::{Device, Float, Real, Stream, Tensor, bf16};
+
+/// What is compared when nothing else is asked for.
+pub(crate) const STANDARD: [&str; 11] = [
+    "peak_f32",
+    "gemm_f32_9600x512x512",
+    "gemm_f32_1200x1536x512",
+    "gemm_f32_4096x4096x4096",
+    "gemm_bf16_9600x512x512",
+    "gemm_bf16_1200x1536x512",
+    "gemm_bf16_4096x4096x4096",
+    "encoder_f32_b1_s1200",
+    "encoder_f32_b8_s1200",
+    "encoder_bf16_b8_s1200",
+    "train_f32_b8_s512",
+];
+
+/// Something that can be run again and again.
+pub(crate) trait Workload {
+    /// Floating-point operations of one run.
+    fn flops(&self) -> f64;
+
+    /// Warms up, and returns what came out.
+    ///
+    /// # Errors
+    /// Those of the run.
+    fn check(&mut self) -> Result<Vec<f64>>;
+
+    /// Seconds of one run.
+    ///
+    /// # Errors
+    /// Those of the run.
+    fn run(&mut self) -> Result<f64>;
+}
+
+/// Makes the workload of this name.
+///
+/// # Errors
+/// When the name means nothing, or memory does not suffice.
+pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
+    let unknown = || anyhow!("{name}: unknown workload");
+    let (kind, rest) = name.split_once('_').ok_or_else(unknown)?;
+    if name == "peak_f32" {
+        return Ok(Box::new(Peak { threads: device.threads() }));
+    }
+    let (element, sizes) = rest.split_once('_').ok_or_else(unknown)?;
+    let workload: Box<dyn Workload> = match (kind, element) {
+        ("gemm", "f32") => Box::new(gemm::Gemm::<f32>::new(device, numbers(sizes, 'x', [""; 3])?)?),
+        ("gemm", "bf16") => Box::new(gemm::Gemm::<bf16>::new(device, numbers(sizes, 'x', [""; 3])?)?),
+        ("encoder", "f32") => Box::new(cell::Encoder::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("encoder", "bf16") => Box::new(cell::Encoder::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("train", "f32") => Box::new(cell::Train::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("train", "bf16") => bail!("{name}: training is in f32"),
+        _ => return Err(unknown()),
+    };
+    Ok(workload)
+}
+
+/// `b8_s1200` or `4096x512x512` as numbers.
+fn numbers<const N: usize>(text: &str, separator: char, prefixes: [&str; N]) -> Result<[usize; N]> {
+    let number = |(part, prefix): (&str, &str)| part.strip_prefix(prefix)?.parse().ok().filter(|&number: &usize| number > 0);
+    let parts = text.split(separator).zip(prefixes).filter_map(number).collect::<Vec<_>>();
+    let count = text.split(separator).count();
+    <[usize; N]>::try_from(parts).ok().filter(|_| count == N).with_context(|| format!("{text}: not {N} sizes"))
+}
+
+/// 32 mixed bits of each index: a multiplication and three rounds of shift and multiply, all modulo 2^32.
+///
+/// # Source
+/// Wellons' `triple32` family of integer hashes, two rounds.
+pub(crate) fn mixed(seed: u32, len: usize) -> impl Iterator<Item = u32> {
+    let start = seed.wrapping_mul(0x85EB_CA6B);
+    (0..len as u32).map(move |index| {
+        let mut word = index.wrapping_mul(0x9E37_79B1).wrapping_add(start);
+        word ^= word >> 15;
+        word = word.wrapping_mul(0x2C1B_3C6D);
+        word ^= word >> 12;
+        word = word.wrapping_mul(0x297A_2D39);
+        word ^ (word >> 15)
+    })
+}
+
+/// Numbers in [-bound, bound): the upper 24 bits of [`mixed`] as a fraction, in f32.
+pub(crate) fn uniform(seed: u32, len: usize, bound: f32) -> Vec<f32> {
+    mixed(seed, len).map(|word| bound * ((word >> 8) as f32 / (1u32 << 23) as f32 - 1.0)).collect()
+}
+
+/// Writes f32 values into a tensor of any element.
+pub(crate) fn upload<T: Float>(stream: &Stream, tensor: Tensor<T>, values: &[f32]) -> Result<()> {
+    let values: Vec<T> = values.iter().map(|&value| T::from_acc(T::Acc::of(f64::from(value)))).collect();
+    Ok(stream.upload(tensor, &values)?)
+}
+
+/// First and last value, and the root of the mean square.
+pub(crate) fn digest<T: Float>(values: &[T]) -> Vec<f64> {
+    let values: Vec<f64> = values.iter().map(|value| value.to_acc().f64()).collect();
+    let mean_square = values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64;
+    values.first().into_iter().chain(values.last()).copied().chain([mean_square.sqrt()]).collect()
+}
+
+/// Seconds that `body` takes on the device's own threads.
+pub(crate) fn seconds(device: &Device, body: impl FnOnce() -> Result<()> + Send) -> Result<f64> {
+    device.enter(|| {
+        let start = Instant::now();
+        body()?;
+        Ok(start.elapsed().as_secs_f64())
+    })
+}
+
+/// See [`fma_peak`]; every thread by itself, at the same time.
+struct Peak {
+    threads: usize,
+}
+
+impl Workload for Peak {
+    fn flops(&self) -> f64 {
+        1e9
+    }
+
+    fn check(&mut self) -> Result<Vec<f64>> {
+        self.run()?;
+        Ok(Vec::new())
+    }
+
+    fn run(&mut self) -> Result<f64> {
+        let rate = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.threads).map(|_| scope.spawn(fma_peak)).collect();
+            threads.into_iter().map(|thread| thread.join().ok().flatten()).sum::<Option<f64>>()
+        });
+        Ok(self.flops() / rate.context("peak_f32: not known without AVX2")?)
+    }
+}

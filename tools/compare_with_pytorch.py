@@ -1,0 +1,381 @@
+#!/usr/bin/env python3
+"""Times scmmgpt-engine and PyTorch on the same work, in turn, on the same number of CPU threads.
+
+    tools/setup-python.sh --torch
+    .venv/bin/python tools/compare_with_pytorch.py [--only gemm,encoder,train] [--threads 2] [--rounds 5] [--json FILE]
+
+Builds the `peers` bench and asks it for one workload after the other (benches/workload/mod.rs says what they are). A round is
+`--repeats` runs of ours and as many of PyTorch's, the order changing from round to round; a ratio is PyTorch's fastest run over our
+fastest run in one round, and the table shows the median over the rounds, so that a neighbour on the machine disturbs both alike.
+Above 1 we are faster.
+
+Before the timing both sides compute the workload once from the same numbers (integer hashes, no files) and the results are compared:
+values of a product, the cell embeddings of the encoder, loss and gradient norm of two training steps. A workload whose results differ
+is not timed, and the exit status is 1. This guards the comparison; the tests under tests/ are what says that the engine is right.
+
+PyTorch runs eagerly in the fastest form that is a few lines: F.linear, F.scaled_dot_product_attention and F.layer_norm under
+torch.inference_mode(); training with fused AdamW; bf16 with weights and activations in bf16. No torch.compile.
+GFLOP/s count the matrix products of the layers (training: three times forward) for both alike. `share` is ours over the rate of f32
+fused multiply-adds on registers, the highest seen in the run: bf16 may exceed 1 where the CPU has instructions for it.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+STANDARD = [
+    "gemm_f32_9600x512x512",
+    "gemm_f32_1200x1536x512",
+    "gemm_f32_4096x4096x4096",
+    "gemm_bf16_9600x512x512",
+    "gemm_bf16_1200x1536x512",
+    "gemm_bf16_4096x4096x4096",
+    "encoder_f32_b1_s1200",
+    "encoder_f32_b8_s1200",
+    "encoder_bf16_b8_s1200",
+    "train_f32_b8_s512",
+]
+
+GENES, WIDTH, WIDE, LAYERS, HEADS = 60_697, 512, 512, 12, 8
+PAD, CLS = GENES - 3, GENES - 2
+BINS, HIDDEN, LARGEST_VALUE, EPS = 51, -1.0, 512.0, 1e-5
+LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, 0.01, 1.0
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+# Of a result's largest number: rounding accumulates over twelve layers, differently in different kernels.
+TOLERANCE = {"f32": 1e-3, "bf16": 5e-2}
+
+
+def mixed(seed, length):
+    """32 mixed bits of each index: `mixed` of benches/workload/mod.rs."""
+    word = np.arange(length, dtype=np.uint32) * np.uint32(0x9E3779B1)
+    word += np.uint32(seed * 0x85EBCA6B % 2**32)
+    word ^= word >> np.uint32(15)
+    word *= np.uint32(0x2C1B3C6D)
+    word ^= word >> np.uint32(12)
+    word *= np.uint32(0x297A2D39)
+    return word ^ (word >> np.uint32(15))
+
+
+def uniform(seed, shape, bound):
+    """Numbers in [-bound, bound): `uniform` of benches/workload/mod.rs."""
+    bits = (mixed(seed, int(np.prod(shape))) >> np.uint32(8)).astype(np.float32)
+    return torch.from_numpy((np.float32(bound) * (bits / np.float32(2**23) - np.float32(1))).reshape(shape))
+
+
+def digest(values):
+    """First and last value, and the root of the mean square."""
+    values = values.detach().flatten().double()
+    return [values[0].item(), values[-1].item(), values.square().mean().sqrt().item()]
+
+
+class Gemm:
+    """c = a b^T + bias."""
+
+    def __init__(self, dtype, sizes):
+        m, n, k = (int(size) for size in sizes.split("x"))
+        self.a = uniform(1, (m, k), 1.0).to(dtype)
+        self.b = uniform(2, (n, k), 1.0).to(dtype)
+        self.bias = uniform(3, (n,), 1.0).to(dtype)
+
+    @torch.inference_mode()
+    def run(self):
+        self.c = F.linear(self.a, self.b, self.bias)
+
+    def check(self):
+        self.run()
+        return digest(self.c)
+
+
+def parameter_shapes(decoder):
+    """Every parameter of the cell model under its checkpoint name."""
+    shapes = {
+        "encoder.embedding.weight": (GENES, WIDTH),
+        "value_encoder.linear1.weight": (WIDTH, 1),
+        "value_encoder.linear1.bias": (WIDTH,),
+        "value_encoder.linear2.weight": (WIDTH, WIDTH),
+        "value_encoder.linear2.bias": (WIDTH,),
+    }
+    norms = ["encoder.enc_norm", "value_encoder.norm"]
+    for index in range(LAYERS):
+        layer = f"transformer_encoder.layers.{index}"
+        for name, out, fan_in in [
+            ("self_attn.Wqkv", 3 * WIDTH, WIDTH),
+            ("self_attn.out_proj", WIDTH, WIDTH),
+            ("linear1", WIDE, WIDTH),
+            ("linear2", WIDTH, WIDE),
+        ]:
+            shapes[f"{layer}.{name}.weight"] = (out, fan_in)
+            shapes[f"{layer}.{name}.bias"] = (out,)
+        norms += [f"{layer}.norm1", f"{layer}.norm2"]
+    for norm in norms:
+        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (WIDTH,)
+    if decoder:
+        for index, out in [(0, WIDTH), (2, WIDTH), (4, 1)]:
+            shapes[f"decoder.fc.{index}.weight"] = (out, WIDTH)
+            shapes[f"decoder.fc.{index}.bias"] = (out,)
+    return shapes
+
+
+def make_parameters(decoder):
+    """Their values: `fill` of benches/workload/cell.rs."""
+    parameters = {}
+    for name, shape in parameter_shapes(decoder).items():
+        seed = 0x811C9DC5
+        for byte in name.encode():
+            seed = (seed ^ byte) * 0x01000193 % 2**32
+        is_matrix = len(shape) > 1
+        bound = np.float32(1) / np.sqrt(np.float32(shape[-1])) if is_matrix else 0.02
+        values = uniform(seed, shape, bound)
+        if not is_matrix and "norm" in name and name.endswith("weight"):
+            values += 1.0
+        parameters[name] = values
+    return parameters
+
+
+def make_batch(cells, tokens, hides):
+    """Genes, values, targets and mask: `batch` of benches/workload/cell.rs."""
+    count = cells * tokens
+    is_gene = np.arange(count) % tokens != 0
+    ids = np.where(is_gene, mixed(11, count) % PAD, CLS).astype(np.int64)
+    targets = np.where(is_gene, mixed(12, count) % BINS, 0).astype(np.float32)
+    mask = (hides & is_gene & (mixed(13, count) % 5 < 2)).astype(np.float32)
+    values = np.where(mask > 0, np.float32(HIDDEN), targets)
+    return [torch.from_numpy(part.reshape(cells, tokens)) for part in (ids, values, targets, mask)]
+
+
+def dims(sizes):
+    """`b8_s1200` as two numbers."""
+    return [int(part[1:]) for part in sizes.split("_")]
+
+
+def encode(p, ids, values):
+    """One vector a token."""
+
+    def linear(name, x):
+        return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
+
+    def norm(name, x):
+        return F.layer_norm(x, (WIDTH,), p[f"{name}.weight"], p[f"{name}.bias"], EPS)
+
+    cells, tokens = ids.shape
+    gene = norm("encoder.enc_norm", F.embedding(ids, p["encoder.embedding.weight"], padding_idx=PAD))
+    value = F.relu(linear("value_encoder.linear1", values.clamp(max=LARGEST_VALUE).unsqueeze(-1)))
+    x = gene + norm("value_encoder.norm", linear("value_encoder.linear2", value))
+    for index in range(LAYERS):
+        layer = f"transformer_encoder.layers.{index}"
+        qkv = linear(f"{layer}.self_attn.Wqkv", x).view(cells, tokens, 3, HEADS, WIDTH // HEADS)
+        context = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4).unbind())
+        context = context.transpose(1, 2).reshape(cells, tokens, WIDTH)
+        x = norm(f"{layer}.norm1", x + linear(f"{layer}.self_attn.out_proj", context))
+        x = norm(f"{layer}.norm2", x + linear(f"{layer}.linear2", F.relu(linear(f"{layer}.linear1", x))))
+    return x
+
+
+class Encoder:
+    """A batch of cells to one vector a cell."""
+
+    def __init__(self, dtype, sizes):
+        self.ids, values, _, _ = make_batch(*dims(sizes), hides=False)
+        self.values = values.to(dtype)
+        self.parameters = {name: value.to(dtype) for name, value in make_parameters(decoder=False).items()}
+
+    @torch.inference_mode()
+    def run(self):
+        self.cells = encode(self.parameters, self.ids, self.values)[:, 0].contiguous()
+
+    def check(self):
+        self.run()
+        return digest(self.cells)
+
+
+class Train:
+    """Masked values: forward, backward, clipping, AdamW."""
+
+    def __init__(self, _dtype, sizes):
+        self.ids, self.values, self.targets, self.mask = make_batch(*dims(sizes), hides=True)
+        self.parameters = {name: value.requires_grad_() for name, value in make_parameters(decoder=True).items()}
+        matrices = [value for value in self.parameters.values() if value.dim() > 1]
+        vectors = [value for value in self.parameters.values() if value.dim() == 1]
+        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+    def decode(self, x):
+        p = self.parameters
+        for index in (0, 2):
+            x = F.leaky_relu(F.linear(x, p[f"decoder.fc.{index}.weight"], p[f"decoder.fc.{index}.bias"]), 0.01)
+        return F.linear(x, p["decoder.fc.4.weight"], p["decoder.fc.4.bias"]).squeeze(-1)
+
+    def run(self):
+        prediction = self.decode(encode(self.parameters, self.ids, self.values))
+        loss = ((prediction - self.targets) * self.mask).square().sum() / self.mask.sum()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), MAX_GRAD_NORM, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.last = [loss.item(), norm.item()]
+
+    def check(self):
+        """Loss and length of the gradient in each of the first two steps."""
+        self.run()
+        first = self.last
+        self.run()
+        return first + self.last
+
+
+class Ours:
+    """The peers bench, which answers a workload's name with a line of JSON."""
+
+    def __init__(self, threads, repeats):
+        command = ["cargo", "bench", "-p", "scmmgpt-benches", "--bench", "peers", "--no-run"]
+        build = subprocess.run(
+            command + ["--message-format=json-render-diagnostics"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
+        messages = (json.loads(line) for line in build.stdout.splitlines() if line.startswith("{"))
+        found = [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "peers"]
+        if not found:
+            sys.exit("cargo built no peers bench")
+        options = ["--stdin", "--threads", str(threads), "--repeats", str(repeats)]
+        self.process = subprocess.Popen([found[0], *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def ask(self, name):
+        print(name, file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{name}: the peers bench has ended")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def time_runs(workload, repeats):
+    """Seconds of the fastest of `repeats` runs."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        workload.run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def agree(ours, theirs, element):
+    """Whether two lists of numbers are the same up to rounding, at the scale of the largest."""
+    scale = max(abs(value) for value in theirs)
+    return len(ours) == len(theirs) and all(abs(a - b) <= TOLERANCE[element] * scale for a, b in zip(ours, theirs))
+
+
+def compare(ours, name, options, peaks):
+    """The workload's row of the table."""
+    kind, element, sizes = name.split("_", 2)
+    answer = ours.ask(name)
+    if "error" in answer:
+        return {"workload": name, "error": answer["error"]}
+    theirs = {"gemm": Gemm, "encoder": Encoder, "train": Train}[kind](DTYPES[element], sizes)
+    checks = theirs.check()
+    row = {"workload": name, "checks": {"ours": answer["checks"], "pytorch": checks}}
+    if not agree(answer["checks"], checks, element):
+        return row | {"error": f"different results: ours {answer['checks']}, PyTorch {checks}"}
+    rounds = []
+    for index in range(options.rounds):
+        peaks.append(1e9 / ours.ask("peak_f32")["seconds"]["minimum"])
+        if index % 2 == 0:
+            answer = ours.ask(name)
+            pytorch = time_runs(theirs, answer["repeats"])
+        else:
+            pytorch = time_runs(theirs, answer["repeats"])
+            answer = ours.ask(name)
+        rounds.append({"ours": answer["seconds"]["minimum"], "pytorch": pytorch})
+        print(f"  {name} {index + 1}/{options.rounds}: {rounds[-1]['ours']:.4f} s, {pytorch:.4f} s", file=sys.stderr)
+    ratios = [entry["pytorch"] / entry["ours"] for entry in rounds]
+    best = {side: min(entry[side] for entry in rounds) for side in ("ours", "pytorch")}
+    rates = {side: answer["flops"] / seconds for side, seconds in best.items()}
+    return row | {
+        "seconds": best,
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "flops": answer["flops"],
+        "flops_per_second": rates,
+        "rounds": rounds,
+    }
+
+
+def print_table(rows, peak):
+    """One line a workload, as Markdown."""
+    print("\n| workload | ours s | PyTorch s | ratio | lowest .. highest | ours GFLOP/s | PyTorch GFLOP/s | ours share | PyTorch share |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        if "error" in row:
+            print(f"| {row['workload']} | {row['error']} | | | | | | | |")
+            continue
+        seconds, rates = row["seconds"], row["flops_per_second"]
+        print(
+            f"| {row['workload']} | {seconds['ours']:.4f} | {seconds['pytorch']:.4f} | {row['ratio']:.2f} "
+            f"| {min(row['ratios']):.2f} .. {max(row['ratios']):.2f} | {rates['ours'] / 1e9:.1f} | {rates['pytorch'] / 1e9:.1f} "
+            f"| {rates['ours'] / peak:.2f} | {rates['pytorch'] / peak:.2f} |"
+        )
+
+
+def processor():
+    """Model name of the CPU, and which bf16 instructions it has."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown processor"
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in fields.get("flags", "").split()]
+    return f"{fields.get('model name', 'unknown processor')} ({', '.join(flags) or 'no AVX-512'})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="beginnings of workload names, separated by commas")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of either side (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds a workload (default: 5)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs a round, more for short workloads (default: 3)")
+    parser.add_argument("--json", type=pathlib.Path, help="write everything measured to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    names = []
+    for prefix in options.only.split(","):
+        listed = [name for name in STANDARD if name.startswith(prefix)]
+        # A whole name outside the list is a workload of another size.
+        names += listed or [prefix] * (prefix.count("_") > 1)
+    if not names:
+        parser.error(f"--only {options.only}: no such workload")
+    load = [os.getloadavg()]
+    ours = Ours(options.threads, options.repeats)
+    peaks, rows = [], []
+    for name in names:
+        rows.append(compare(ours, name, options, peaks))
+    ours.close()
+    load.append(os.getloadavg())
+
+    peak = max(peaks, default=float("nan"))
+    setting = {"processor": processor(), "cpus": os.cpu_count(), "threads": options.threads, "torch": torch.__version__}
+    print_table(rows, peak)
+    print(f"\n{setting['processor']}, {setting['cpus']} CPUs, {options.threads} threads, torch {torch.__version__}")
+    print(f"f32 FMA peak {peak / 1e9:.1f} GFLOP/s (lowest seen {min(peaks, default=peak) / 1e9:.1f})")
+    print(f"load average (1 min) before {load[0][0]:.2f}, after {load[1][0]:.2f}: above {options.threads} others were computing too")
+    if options.json:
+        report = {"setting": setting, "fma_peak": peak, "fma_peaks": peaks, "load": load, "rows": rows}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 1 if any("error" in row for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
