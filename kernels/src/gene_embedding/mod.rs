@@ -228,7 +228,7 @@ pub fn plan_tables<A: Real>(plan: &mut Plan, width: usize) -> Tables<A> {
 /// # Errors
 /// `Shape` when a length differs.
 /// # Source
-/// MODEL.md 11(e); KERNELS.md 5.5.
+/// A ReLU network of one input and one hidden layer is piecewise linear; the tables are our own.
 pub fn build_tables<T: Float>(stream: &Stream, parameters: Parameters<T>, tables: Tables<T::Acc>) -> Result<()> {
     const OP: &str = "gene_embedding::build_tables";
     parameters.check(OP)?;
@@ -254,7 +254,7 @@ pub fn scratch<T: Float>(tokens: usize, width: usize) -> usize {
 /// `Shape` when a length differs; `Index` when an id is not below `vocab`; `Argument` when the dropout probability is not in
 /// `[0, 1)`, or when tokens are generated and there is no flag.
 /// # Source
-/// scGPT `GeneEncoder` and `ContinuousValueEncoder`, and its generative input; tables: KERNELS.md 5.5.
+/// scGPT `GeneEncoder` and `ContinuousValueEncoder`, and its generative input.
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     const OP: &str = "gene_embedding::forward";
     let Forward { ids, values, generated, parameters, tables, clamp, method, .. } = args;
