@@ -116,8 +116,9 @@ fn every_key_layout_loads_and_missing_tensors_are_listed_together() {
     for layout in layouts {
         let parameters = declare();
         parameters.load(&stream, &layout).unwrap();
-        for (name, _, values) in parameters.fetch(&stream).unwrap() {
-            assert!(values == golden.reals(&format!("param.{name}")), "{name} of {}", layout.path().display());
+        for tensor in parameters.fetch(&stream).unwrap() {
+            let name = format!("param.{}", tensor.name);
+            assert!(tensor.values == golden.reals(&name), "{name} of {}", layout.path().display());
         }
     }
     let lacking = renamed("e.safetensors", &|name| (!name.contains("layers.1.") && !name.contains("decoder.fc.4")).then(|| name.into()));

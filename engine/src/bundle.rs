@@ -96,7 +96,8 @@ impl Bundle {
     ) -> Result<()> {
         let tensors = parameters.fetch(stream)?;
         let metadata = std::collections::BTreeMap::from([("format".to_string(), "pt".to_string())]);
-        let views = tensors.iter().map(|(name, shape, values)| (name.as_str(), Dtype::F32, shape.as_slice(), bytemuck::cast_slice(values)));
+        let views =
+            tensors.iter().map(|tensor| (tensor.name.as_str(), Dtype::F32, tensor.shape.as_slice(), bytemuck::cast_slice(&tensor.values)));
         checkpoint::write(folder.join(WEIGHTS), views, &metadata)?;
         vocabulary.save(folder.join(VOCABULARY))?;
         write_json(&folder.join(CONFIG), config)

@@ -23,18 +23,28 @@ pub(crate) struct Predictions {
     pub(crate) losses: Losses,
 }
 
-/// Runs `rows` through the model, cells of similar length together; the order of the results is that of `rows`. `relabel` maps the
-/// dataset's classes to the head's.
+/// What to run.
+pub(crate) struct Request<'a> {
+    /// The cells' dataset.
+    pub(crate) dataset: &'a Arc<CellDataset>,
+    /// How they become tokens.
+    pub(crate) collator: &'a Collator,
+    /// Which of them, each once.
+    pub(crate) rows: &'a [usize],
+    /// Cells a batch.
+    pub(crate) batch_size: usize,
+    /// The head's class of a class of the dataset.
+    pub(crate) relabel: &'a dyn Fn(i32) -> i32,
+}
+
+/// Runs cells through the model, those of similar length together; the order of the results is that of the rows.
 pub(crate) fn predict(
     model: &CellModel<f32>,
     workspace: &mut Workspace<f32>,
-    dataset: &Arc<CellDataset>,
-    collator: &Collator,
-    rows: &[usize],
-    batch_size: usize,
-    relabel: &dyn Fn(i32) -> i32,
+    request: &Request<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Predictions> {
+    let Request { dataset, collator, rows, batch_size, relabel } = *request;
     let mut predictions = Predictions::default();
     if rows.is_empty() {
         return Ok(predictions);
@@ -44,7 +54,7 @@ pub(crate) fn predict(
     let batches = order.epoch(0);
     let position: std::collections::HashMap<usize, usize> = rows.iter().enumerate().map(|(place, &row)| (row, place)).collect();
     let mut done = 0;
-    for batch in Prefetcher::new(dataset.clone(), collator.clone(), batches, key, 0, PREFETCH)? {
+    for batch in Prefetcher::new(Arc::clone(dataset), collator.clone(), batches, key, 0, PREFETCH)? {
         let mut batch = batch?;
         batch.labels.iter_mut().for_each(|label| *label = relabel(*label));
         let share = batch.batch as f64 / rows.len() as f64;

@@ -47,6 +47,17 @@ pub struct Moments<T: Float> {
     pub second: Tensor<T::Acc>,
 }
 
+/// A parameter's values on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Sizes.
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub values: Vec<f32>,
+}
+
 /// One declared parameter.
 #[derive(Clone, Debug)]
 pub struct Declared<T: Float> {
@@ -215,11 +226,11 @@ impl<T: Float> Parameters<T> {
     ///
     /// # Errors
     /// Those of the download.
-    pub fn fetch(&self, stream: &Stream) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub fn fetch(&self, stream: &Stream) -> Result<Vec<Values>> {
         let fetch = |declared: &Declared<T>| {
             let values = stream.fetch(declared.parameter.value)?;
             let values = values.into_iter().map(|value| value.to_acc().f64() as f32).collect();
-            Ok((declared.name.clone(), declared.parameter.value.shape().to_vec(), values))
+            Ok(Values { name: declared.name.clone(), shape: declared.parameter.value.shape().to_vec(), values })
         };
         self.declared.iter().map(fetch).collect()
     }

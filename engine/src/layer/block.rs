@@ -107,6 +107,7 @@ impl<T: Float> Block<T> {
     ///
     /// # Errors
     /// Those of the kernels.
+    #[expect(clippy::too_many_arguments, reason = "handles, each with its own meaning")]
     pub fn backward(
         &self,
         stream: &Stream,

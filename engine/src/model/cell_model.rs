@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cell_encoder::{self, CellEncoder};
 use super::classifier::{self, Classifier};
-use super::gene_linear::{self, GeneLinear};
 use super::expression_decoder::{self, ExpressionDecoder};
+use super::gene_linear::{self, GeneLinear};
 use super::mvc_decoder::{self, MvcDecoder};
 use crate::Result;
 use crate::config::ModelConfig;
@@ -148,8 +148,7 @@ impl<T: Float> CellModel<T> {
             classifier: (heads.classes > 0).then(|| Classifier::declare(plan, config, heads.classes)),
             expression: heads.expression.then(|| ExpressionDecoder::declare(plan, config.hidden_size)),
             mvc: heads.mvc.then(|| MvcDecoder::declare(plan, config.hidden_size)),
-            gene_linear: (heads.gene_linear && heads.classes > 0)
-                .then(|| GeneLinear::declare(plan, config.vocab_size, heads.classes)),
+            gene_linear: (heads.gene_linear && heads.classes > 0).then(|| GeneLinear::declare(plan, config.vocab_size, heads.classes)),
             padding_id,
         }
     }

@@ -15,7 +15,7 @@ use super::{Provenance, write_result};
 use crate::bundle::Bundle;
 use crate::cells::CellFiles;
 use crate::config::slot;
-use crate::predict::{Predictions, predict, probabilities};
+use crate::predict::{Predictions, Request, predict, probabilities};
 use crate::{Error, Result};
 
 /// Column of the labels in `obs`.
@@ -174,7 +174,9 @@ pub(crate) fn read(bundle: &Bundle, files: &[PathBuf], layer: Option<&str>, labe
 pub(crate) fn encode(bundle: &Bundle, dataset: &Arc<CellDataset>, rows: &[usize], progress: &mut dyn FnMut(usize)) -> Result<Predictions> {
     let mut workspace = bundle.workspace()?;
     let ignore = |_| scmmgpt_loader::batch::NO_LABEL;
-    predict(bundle.model(), &mut workspace, dataset, &bundle.collator()?, rows, bundle.config.batch_size, &ignore, progress)
+    let (collator, batch_size) = (bundle.collator()?, bundle.config.batch_size);
+    let request = Request { dataset, collator: &collator, rows, batch_size, relabel: &ignore };
+    predict(bundle.model(), &mut workspace, &request, progress)
 }
 
 /// The most likely class of each cell, withheld below `threshold`.

@@ -16,8 +16,8 @@ use super::trainer::{EpochMean, Observer, Progress};
 use crate::config::TrainConfig;
 use crate::layer::Dropout;
 use crate::model::cell_model::{CellModel, LossWeights, Losses, Workspace};
-use crate::predict::{PREFETCH, Predictions, argmax, predict, probabilities};
-use crate::weights::{Declared, Parameters};
+use crate::predict::{PREFETCH, Predictions, Request, argmax, predict, probabilities};
+use crate::weights::{Declared, Parameters, Values};
 use crate::{Error, Result};
 
 /// Everything that moves during a run.
@@ -60,7 +60,7 @@ impl Loop<'_> {
         let (mut mean, mut step_losses, mut cells) = (EpochMean::default(), Losses::default(), Vec::new());
         for batch in Prefetcher::new(dataset, self.collator.clone(), batches, key, start, PREFETCH)? {
             let mut batch = batch?;
-            batch.labels.iter_mut().for_each(|label| *label = self.relabel(*label));
+            batch.labels.iter_mut().for_each(|label| *label = relabel(self.data, *label));
             let probability = self.config.model.hidden_dropout_prob;
             let step = epoch * count as u64 + self.state.position as u64;
             let dropout = (probability > 0.0).then_some(Dropout { probability, seed: self.config.seed, step });
@@ -94,11 +94,6 @@ impl Loop<'_> {
         Error::NotFinite { what, step: self.state.step, epoch: self.state.epoch, cells }
     }
 
-    fn relabel(&self, label: i32) -> i32 {
-        let head = |class: usize| self.data.head_classes[class].map_or(NO_LABEL, |class| class as i32);
-        usize::try_from(label).map_or(NO_LABEL, head)
-    }
-
     fn step(&mut self, log: &mut Log, losses: Losses, cells: Vec<usize>, observe: Observer<'_>) -> Result<()> {
         let stream = &self.workspace.stream;
         let norm = self.optimizer.gradient_norm(stream)?;
@@ -126,16 +121,15 @@ impl Loop<'_> {
     }
 
     /// After the first step every trainable parameter must have moved; one that has not has no gradient.
-    fn expect_change(&self, before: &[(String, Vec<usize>, Vec<f32>)]) -> Result<()> {
+    fn expect_change(&self, before: &[Values]) -> Result<()> {
         let generative = self.evaluation_workspace.is_generative();
         let after = self.parameters.fetch(&self.workspace.stream)?;
         // Without generated tokens the flag embedding takes no part.
-        let takes_part = |declared: &Declared<f32>| {
-            declared.parameter.gradient.is_some() && (generative || declared.name != "flag_encoder.weight")
-        };
+        let takes_part =
+            |declared: &Declared<f32>| declared.parameter.gradient.is_some() && (generative || declared.name != "flag_encoder.weight");
         let trained = self.parameters.declared().iter().zip(before.iter().zip(&after)).filter(|(declared, _)| takes_part(declared));
         let names: Vec<String> =
-            trained.filter(|(_, (before, after))| before.2 == after.2).map(|(declared, _)| declared.name.clone()).collect();
+            trained.filter(|(_, (before, after))| before.values == after.values).map(|(declared, _)| declared.name.clone()).collect();
         let moved = self.schedule.learning_rate(0) > 0.0;
         if names.is_empty() || !moved { Ok(()) } else { Err(Error::MissingGradient { names }) }
     }
@@ -154,7 +148,7 @@ impl Loop<'_> {
             if best {
                 self.state.best = Some((loss, epoch));
                 let weights = self.parameters.fetch(&self.workspace.stream)?;
-                self.best_weights = Some(weights.into_iter().map(|(_, _, values)| values).collect());
+                self.best_weights = Some(weights.into_iter().map(|tensor| tensor.values).collect());
             }
         }
         let waited = self.state.best.map_or(0, |(_, at)| epoch - at);
@@ -170,13 +164,11 @@ impl Loop<'_> {
     }
 
     fn predict_validation(&mut self, collator: &Collator) -> Result<Predictions> {
-        let (data, batch_size) = (self.data, self.config.train.batch_size);
-        let relabel = |label: i32| {
-            let head = |class: usize| data.head_classes[class].map_or(NO_LABEL, |class| class as i32);
-            usize::try_from(label).map_or(NO_LABEL, head)
-        };
-        let rows = &data.split.validation;
-        predict(self.model, &mut self.evaluation_workspace, &data.dataset, collator, rows, batch_size, &relabel, &mut |_| {})
+        let data = self.data;
+        let relabel = |label: i32| relabel(data, label);
+        let (rows, batch_size) = (&data.split.validation, self.config.train.batch_size);
+        let request = Request { dataset: &data.dataset, collator, rows, batch_size, relabel: &relabel };
+        predict(self.model, &mut self.evaluation_workspace, &request, &mut |_| {})
     }
 
     fn validation_labels(&self) -> Vec<Option<usize>> {
@@ -228,4 +220,10 @@ impl Loop<'_> {
         let threshold = right.get(right.len() / 100).copied().unwrap_or(0.0).min(0.5);
         Ok((temperature, threshold))
     }
+}
+
+/// A class of the dataset as one of the head's, or no label.
+fn relabel(data: &TrainingData, label: i32) -> i32 {
+    let head = |class: usize| data.head_classes[class].map_or(NO_LABEL, |class| class as i32);
+    usize::try_from(label).map_or(NO_LABEL, head)
 }

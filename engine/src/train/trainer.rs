@@ -226,7 +226,9 @@ impl Trainer {
     fn load_initial(&self, run: &Loop<'_>) -> Result<()> {
         let Some(path) = &self.config.init else { return Ok(()) };
         let checkpoint = scmmgpt_loader::checkpoint::Checkpoint::open(path)?;
-        run.parameters.load_matching(&run.workspace.stream, &checkpoint, &|name| !name.starts_with("cls_decoder.") && !name.starts_with("gene_linear."))
+        run.parameters.load_matching(&run.workspace.stream, &checkpoint, &|name| {
+            !name.starts_with("cls_decoder.") && !name.starts_with("gene_linear.")
+        })
     }
 
     fn finish(&self, device: &Device, folder: &Path, mut run: Loop<'_>, observe: Observer<'_>) -> Result<Outcome> {

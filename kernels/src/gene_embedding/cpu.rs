@@ -94,7 +94,6 @@ impl<'a, T: Float> View<'a, T> {
     pub(super) fn line(&self, z: &mut [T::Acc], segment: usize, u: T::Acc) {
         line(z, self.slope.row(segment), self.intercept.row(segment), u);
     }
-
 }
 
 /// Statistics of one band of tokens, to write.

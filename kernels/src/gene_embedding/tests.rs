@@ -71,19 +71,8 @@ impl<T: Float> Layer<T> {
             values: value,
             generated: Generated { known_lengths, seq_len: tokens },
         };
-        let parameters = [
-            table,
-            linear1_weight,
-            linear2_weight,
-            flag,
-            dy,
-            gene_weight,
-            gene_bias,
-            linear1_bias,
-            linear2_bias,
-            value_weight,
-            value_bias,
-        ];
+        let parameters =
+            [table, linear1_weight, linear2_weight, flag, dy, gene_weight, gene_bias, linear1_bias, linear2_bias, value_weight, value_bias];
         for (site, tensor) in parameters.into_iter().enumerate() {
             layer.fill(tensor, site as u32);
         }
