@@ -4,7 +4,7 @@
 #   tools/setup-python.sh            golden-file and fixture checks, comparisons with scikit-learn
 #   tools/setup-python.sh --torch    also PyTorch, for compare_with_pytorch.py and the golden scripts (several GB)
 #
-# PYTHON names the interpreter; the default is python3. Nothing here is needed to build, run or test the engine.
+# PYTHON names the interpreter; the default is python3. The engine needs none of it; one test lets anndata open what we write.
 set -eu
 
 cd "$(dirname "$0")/.."

@@ -45,8 +45,9 @@ pub struct ModelConfig {
     pub classifier_layers: usize,
     /// Values above this are read as this.
     pub max_value: f64,
-    /// Multiply the cell-type head's probabilities with those of a linear expert: the logistic regression on the training cells.
-    pub gene_linear: bool,
+    /// Multiply the cell-type head's probabilities with those of a linear expert (a logistic regression on the training cells) to this
+    /// power; 0: no expert.
+    pub gene_linear_weight: f32,
 }
 
 impl Default for ModelConfig {
@@ -62,7 +63,7 @@ impl Default for ModelConfig {
             cell_embedding: CellEmbedding::Cls,
             classifier_layers: 3,
             max_value: 512.0,
-            gene_linear: false,
+            gene_linear_weight: 0.0,
         }
     }
 }
@@ -84,6 +85,8 @@ impl ModelConfig {
         domain("model.num_attention_heads", heads, fits, "hidden_size / num_attention_heads must be a multiple of 8")?;
         let dropout = self.hidden_dropout_prob;
         domain("model.hidden_dropout_prob", dropout, (0.0..1.0).contains(&dropout), "0 or more, below 1")?;
+        let expert = self.gene_linear_weight;
+        domain("model.gene_linear_weight", expert, expert >= 0.0 && expert.is_finite(), "0 or more")?;
         domain("model.layer_norm_eps", self.layer_norm_eps, self.layer_norm_eps > 0.0, "must be above 0")?;
         domain("model.max_value", self.max_value, self.max_value > 0.0, "must be above 0")
     }

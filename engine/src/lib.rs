@@ -2,6 +2,23 @@
 //!
 //! [`train::Trainer`] trains what a [`config::TrainConfig`] describes and leaves a model folder; [`bundle::Bundle`] opens one;
 //! [`task`] holds what it can do with cells. Everything runs on a [`Device`].
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use scmmgpt_engine::Device;
+//! use scmmgpt_engine::bundle::Bundle;
+//! use scmmgpt_engine::task::embed::{Embed, embed};
+//!
+//! fn main() -> scmmgpt_engine::Result<()> {
+//!     let bundle = Bundle::open(Path::new("runs/demo"), &Device::cpu(0)?)?;
+//!     let (cells, output) = (Path::new("in.h5ad"), Path::new("out.h5ad"));
+//!     let task = Embed { cells, output, layer: None, overwrite: false, command: "my program" };
+//!     let report = embed(&bundle, &task, &mut |done, total| eprintln!("{done} of {total} cells"))?;
+//!     println!("{} cells embedded", report.cells);
+//!     Ok(())
+//! }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod baseline;

@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(split.test.len(), 23);
         assert_eq!(split.validation.len(), 13);
         let missing = hold_out_by(&column, &["z".to_owned()], None, 0.2, 3).unwrap_err();
-        assert!(missing.to_string().contains("value z;") && missing.to_string().contains("a, b, c"));
+        assert!(missing.to_string().contains("value `z`;") && missing.to_string().contains("`a`, `b`, `c`"));
         let all: Vec<_> = vec![Some("a".to_owned()); 4];
         assert!(matches!(hold_out_by(&all, &["a".to_owned()], None, 0.0, 0), Err(Error::EmptySplit { .. })));
     }

@@ -17,11 +17,15 @@ pub struct LogisticOptions {
     pub tolerance: f64,
     /// Stop after this many L-BFGS iterations.
     pub max_iterations: usize,
+    /// Genes are divided by their standard deviation to this power: 1 for z-scores, less to let variable genes weigh more.
+    pub scale_exponent: f64,
+    /// Rows of a class of n cells weigh `n^-exponent` (mean 1 over the rows): 0 for equal rows, 1 for equal classes.
+    pub class_weight_exponent: f64,
 }
 
 impl Default for LogisticOptions {
     fn default() -> Self {
-        Self { inverse_penalty: 1.0, tolerance: 1e-4, max_iterations: 1000 }
+        Self { inverse_penalty: 1.0, tolerance: 1e-4, max_iterations: 1000, scale_exponent: 1.0, class_weight_exponent: 0.0 }
     }
 }
 
@@ -80,11 +84,13 @@ pub fn fit_logistic_regression(rows: SparseRows, labels: &[u32], train: &[usize]
     let kept: Vec<usize> = (0..rows.columns).filter(|&column| !constant(mean[column], variance[column])).collect();
     let binary = classes.len() == 2;
     let logits = if binary { 1 } else { classes.len() };
+    let targets: Vec<usize> = train.iter().map(|&row| classes.partition_point(|&class| class < labels[row])).collect();
     let problem = Problem {
         genes: Selected::new(&rows, train, &kept),
         mean: kept.iter().map(|&column| mean[column]).collect(),
-        deviation: kept.iter().map(|&column| variance[column].sqrt()).collect(),
-        targets: train.iter().map(|&row| classes.partition_point(|&class| class < labels[row])).collect(),
+        deviation: kept.iter().map(|&column| variance[column].sqrt().powf(options.scale_exponent)).collect(),
+        class_weights: class_weights(&targets, classes.len(), options.class_weight_exponent),
+        targets,
         binary,
         logits,
         lanes: logits.next_multiple_of(LANE),
@@ -97,6 +103,16 @@ pub fn fit_logistic_regression(rows: SparseRows, labels: &[u32], train: &[usize]
     let mut places = vec![None; rows.columns];
     (0..).zip(&kept).for_each(|(place, &column)| places[column] = Some(place));
     Ok(LogisticModel { iterations: minimum.iterations, converged: minimum.converged, classes, places, weights, intercepts })
+}
+
+/// `n^-exponent` for each class of n rows, scaled to a mean of 1 over the rows.
+fn class_weights(targets: &[usize], classes: usize, exponent: f64) -> Vec<f64> {
+    let mut weights = vec![0.0f64; classes];
+    targets.iter().for_each(|&target| weights[target] += 1.0);
+    weights.iter_mut().for_each(|weight| *weight = weight.powf(-exponent));
+    let mean = targets.iter().map(|&target| weights[target]).sum::<f64>() / targets.len() as f64;
+    weights.iter_mut().for_each(|weight| *weight /= mean);
+    weights
 }
 
 impl LogisticModel {
@@ -182,7 +198,7 @@ mod tests {
             let (matrix, truth) = example(classes);
             let train: Vec<usize> = (0..18).collect();
             let split = Split { train: &train, test: &[18, 19, 20, 21] };
-            let options = LogisticOptions { inverse_penalty: 0.5, tolerance: 1e-10, max_iterations: 5000 };
+            let options = LogisticOptions { inverse_penalty: 0.5, tolerance: 1e-10, max_iterations: 5000, ..LogisticOptions::default() };
             let prediction = logistic_regression(matrix.rows(), &truth, split, options).unwrap();
             assert_eq!(prediction.classes, labels);
             for (got, expected) in prediction.probabilities.iter().zip(expected) {

@@ -20,10 +20,12 @@ pub(super) struct Problem {
     pub(super) genes: Selected,
     /// `[genes]`
     pub(super) mean: Vec<f64>,
-    /// `[genes]`, above 0
+    /// What each gene is divided by, `[genes]`, above 0.
     pub(super) deviation: Vec<f64>,
     /// Position of each row's label among the classes, `[rows]`.
     pub(super) targets: Vec<usize>,
+    /// Weight of each class's rows, with mean 1 over the rows.
+    pub(super) class_weights: Vec<f64>,
     /// Two classes share one logit.
     pub(super) binary: bool,
     /// 1 for two classes, else the number of classes.
@@ -63,7 +65,9 @@ impl Problem {
                 let row = chunk * CHUNK + at;
                 residual.copy_from_slice(&intercepts);
                 accumulate(residual, &weights, self.genes.by_row.line(row));
-                *loss = self.derive(residual, self.targets[row]);
+                let weight = self.class_weights[self.targets[row]];
+                *loss = weight * self.derive(residual, self.targets[row]);
+                residual.iter_mut().for_each(|residual| *residual *= weight);
             }
         });
         let mut total = vec![0.0; lanes];

@@ -2,7 +2,7 @@
 //!
 //! With a few hundred labelled cells most of what can be learned is linear in the expression values. The expert is the logistic
 //! regression on the training cells, fitted once and frozen; the encoder and its head are trained without it, and in inference the
-//! two are multiplied: `log p = log p_encoder + log p_expert` up to a constant.
+//! two are multiplied: `log p = log p_encoder + weight * log p_expert` up to a constant (the weight is part of the stored numbers).
 //!
 //! # Source
 //! Hinton 2002, "Training products of experts by minimizing contrastive divergence", section 1 (product of experts). Ours; scGPT has

@@ -65,6 +65,15 @@ impl TrainingData {
     }
 }
 
+impl TrainingData {
+    /// Training and validation cells together: everything that a model may have learned from.
+    pub(super) fn learned(&self) -> Vec<usize> {
+        let mut rows: Vec<usize> = self.split.train.iter().chain(&self.split.validation).copied().collect();
+        rows.sort_unstable();
+        rows
+    }
+}
+
 /// Test cells: those of the test files, else those with the held-out values of a column, else a random share by label. Validation
 /// cells: a random share, by label, of the rest.
 fn divide(config: &DataConfig, dataset: &CellDataset, seed: u64) -> Result<Split> {

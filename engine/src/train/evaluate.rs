@@ -48,8 +48,7 @@ pub(super) fn on_test_cells(bundle: &Bundle, data: &TrainingData, seed: u64) -> 
     // Classes of the head and of the dataset agree by name.
     let known = |name: Option<&str>| name.and_then(|name| classes.iter().position(|class| class == name)).map(|at| at as u32);
 
-    let mut training: Vec<usize> = data.split.train.iter().chain(&data.split.validation).copied().collect();
-    training.sort_unstable();
+    let training = data.learned();
     let mut cells = training.clone();
     cells.extend(test);
     let predictions = annotate::encode(bundle, dataset, &cells, &mut |_| {})?;

@@ -100,7 +100,7 @@ impl Trainer {
             classes: if classify { data.classes.len() } else { 0 },
             expression: config.loss.expression > 0.0,
             mvc: config.loss.mvc > 0.0,
-            gene_linear: classify && config.model.gene_linear,
+            gene_linear: classify && config.model.gene_linear_weight > 0.0,
         };
         Ok(Trainer { config, data, heads })
     }
@@ -202,8 +202,9 @@ impl Trainer {
                 if resume {
                     observe(Progress::Note("there is no checkpoint yet: starting from the beginning".into()));
                 }
+                let expert = self.config.model.gene_linear_weight;
                 if self.heads.gene_linear {
-                    fit_expert(&run.workspace.stream, &parameters, &self.data, &self.config.data.tokens)?;
+                    fit_expert(&run.workspace.stream, &parameters, &self.data, &self.config.data.tokens, &self.data.split.train, expert)?;
                 }
                 self.load_initial(&run)?;
             }
@@ -239,10 +240,16 @@ impl Trainer {
             run.model.refresh(&run.workspace.stream)?;
         }
         let mut config = BundleConfig::new(&self.config, &self.data, self.heads);
-        // Two experts that agree are not twice as sure.
-        config.temperature = if self.heads.gene_linear { 2.0 } else { 1.0 };
+        let expert = self.config.model.gene_linear_weight;
+        // Experts that agree are no surer together than each alone.
+        config.temperature = 1.0 + f64::from(expert);
         if self.heads.classes > 0 && !self.data.split.validation.is_empty() {
             (config.temperature, config.unknown_threshold) = run.calibrate()?;
+        }
+        if self.heads.gene_linear {
+            // The expert stops nowhere early: once the calibration is done, the validation cells teach it too.
+            let learned = self.data.learned();
+            fit_expert(&run.workspace.stream, run.parameters, &self.data, &self.config.data.tokens, &learned, expert)?;
         }
         Bundle::write(folder, &config, self.data.dataset.vocab(), &run.workspace.stream, run.parameters)?;
         let steps = run.state.step;
