@@ -7,6 +7,7 @@ use scmmgpt_engine::config::{CellEmbedding, TrainConfig};
 use scmmgpt_engine::train::{Outcome, Progress, Trainer};
 use scmmgpt_engine::{Device, Error};
 use scmmgpt_loader::batch::Objective;
+use scmmgpt_loader::expression::ValueMode;
 
 fn config() -> TrainConfig {
     let mut config = TrainConfig { seed: 5, ..TrainConfig::default() };
@@ -21,6 +22,7 @@ fn config() -> TrainConfig {
     config.data.test_fraction = 0.8;
     config.data.validation_fraction = 0.3;
     config.data.tokens.max_seq_len = 64;
+    config.data.tokens.value_mode = ValueMode::Log1p;
     config.data.tokens.objective = Objective::Masked { ratio: 0.4 };
     config.loss.classification = 1.0;
     config.train.epochs = 4;

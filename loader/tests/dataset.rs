@@ -95,7 +95,7 @@ fn too_few_known_counts_is_an_error_and_leaves_the_builder_usable() {
     let blocks = || [Ok(block(0, 2, &[&[(0, 1.0), (1, 19.0)]]))];
     let error = builder.add_source("x", &names(&["A", "zebra"]), blocks(), None).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("5.0 %") && text.contains("10.0 %") && text.contains("like zebra:"), "{text}");
+    assert!(text.contains("5.0 %") && text.contains("10.0 %") && text.contains("like `zebra`:"), "{text}");
     let unknown = builder.add_source("x", &names(&["y", "z"]), [Ok(block(0, 2, &[&[]]))], None);
     assert!(matches!(unknown, Err(Error::FewGenesMatched { matched_genes: 0, .. })), "no counts at all");
     builder.add_source("y", &names(&["A", "B"]), blocks(), None).unwrap();

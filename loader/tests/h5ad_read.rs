@@ -81,7 +81,7 @@ fn h5ad_modern_matrices() {
     let error = data.obsm("X_pca").unwrap_err().to_string();
     assert!(error.contains("X_umap"), "{error}");
     let error = data.matrix(&Slot::Layer("counts".into())).unwrap_err().to_string();
-    assert!(error.contains("available: csc, half"), "{error}");
+    assert!(error.contains("available: `csc`, `half`"), "{error}");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn h5ad_modern_columns() {
     assert_eq!(data.var_keys(&Slot::X).unwrap(), ["highly_variable"]);
     assert_eq!(data.var(&Slot::X, "highly_variable").unwrap().len(), 5);
     let error = data.obs("cell_typ").unwrap_err().to_string();
-    assert!(error.contains("available: cell_type, counts, score"), "{error}");
+    assert!(error.contains("available: `cell_type`, `counts`, `score`"), "{error}");
     // Written without a matrix, without layers and without raw.
     assert!(!data.has_raw());
     assert!(matches!(data.matrix(&Slot::X), Err(Error::MissingKey { .. })));
@@ -212,7 +212,7 @@ fn h5ad_not_hdf5_or_not_anndata() {
     file.create_dataset("matrix").with_f64_data(&[1.0]);
     file.write(&path).unwrap();
     let error = AnnData::open(&path).unwrap_err().to_string();
-    assert!(error.contains("expected `obs` at its root, found matrix"), "{error}");
+    assert!(error.contains("expected `obs` at its root, found `matrix`"), "{error}");
 }
 
 /// Cut at many places and with single bytes changed, a file is an error or reads; it never panics.

@@ -12,7 +12,7 @@ use super::data::TrainingData;
 use super::log::Log;
 use super::optimizer::Optimizer;
 use super::schedule::Schedule;
-use super::trainer::{EpochMean, Observer, Progress};
+use super::trainer::{Observer, Progress};
 use crate::config::TrainConfig;
 use crate::layer::Dropout;
 use crate::model::cell_model::{CellModel, LossWeights, Losses, Workspace};
@@ -57,7 +57,7 @@ impl Loop<'_> {
         let count = batches.len();
         let key = SampleKey { seed: self.config.seed, epoch, training: true };
         let (dataset, start) = (self.data.dataset.clone(), self.state.position);
-        let (mut mean, mut step_losses, mut cells) = (EpochMean::default(), Losses::default(), Vec::new());
+        let (mut step_losses, mut cells) = (Losses::default(), Vec::new());
         for batch in Prefetcher::new(dataset, self.collator.clone(), batches, key, start, PREFETCH)? {
             let mut batch = batch?;
             batch.labels.iter_mut().for_each(|label| *label = relabel(self.data, *label));
@@ -66,7 +66,7 @@ impl Loop<'_> {
             let dropout = (probability > 0.0).then_some(Dropout { probability, seed: self.config.seed, step });
             let losses = self.workspace.forward(self.model, &batch, dropout)?;
             let scale = 1.0 / train.gradient_accumulation_steps as f64;
-            mean.add(&losses, &self.weights());
+            self.state.loss_sum += losses.total(&self.weights());
             step_losses.add(&losses, scale);
             cells.extend_from_slice(&batch.rows);
             if !losses.total(&self.weights()).is_finite() {
@@ -87,7 +87,7 @@ impl Loop<'_> {
                 save(self)?;
             }
         }
-        self.end_epoch(log, mean.mean(), observe)
+        self.end_epoch(log, count, observe)
     }
 
     fn not_finite(&self, what: &'static str, cells: Vec<usize>) -> Error {
@@ -134,7 +134,8 @@ impl Loop<'_> {
         if names.is_empty() || !moved { Ok(()) } else { Err(Error::MissingGradient { names }) }
     }
 
-    fn end_epoch(&mut self, log: &mut Log, training_loss: f64, observe: Observer<'_>) -> Result<()> {
+    fn end_epoch(&mut self, log: &mut Log, batches: usize, observe: Observer<'_>) -> Result<()> {
+        let training_loss = std::mem::take(&mut self.state.loss_sum) / batches as f64;
         let epoch = self.state.epoch;
         let patience = self.config.train.early_stopping_patience;
         let (mut validation_loss, mut validation_accuracy) = (None, None);

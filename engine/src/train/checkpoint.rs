@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) epoch: u64,
     /// Batches of this epoch that are done.
     pub(super) position: usize,
+    /// Sum of the weighted losses of these batches.
+    pub(super) loss_sum: f64,
     /// Lowest validation loss so far, and its epoch.
     pub(super) best: Option<(f64, u64)>,
     /// Whether training is over.

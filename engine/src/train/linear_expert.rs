@@ -10,13 +10,8 @@ use crate::model::gene_linear;
 use crate::weights::Parameters;
 
 /// The expert's fit: half-way between raw values and z-scores, and half-way between equal cells and equal classes.
-const OPTIONS: LogisticOptions = LogisticOptions {
-    inverse_penalty: 1.0,
-    tolerance: 1e-4,
-    max_iterations: 1000,
-    scale_exponent: 0.5,
-    class_weight_exponent: 0.5,
-};
+const OPTIONS: LogisticOptions =
+    LogisticOptions { inverse_penalty: 1.0, tolerance: 1e-4, max_iterations: 1000, scale_exponent: 0.5, class_weight_exponent: 0.5 };
 
 /// Cells that are collated at a time.
 const CELLS: usize = 256;

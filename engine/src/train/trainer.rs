@@ -17,7 +17,7 @@ use super::schedule::Schedule;
 use crate::bundle::{Bundle, BundleConfig};
 use crate::config::TrainConfig;
 use crate::layer::Dims;
-use crate::model::cell_model::{CellModel, Heads, LossWeights, Losses, Purpose};
+use crate::model::cell_model::{CellModel, Heads, LossWeights, Purpose};
 use crate::weights::ParameterPlan;
 use crate::{Error, Result};
 
@@ -262,23 +262,5 @@ impl Trainer {
         let evaluation = evaluate::on_test_cells(&bundle, &self.data, self.config.seed)?;
         crate::bundle::write_json(&folder.join("evaluation.json"), &evaluation)?;
         Ok(Outcome { steps, evaluation: Some(evaluation) })
-    }
-}
-
-/// Means of an epoch's training losses.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct EpochMean {
-    sum: f64,
-    batches: usize,
-}
-
-impl EpochMean {
-    pub(super) fn add(&mut self, losses: &Losses, weights: &LossWeights) {
-        self.sum += losses.total(weights);
-        self.batches += 1;
-    }
-
-    pub(super) fn mean(&self) -> f64 {
-        self.sum / self.batches.max(1) as f64
     }
 }
