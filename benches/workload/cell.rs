@@ -61,7 +61,7 @@ fn fill<T: Float>(parameters: &Parameters<T>, stream: &Stream) -> Result<()> {
     for declared in parameters.declared() {
         let value = declared.parameter.value;
         let seed = declared.name.bytes().fold(0x811C_9DC5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let is_matrix = value.shape().len() > 1;
+        let is_matrix = value.shape().rank() > 1;
         let bound = if is_matrix { 1.0 / (value.width() as f32).sqrt() } else { 0.02 };
         let mut values = uniform(seed, value.len(), bound);
         if !is_matrix && declared.name.contains("norm") && declared.name.ends_with("weight") {
@@ -160,7 +160,7 @@ impl Train {
                 first_moment: moments.first,
                 second_moment: moments.second,
                 learning_rate_scale: 1.0,
-                weight_decay: if weight.shape().len() > 1 { WEIGHT_DECAY } else { 0.0 },
+                weight_decay: if weight.shape().rank() > 1 { WEIGHT_DECAY } else { 0.0 },
             })
         };
         let groups: Vec<_> = setup.parameters.declared().iter().filter_map(group).collect();

@@ -19,7 +19,7 @@ impl Optimizer {
     pub(super) fn new(parameters: &Parameters<f32>, config: &OptimizerConfig) -> Optimizer {
         let groups = parameters.declared().iter().filter_map(|declared| {
             let (weight, gradient, moments) = (declared.parameter.value, declared.parameter.gradient?, declared.moments?);
-            let weight_decay = if weight.shape().len() >= 2 { config.weight_decay } else { 0.0 };
+            let weight_decay = if weight.shape().rank() >= 2 { config.weight_decay } else { 0.0 };
             Some(adamw::Group {
                 weight,
                 master: None,

@@ -13,6 +13,11 @@ impl Shape {
         self.iter().product()
     }
 
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
     /// True when a dimension is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
