@@ -1,20 +1,23 @@
-//! The small matrix product and the transpose of the tiles with AVX-512 registers; same bits as the portable ones.
+//! The small matrix product and the transpose of the tiles with vector registers; same bits as the portable ones.
 
 use super::cpu_tile::Product;
 
-/// `c = a b` or `c += a b` in f32; false when the machine lacks AVX-512 and nothing was done.
+/// `c = a b` or `c += a b` in f32; false when the machine lacks AVX2 and nothing was done.
 ///
 /// # Panics
 /// When a slice is shorter than the shape says: a bug of ours.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn product(shape: &Product, c: &mut [f32], a: &[f32], b: &[f32]) -> bool {
     use crate::runtime::simd::{Level, level};
-    if level() < Level::Avx512 {
-        return false;
-    }
     shape.check(c.len(), a.len(), b.len());
-    // SAFETY: the features were detected; `check` found every element that the shape names inside the slices.
-    unsafe { avx512::product(shape, c.as_mut_ptr(), a.as_ptr(), b.as_ptr()) };
+    let (c, a, b) = (c.as_mut_ptr(), a.as_ptr(), b.as_ptr());
+    match level() {
+        Level::Portable => return false,
+        // SAFETY: the features were detected; `check` found every element that the shape names inside the slices.
+        Level::Avx2 => unsafe { avx2::product(shape, c, a, b) },
+        // SAFETY: as above.
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512::product(shape, c, a, b) },
+    }
     true
 }
 
@@ -49,6 +52,87 @@ pub(super) fn transpose(target: &mut [f32], lanes: usize, source: &[f32], width:
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn transpose(_target: &mut [f32], _lanes: usize, _source: &[f32], _width: usize, _rows: usize, _columns: usize) -> bool {
     false
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::Product;
+    use std::arch::x86_64::*;
+
+    /// Panels of 16 columns, each over all rows while it is in the first cache: six rows at a time, whose sums fill twelve of the sixteen
+    /// registers, then four or two.
+    ///
+    /// # Safety
+    /// AVX2 and FMA; the slices behind the pointers passed [`Product::check`].
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn product(shape: &Product, c: *mut f32, a: *const f32, b: *const f32) {
+        for column in (0..shape.n).step_by(16) {
+            // SAFETY: the panel's columns lie inside the checked shape.
+            unsafe {
+                if shape.a_row == 1 {
+                    panel::<true>(shape, c.add(column), a, b.add(column));
+                } else {
+                    panel::<false>(shape, c.add(column), a, b.add(column));
+                }
+            }
+        }
+    }
+
+    /// One panel. `UNIT`: the rows of `a` lie one element apart.
+    ///
+    /// # Safety
+    /// As for [`product`], for the panel that starts at `c` and `b`.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn panel<const UNIT: bool>(s: &Product, c: *mut f32, a: *const f32, b: *const f32) {
+        let a_row = if UNIT { 1 } else { s.a_row };
+        let mut row = 0;
+        while row < s.m {
+            let rows = (s.m - row).min(6);
+            // SAFETY: `m` is even, so that 6, 4 or 2 rows are left; they lie inside the checked shape.
+            unsafe {
+                let (c, a) = (c.add(row * s.c_row), a.add(row * a_row));
+                match rows {
+                    6 => tile::<6, UNIT>(s, c, a, b),
+                    4 => tile::<4, UNIT>(s, c, a, b),
+                    _ => tile::<2, UNIT>(s, c, a, b),
+                }
+            }
+            row += rows;
+        }
+    }
+
+    /// `ROWS x 16` elements of `c` in registers.
+    ///
+    /// # Safety
+    /// As for [`panel`], for the rows from `c` and `a` on.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile<const ROWS: usize, const UNIT: bool>(s: &Product, c: *mut f32, mut a: *const f32, mut b: *const f32) {
+        let a_row = if UNIT { 1 } else { s.a_row };
+        // SAFETY: every index is inside the checked shape.
+        unsafe {
+            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+            if s.add {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    *sums = [_mm256_loadu_ps(c.add(r * s.c_row)), _mm256_loadu_ps(c.add(r * s.c_row + 8))];
+                }
+            }
+            for _ in 0..s.k {
+                let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let factor = _mm256_broadcast_ss(&*a.add(r * a_row));
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = _mm256_fmadd_ps(factor, column, *sum);
+                    }
+                }
+                a = a.wrapping_add(s.a_step);
+                b = b.wrapping_add(s.b_row);
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                _mm256_storeu_ps(c.add(r * s.c_row), sums[0]);
+                _mm256_storeu_ps(c.add(r * s.c_row + 8), sums[1]);
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
