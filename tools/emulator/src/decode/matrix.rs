@@ -1,0 +1,120 @@
+//! `ldmatrix`, `movmatrix`, `mma`, `wmma`.
+
+use super::Decoder;
+use crate::error::Result;
+use crate::numeric::matrix::Shape;
+use crate::program::{Op, Where};
+use crate::syntax::{Operand, Type};
+
+impl Decoder<'_> {
+    pub(super) fn matrix(&mut self, name: &str, parts: &[&str], operands: &[Operand]) -> Result<Op> {
+        let has = |part: &str| parts.contains(&part);
+        match name {
+            "ldmatrix" => {
+                self.needs(75, 65)?;
+                let [d, at] = self.exactly(operands)?;
+                let (d, count) = self.targets(d)?;
+                let stated = if has("x4") {
+                    4
+                } else if has("x2") {
+                    2
+                } else {
+                    1
+                };
+                if !has("m8n8") || count != stated {
+                    return self.unsupported();
+                }
+                Ok(Op::LoadMatrix { d, count, transposed: has("trans"), at: self.address(at)?.0 })
+            }
+            "movmatrix" => {
+                self.needs(75, 78)?;
+                let [d, s] = self.exactly(operands)?;
+                Ok(Op::MoveMatrix { d: self.target(d)?, s: self.source(s, Type::B32)? })
+            }
+            "mma" => self.mma(parts, operands),
+            _ => self.wmma(parts, operands),
+        }
+    }
+
+    fn mma(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
+        self.needs(80, 70)?;
+        let types: Vec<Type> = parts.iter().filter_map(|part| Type::parse(part)).collect();
+        let [to, element, right, sum] = types[..] else { return self.unsupported() };
+        let depth = match parts.iter().find(|part| part.starts_with("m16n8")) {
+            Some(&"m16n8k16") => 16,
+            Some(&"m16n8k8") => 8,
+            _ => return self.unsupported(),
+        };
+        let known = match element {
+            Type::Bf16 => to == Type::F32,
+            Type::F16 => matches!(to, Type::F32 | Type::F16),
+            Type::Tf32 => to == Type::F32 && depth == 8,
+            _ => false,
+        };
+        if !known || right != element || sum != to || parts.contains(&"sp") {
+            return self.unsupported();
+        }
+        let shape = Shape { element, depth, half: to == Type::F16 };
+        let [d, a, b, c] = self.exactly(operands)?;
+        let ((d, in_d), (a, in_a)) = (self.targets(d)?, self.sources(a, Type::B32)?);
+        let ((b, in_b), (c, in_c)) = (self.sources(b, Type::B32)?, self.sources(c, Type::F32)?);
+        let [of_a, of_b, of_c] = shape.registers();
+        if [in_d, in_a, in_b, in_c].map(usize::from) != [of_c, of_a, of_b, of_c] {
+            return self.wrong(format!("`{}` takes {of_a}, {of_b} and {of_c} registers", self.part));
+        }
+        Ok(Op::Mma { shape, d, a, b, c })
+    }
+
+    /// `wmma` of m16n16k16: its fragments are opaque, so any layout serves that load, store and mma share.
+    fn wmma(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
+        let has = |part: &str| parts.contains(&part);
+        if !has("m16n16k16") {
+            return self.unsupported();
+        }
+        let types: Vec<Type> = parts.iter().filter_map(|part| Type::parse(part)).collect();
+        let space = if has("global") {
+            Where::Global
+        } else if parts.iter().any(|part| part.starts_with("shared")) {
+            Where::Shared
+        } else {
+            Where::Generic
+        };
+        // The layout of the last `.row` or `.col`.
+        let rows = parts.iter().rev().find_map(|part| match *part {
+            "row" => Some(true),
+            "col" => Some(false),
+            _ => None,
+        });
+        match (parts.first(), rows) {
+            (Some(&"load"), Some(rows)) => {
+                let Some(&element) = types.last() else { return self.unsupported() };
+                let (d, _) = self.targets(&operands[0])?;
+                let (at, _) = self.address(operands.get(1).unwrap_or(&Operand::Sink))?;
+                let stride = self.source(operands.get(2).unwrap_or(&Operand::Integer(16)), Type::U32)?;
+                Ok(Op::WmmaLoad { element, rows, d, at, stride, space })
+            }
+            (Some(&"store"), Some(rows)) => {
+                let Some(&element) = types.last() else { return self.unsupported() };
+                let (at, _) = self.address(&operands[0])?;
+                let (s, _) = self.sources(operands.get(1).unwrap_or(&Operand::Sink), Type::B32)?;
+                let stride = self.source(operands.get(2).unwrap_or(&Operand::Integer(16)), Type::U32)?;
+                Ok(Op::WmmaStore { element, rows, s, at, stride, space })
+            }
+            (Some(&"mma"), Some(_)) => {
+                // f16 inputs name only the types of d and c.
+                let (element, half) = match types[..] {
+                    [d, c] => (Type::F16, [d == Type::F16, c == Type::F16]),
+                    [Type::F32, Type::Bf16, Type::Bf16, Type::F32] => (Type::Bf16, [false, false]),
+                    _ => return self.unsupported(),
+                };
+                let [d, a, b, c] = self.exactly(operands)?;
+                let (d, _) = self.targets(d)?;
+                let (a, _) = self.sources(a, Type::B32)?;
+                let (b, _) = self.sources(b, Type::B32)?;
+                let (c, _) = self.sources(c, Type::B32)?;
+                Ok(Op::WmmaMma { element, half, d, a, b, c })
+            }
+            _ => self.unsupported(),
+        }
+    }
+}

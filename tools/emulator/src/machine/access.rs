@@ -1,0 +1,389 @@
+//! Loads, stores and atomics: addresses of 32 lanes to bytes, with checks and counts.
+
+use super::block::Block;
+use super::execute::lanes_of;
+use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::error::Fault;
+use crate::lanes::L64;
+use crate::memory::{Accessor, Allocation};
+use crate::numeric::format::{Rounding, canonical, f16_to_f32, to_f16};
+use crate::program::{Address, Atomic, Reg, Src, Where};
+use crate::syntax::Type;
+
+/// An address in the space that a generic one means.
+fn resolve(space: Where, address: u64) -> (Where, u64) {
+    match space {
+        Where::Generic if address >= LOCAL_WINDOW => (Where::Local, address - LOCAL_WINDOW),
+        Where::Generic if address >= SHARED_WINDOW => (Where::Shared, address - SHARED_WINDOW),
+        Where::Generic => (Where::Global, address),
+        // A shared address may also be given in full.
+        Where::Shared if address >= SHARED_WINDOW => (Where::Shared, address - SHARED_WINDOW),
+        other => (other, address),
+    }
+}
+
+/// The words of an access as elements of `size` bytes.
+fn element_of(words: &[u32; 4], index: usize, size: usize) -> u64 {
+    match size {
+        8 => u64::from(words[2 * index]) | (u64::from(words[2 * index + 1]) << 32),
+        4 => u64::from(words[index]),
+        _ => {
+            let at = index * size;
+            u64::from((words[at / 4] >> (8 * (at % 4))) & ((1 << (8 * size)) - 1))
+        }
+    }
+}
+
+impl Block<'_> {
+    pub(super) fn addresses(&self, warp: usize, active: u32, at: Address) -> Result<L64, Fault> {
+        let base = self.wide(warp, active, at.base)?;
+        Ok(base.map(|base| base.wrapping_add_signed(at.offset)))
+    }
+
+    fn global_accessor(&self, ordered: bool) -> Accessor {
+        Accessor { launch: self.grid.number, cta: self.cta, ordered: self.ordered || ordered }
+    }
+
+    fn allocation(&self, address: u64, size: u32) -> Result<&Allocation, Fault> {
+        if !address.is_multiple_of(u64::from(size)) {
+            return Err(Fault::Misaligned { space: "global", address, alignment: size });
+        }
+        match self.grid.heap.find(address, u64::from(size)) {
+            Some(allocation) => Ok(allocation),
+            None => Err(Fault::Bounds { space: "global", address, size }),
+        }
+    }
+
+    /// Sectors that a request of `size` bytes a lane touches.
+    pub(super) fn count_global(&mut self, addresses: &L64, active: u32, size: u32) {
+        let mut sectors = [u64::MAX; 32];
+        let mut count = 0;
+        for lane in lanes_of(active) {
+            sectors[count] = addresses[lane] / 32;
+            count += 1;
+        }
+        let sectors = &mut sectors[..count];
+        sectors.sort_unstable();
+        let distinct = 1 + sectors.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64;
+        let bytes = u64::from(size) * count as u64;
+        self.counters.global_requests += 1;
+        self.counters.global_sectors += if count == 0 { 0 } else { distinct };
+        self.counters.global_sectors_least += bytes.div_ceil(32).min(distinct);
+        self.counters.global_bytes += bytes;
+    }
+
+    /// Bank conflicts of a request: lanes go in groups that move 128 bytes, and every group takes as many passes as the busiest bank
+    /// has different words.
+    pub(super) fn count_shared(&mut self, addresses: &L64, active: u32, size: u32) {
+        let group = (128 / size.max(4)) as usize;
+        for first in (0..32).step_by(group) {
+            let lanes = active & ((((1u64 << group) - 1) << first) as u32);
+            if lanes == 0 {
+                continue;
+            }
+            let mut words: [[u32; 4]; 32] = [[u32::MAX; 4]; 32];
+            let mut used = [0usize; 32];
+            let mut most = 1;
+            for lane in lanes_of(lanes) {
+                for part in 0..(size / 4).max(1) {
+                    let word = (addresses[lane] / 4) as u32 + part;
+                    let bank = word as usize % 32;
+                    let seen = used[bank].min(4);
+                    if !words[bank][..seen].contains(&word) {
+                        if seen < 4 {
+                            words[bank][seen] = word;
+                        }
+                        used[bank] += 1;
+                        most = most.max(used[bank]);
+                    }
+                }
+            }
+            self.counters.bank_conflicts += most as u64 - 1;
+        }
+        self.counters.shared_requests += 1;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "fields of one instruction")]
+    pub(super) fn load(
+        &mut self,
+        warp: usize,
+        active: u32,
+        space: Where,
+        element: Type,
+        d: &[Reg],
+        at: Address,
+        ordered: bool,
+    ) -> Result<(), Fault> {
+        let addresses = self.addresses(warp, active, at)?;
+        let size = (element.size() * d.len()) as u32;
+        let mut values = [[0u64; 32]; 8];
+        self.fetch(warp, active, space, &addresses, size, ordered, |lane, words| {
+            for (index, values) in values.iter_mut().enumerate().take(d.len()) {
+                values[lane] = element_of(words, index, element.size());
+            }
+        })?;
+        for (d, values) in d.iter().zip(&mut values) {
+            if element.is_signed() && element.size() < 8 {
+                let shift = 64 - 8 * element.size();
+                let wide = matches!(d, Reg::W(_));
+                for value in values.iter_mut() {
+                    *value = (((*value << shift) as i64) >> shift) as u64;
+                    if element.size() == 2 && !wide {
+                        *value &= 0xffff_ffff;
+                    }
+                }
+            }
+            self.warps[warp].put_wide(*d, active, values);
+        }
+        Ok(())
+    }
+
+    /// Reads `size` bytes for every active lane and hands them to `take` as words.
+    #[expect(clippy::too_many_arguments, reason = "fields of one access")]
+    pub(super) fn fetch(
+        &mut self,
+        warp: usize,
+        active: u32,
+        space: Where,
+        addresses: &L64,
+        size: u32,
+        ordered: bool,
+        mut take: impl FnMut(usize, &[u32; 4]),
+    ) -> Result<(), Fault> {
+        if !matches!(size, 1 | 2 | 4 | 8 | 16) {
+            return Err(Fault::Illegal { reason: format!("an access of {size} bytes") });
+        }
+        let check = self.grid.config.checks;
+        if space == Where::Global {
+            self.count_global(addresses, active, size);
+        } else if space == Where::Shared {
+            self.count_shared(addresses, active, size);
+        }
+        let who = self.global_accessor(ordered);
+        for lane in lanes_of(active) {
+            let (space, address) = resolve(space, addresses[lane]);
+            let words = match space {
+                Where::Global | Where::Generic => self.allocation(address, size)?.load(address, size as usize, who, check)?,
+                Where::Shared => {
+                    self.shared.check(address, size)?;
+                    let accessor = Block::accessor(&self.warps[warp], self.generation);
+                    self.shared.load(address, size, &accessor, lane as u8, check)?
+                }
+                Where::Param => {
+                    let params = &self.grid.launch.params;
+                    let (start, end) = (address as usize, address as usize + size as usize);
+                    if end > params.len() {
+                        return Err(Fault::Bounds { space: "param", address, size });
+                    }
+                    words_of(&params[start..end])
+                }
+                Where::Local | Where::Frame => {
+                    let (memory, name) = self.private(warp, space);
+                    let range = private_range(memory.0, name, lane, address, size)?;
+                    let state = &self.warps[warp];
+                    if space == Where::Local && check && !state.local_written[range.clone()].iter().all(|written| *written) {
+                        return Err(Fault::UninitialisedMemory { space: name, address });
+                    }
+                    words_of(if space == Where::Local { &state.local[range] } else { &state.frame[range] })
+                }
+            };
+            take(lane, &words);
+        }
+        Ok(())
+    }
+
+    fn private(&self, warp: usize, space: Where) -> ((usize, ()), &'static str) {
+        match space {
+            Where::Local => ((self.warps[warp].local.len() / 32, ()), "local"),
+            _ => ((self.warps[warp].frame.len() / 32, ()), "frame"),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "fields of one instruction")]
+    pub(super) fn store(
+        &mut self,
+        warp: usize,
+        active: u32,
+        space: Where,
+        element: Type,
+        s: &[Src],
+        at: Address,
+        ordered: bool,
+    ) -> Result<(), Fault> {
+        let addresses = self.addresses(warp, active, at)?;
+        let size = element.size();
+        let mut words = [[0u32; 4]; 32];
+        for (index, s) in s.iter().enumerate() {
+            let values = self.wide(warp, active, *s)?;
+            for (words, value) in words.iter_mut().zip(values) {
+                match size {
+                    8 => (words[2 * index % 4], words[(2 * index + 1) % 4]) = (value as u32, (value >> 32) as u32),
+                    4 => words[index % 4] = value as u32,
+                    _ => {
+                        let at = index * size;
+                        words[at / 4 % 4] |= (value as u32 & ((1 << (8 * size)) - 1)) << (8 * (at % 4));
+                    }
+                }
+            }
+        }
+        self.put(warp, active, space, &addresses, (size * s.len()) as u32, &words, ordered)
+    }
+
+    /// Writes `size` bytes for every active lane.
+    #[expect(clippy::too_many_arguments, reason = "fields of one access")]
+    pub(super) fn put(
+        &mut self,
+        warp: usize,
+        active: u32,
+        space: Where,
+        addresses: &L64,
+        size: u32,
+        words: &[[u32; 4]; 32],
+        ordered: bool,
+    ) -> Result<(), Fault> {
+        if !matches!(size, 1 | 2 | 4 | 8 | 16) {
+            return Err(Fault::Illegal { reason: format!("an access of {size} bytes") });
+        }
+        let check = self.grid.config.checks;
+        if space == Where::Global {
+            self.count_global(addresses, active, size);
+        } else if space == Where::Shared {
+            self.count_shared(addresses, active, size);
+        }
+        let who = self.global_accessor(ordered);
+        for lane in lanes_of(active) {
+            let (space, address) = resolve(space, addresses[lane]);
+            match space {
+                Where::Global | Where::Generic => self.allocation(address, size)?.store(address, size as usize, words[lane], who, check)?,
+                Where::Shared => {
+                    self.shared.check(address, size)?;
+                    // Lanes of one instruction that agree are no race.
+                    let earlier = lanes_of(active & ((1 << lane) - 1)).find(|other| addresses[*other] == addresses[lane]);
+                    let agreed = check && earlier.is_some_and(|other| words[other] == words[lane]);
+                    if !agreed {
+                        let accessor = Block::accessor(&self.warps[warp], self.generation);
+                        self.shared.store(address, size, words[lane], &accessor, lane as u8, check)?;
+                    }
+                }
+                Where::Param => return Err(Fault::Illegal { reason: "the entry's parameters cannot be written".into() }),
+                Where::Local | Where::Frame => {
+                    let ((bytes, ()), name) = self.private(warp, space);
+                    let range = private_range(bytes, name, lane, address, size)?;
+                    let state = &mut self.warps[warp];
+                    let source: Vec<u8> = words[lane].iter().flat_map(|word| word.to_le_bytes()).take(size as usize).collect();
+                    if space == Where::Local {
+                        state.local_written[range.clone()].fill(true);
+                        state.local[range].copy_from_slice(&source);
+                    } else {
+                        state.frame[range].copy_from_slice(&source);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "fields of one instruction")]
+    pub(super) fn atomic(
+        &mut self,
+        warp: usize,
+        active: u32,
+        space: Where,
+        kind: Atomic,
+        element: Type,
+        d: Reg,
+        at: Address,
+        s: &[Src; 2],
+    ) -> Result<(), Fault> {
+        let addresses = self.addresses(warp, active, at)?;
+        let (b, c) = (self.wide(warp, active, s[0])?, self.wide(warp, active, s[1])?);
+        let size = element.size() as u32;
+        let mut before = [0u64; 32];
+        for lane in lanes_of(active) {
+            let (space, address) = resolve(space, addresses[lane]);
+            let update = |old: u64| updated(kind, element, old, b[lane], c[lane]);
+            before[lane] = match space {
+                Where::Shared => {
+                    self.shared.check(address, size)?;
+                    self.shared.update(address, size, update)?
+                }
+                Where::Global | Where::Generic => self.allocation(address, size)?.update(address, size as usize, update)?,
+                _ => return Err(Fault::Illegal { reason: "an atomic on memory that no other thread sees".into() }),
+            };
+        }
+        if space == Where::Global {
+            self.count_global(&addresses, active, size);
+        }
+        self.ordered |= space != Where::Shared;
+        self.warps[warp].put_wide(d, active, &before);
+        Ok(())
+    }
+}
+
+fn words_of(bytes: &[u8]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (at, byte) in bytes.iter().enumerate() {
+        words[at / 4] |= u32::from(*byte) << (8 * (at % 4));
+    }
+    words
+}
+
+/// Where a lane's private bytes stand.
+fn private_range(bytes: usize, space: &'static str, lane: usize, address: u64, size: u32) -> Result<std::ops::Range<usize>, Fault> {
+    if address + u64::from(size) > bytes as u64 {
+        return Err(Fault::Bounds { space, address, size });
+    }
+    if !address.is_multiple_of(u64::from(size)) {
+        return Err(Fault::Misaligned { space, address, alignment: size });
+    }
+    let start = lane * bytes + address as usize;
+    Ok(start..start + size as usize)
+}
+
+/// What an atomic leaves in memory.
+fn updated(kind: Atomic, element: Type, old: u64, b: u64, c: u64) -> u64 {
+    let bits = 8 * element.size() as u32;
+    let low = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
+    let signed = |value: u64| ((value << (64 - bits)) as i64) >> (64 - bits);
+    match (kind, element) {
+        (Atomic::Add, Type::F32) => u64::from(canonical(f32::from_bits(old as u32) + f32::from_bits(b as u32))),
+        (Atomic::Add, Type::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        (Atomic::Add, Type::F16x2 | Type::F16) => {
+            let add = |shift: u32| {
+                let half = |bits: u64| f64::from(f16_to_f32((bits >> shift) as u32 & 0xffff));
+                u64::from(to_f16(half(old) + half(b), Rounding::Nearest)) << shift
+            };
+            if element == Type::F16 { add(0) } else { add(0) | add(16) }
+        }
+        (Atomic::Add, _) => old.wrapping_add(b) & low,
+        (Atomic::Min, _) if element.is_signed() => signed(old).min(signed(b)) as u64 & low,
+        (Atomic::Max, _) if element.is_signed() => signed(old).max(signed(b)) as u64 & low,
+        (Atomic::Min, _) => old.min(b & low),
+        (Atomic::Max, _) => old.max(b & low),
+        (Atomic::And, _) => old & b,
+        (Atomic::Or, _) => old | (b & low),
+        (Atomic::Xor, _) => old ^ (b & low),
+        (Atomic::Exchange, _) => b & low,
+        (Atomic::Compare, _) => {
+            if old == b & low {
+                c & low
+            } else {
+                old
+            }
+        }
+        (Atomic::Increment, _) => {
+            if old >= b & low {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (Atomic::Decrement, _) => {
+            if old == 0 || old > b & low {
+                b & low
+            } else {
+                old - 1
+            }
+        }
+    }
+}

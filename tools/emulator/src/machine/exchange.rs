@@ -1,0 +1,298 @@
+//! What lanes and warps do together: shuffles, votes, matrices out of shared memory, barriers.
+
+use super::block::{Block, Flow};
+use super::execute::lanes_of;
+use super::warp::State;
+use crate::error::Fault;
+use crate::lanes::{L32, Lanes};
+use crate::numeric::matrix::{self, Shape};
+use crate::program::{Instr, Op, PredicateSrc, Shuffle, Src, Vote, Where};
+
+impl Block<'_> {
+    /// The mask operand: the same in every active lane.
+    fn members(&self, warp: usize, active: u32, s: Src) -> Result<u32, Fault> {
+        let masks = self.narrow(warp, active, s)?;
+        let mut lanes = lanes_of(active).map(|lane| masks[lane]);
+        let first = lanes.next().unwrap_or(0);
+        if lanes.any(|mask| mask != first) {
+            return Err(Fault::Divergence { reason: "lanes name different masks".into() });
+        }
+        Ok(first)
+    }
+
+    pub(super) fn exchange(&mut self, warp: usize, fragment: usize, active: u32, instr: &Instr) -> Result<Flow, Fault> {
+        let program = self.grid.program;
+        // Operations of the whole warp name no mask; the others do.
+        let members = match &instr.op {
+            Op::Shuffle { members, .. }
+            | Op::Vote { members, .. }
+            | Op::Match { members, .. }
+            | Op::Reduce { members, .. }
+            | Op::WarpBarrier { members } => self.members(warp, active, *members)?,
+            Op::ActiveMask { d } => {
+                self.warps[warp].put_narrow(*d, active, &[active; 32]);
+                return Ok(Flow::Next);
+            }
+            Op::Barrier { .. } => self.warps[warp].live,
+            _ => u32::MAX,
+        };
+        if !self.together(warp, fragment, active, members)? {
+            return Ok(Flow::Wait);
+        }
+        match &instr.op {
+            Op::Shuffle { kind, d, p, s, .. } => {
+                let (values, operand, clamp) =
+                    (self.narrow(warp, active, s[0])?, self.narrow(warp, active, s[1])?, self.narrow(warp, active, s[2])?);
+                let (mut results, mut inside) = (values, 0u32);
+                for lane in lanes_of(active) {
+                    let (source, ok) = partner(*kind, lane as u32, operand[lane], clamp[lane]);
+                    if ok {
+                        inside |= 1 << lane;
+                        if active >> source & 1 == 0 {
+                            let reason = format!("lane {lane} reads lane {source}, which does not take part");
+                            return Err(Fault::Divergence { reason });
+                        }
+                        results[lane] = values[source as usize];
+                    }
+                }
+                self.warps[warp].put_narrow(*d, active, &results);
+                self.warps[warp].put_predicate(*p, active, inside);
+            }
+            Op::Vote { kind, d, p, .. } => {
+                let yes = self.warps[warp].predicate(*p, active, program)? & active;
+                match kind {
+                    Vote::Ballot | Vote::Popc => self.warps[warp].put_narrow(*d, active, &[yes; 32]),
+                    Vote::All => self.warps[warp].put_predicate(*d, active, if yes == active { u32::MAX } else { 0 }),
+                    Vote::Any => self.warps[warp].put_predicate(*d, active, if yes != 0 { u32::MAX } else { 0 }),
+                    Vote::Uniform => self.warps[warp].put_predicate(*d, active, if yes == active || yes == 0 { u32::MAX } else { 0 }),
+                }
+            }
+            Op::Match { d, p, s, all, wide, .. } => {
+                let mut values = self.wide(warp, active, *s)?;
+                if !wide {
+                    values.iter_mut().for_each(|value| *value &= 0xffff_ffff);
+                }
+                let same = |lane: usize| {
+                    lanes_of(active).filter(|other| values[*other] == values[lane]).fold(0u32, |mask, other| mask | 1 << other)
+                };
+                let mut results = [0u32; 32];
+                let mut agreed = 0u32;
+                for lane in lanes_of(active) {
+                    let mask = same(lane);
+                    results[lane] = if *all && mask != active { 0 } else { mask };
+                    agreed |= u32::from(mask == active) << lane;
+                }
+                self.warps[warp].put_narrow(*d, active, &results);
+                self.warps[warp].put_predicate(*p, active, agreed);
+            }
+            Op::Reduce { f, d, s, .. } => {
+                let values = self.narrow(warp, active, *s)?;
+                let Lanes::N2(f) = f else { return Ok(Flow::Next) };
+                let combined = lanes_of(active).map(|lane| [values[lane]; 32]).reduce(|a: L32, b: L32| f(&a, &b));
+                self.warps[warp].put_narrow(*d, active, &combined.unwrap_or([0; 32]));
+            }
+            Op::LoadMatrix { d, count, transposed, at } => {
+                let addresses = self.addresses(warp, active, *at)?;
+                for (matrix, d) in d.iter().enumerate().take(usize::from(*count)) {
+                    let lanes = 0xffu32 << (8 * matrix);
+                    let mut rows = [[0u32; 4]; 8];
+                    self.fetch(warp, lanes, Where::Shared, &addresses, 16, false, |lane, words| rows[lane % 8] = *words)?;
+                    self.warps[warp].put_narrow(*d, active, &tile(&rows, *transposed));
+                }
+            }
+            Op::MoveMatrix { d, s } => {
+                let values = self.narrow(warp, active, *s)?;
+                let rows = std::array::from_fn(|row| std::array::from_fn(|word| values[4 * row + word]));
+                self.warps[warp].put_narrow(*d, active, &tile(&rows, true));
+            }
+            Op::WmmaLoad { .. } | Op::WmmaStore { .. } | Op::WmmaMma { .. } => self.wmma(warp, active, &instr.op)?,
+            Op::Barrier { id, threads, waits, reduce } => return self.arrive(warp, fragment, active, *id, *threads, *waits, reduce),
+            _ => {}
+        }
+        Ok(Flow::Next)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "fields of one instruction")]
+    fn arrive(
+        &mut self,
+        warp: usize,
+        fragment: usize,
+        active: u32,
+        id: Src,
+        threads: Option<Src>,
+        waits: bool,
+        reduce: &Option<(Vote, crate::program::Reg, PredicateSrc)>,
+    ) -> Result<Flow, Fault> {
+        let id = self.members(warp, active, id)?;
+        let threads = match threads {
+            Some(threads) => self.members(warp, active, threads)?,
+            None => 0,
+        };
+        if id as usize >= self.barriers.len() {
+            return Err(Fault::Barrier { reason: format!("there is no barrier {id}") });
+        }
+        if threads % 32 != 0 || threads > 32 * self.warps.len() as u32 {
+            let reason = format!("a barrier of {threads} threads in a CTA of {} warps", self.warps.len());
+            return Err(Fault::Barrier { reason });
+        }
+        let vote = match reduce {
+            Some((kind, d, p)) => Some((warp as u8, *kind, *d, active, self.warps[warp].predicate(*p, active, self.grid.program)?)),
+            None => None,
+        };
+        let barrier = &mut self.barriers[id as usize];
+        let bit = 1u32 << warp;
+        if barrier.arrived & bit != 0 {
+            return Err(Fault::Barrier { reason: format!("warp {warp} arrives twice at barrier {id}") });
+        }
+        // A CTA's whole size is the same as no size.
+        let threads = if threads == 32 * self.warps.len() as u32 { 0 } else { threads };
+        if barrier.arrived != 0 && barrier.threads != threads {
+            let reason = format!("barrier {id} waits for {} threads, this warp says {threads}", barrier.threads);
+            return Err(Fault::Barrier { reason });
+        }
+        barrier.arrived |= bit;
+        barrier.threads = threads;
+        barrier.votes.extend(vote);
+        let pc = self.warps[warp].fragments[fragment].pc;
+        self.warps[warp].fragments[fragment].pc = pc + 1;
+        if waits {
+            self.barriers[id as usize].waiting |= bit;
+            self.warps[warp].fragments[fragment].state = State::Barrier(id as u8);
+        }
+        self.release()?;
+        Ok(Flow::Moved)
+    }
+
+    /// `wmma`: a fragment's register r of lane l holds elements 32 r + l (pairs for 16-bit types), in rows of 16. Nothing outside this
+    /// function depends on that order, since the ISA leaves it open.
+    fn wmma(&mut self, warp: usize, active: u32, op: &Op) -> Result<(), Fault> {
+        match op {
+            Op::WmmaLoad { element, rows, d, at, stride, space } => {
+                let size = element.size();
+                let (addresses, stride) = (self.addresses(warp, active, *at)?, self.narrow(warp, active, *stride)?);
+                let pairs = if size == 2 { 2 } else { 1 };
+                // a and b of 16-bit types use eight registers, in which every element stands twice: only the first four are read.
+                let registers = if pairs == 2 { 4 } else { 8 };
+                for (register, d) in d.iter().enumerate() {
+                    let mut values = [0u32; 32];
+                    for part in 0..pairs {
+                        let places = std::array::from_fn(|lane| {
+                            let index = ((register % registers) * 32 + lane) * pairs + part;
+                            let (row, column) = (index / 16, index % 16);
+                            let (major, minor) = if *rows { (row, column) } else { (column, row) };
+                            addresses[lane].wrapping_add(((major * stride[lane] as usize + minor) * size) as u64)
+                        });
+                        self.fetch(warp, active, *space, &places, size as u32, false, |lane, words| {
+                            values[lane] |= words[0] << (16 * part)
+                        })?;
+                    }
+                    self.warps[warp].put_narrow(*d, active, &values);
+                }
+            }
+            Op::WmmaStore { element, rows, s, at, stride, space } => {
+                let size = element.size();
+                let (addresses, stride) = (self.addresses(warp, active, *at)?, self.narrow(warp, active, *stride)?);
+                let pairs = if size == 2 { 2 } else { 1 };
+                for (register, s) in s.iter().enumerate().take(8 / pairs) {
+                    let values = self.narrow(warp, active, *s)?;
+                    for part in 0..pairs {
+                        let places = std::array::from_fn(|lane| {
+                            let index = (register * 32 + lane) * pairs + part;
+                            let (row, column) = (index / 16, index % 16);
+                            let (major, minor) = if *rows { (row, column) } else { (column, row) };
+                            addresses[lane].wrapping_add(((major * stride[lane] as usize + minor) * size) as u64)
+                        });
+                        let words = std::array::from_fn(|lane| {
+                            [(values[lane] >> (16 * part)) & if size == 2 { 0xffff } else { u32::MAX }, 0, 0, 0]
+                        });
+                        self.put(warp, active, *space, &places, size as u32, &words, false)?;
+                    }
+                }
+            }
+            Op::WmmaMma { element, half, d, a, b, c } => {
+                let read = |block: &Self, s: &[Src], count: usize| -> Result<Vec<L32>, Fault> {
+                    s[..count].iter().map(|s| block.narrow(warp, active, *s)).collect()
+                };
+                let (a, b) = (read(self, a, 4)?, read(self, b, 4)?);
+                let c = read(self, c, if half[1] { 4 } else { 8 })?;
+                let word = |registers: &[L32], row: usize, pair: usize| {
+                    let index = row * 8 + pair;
+                    registers[index / 32][index % 32]
+                };
+                let half_at =
+                    |registers: &[L32], row: usize, column: usize| (word(registers, row, column / 2) >> (16 * (column % 2))) & 0xffff;
+                let cell = |row: usize, column: usize| match half[1] {
+                    true => crate::numeric::format::f16_to_f32(half_at(&c, row, column)).to_bits(),
+                    false => c[(row * 16 + column) / 32][(row * 16 + column) % 32],
+                };
+                let shape = Shape { element: *element, depth: 16, half: false };
+                let left = std::array::from_fn(|register| {
+                    std::array::from_fn(|lane| word(&a, lane / 4 + 8 * (register % 2), lane % 4 + 4 * (register / 2)))
+                });
+                let mut out = [[0u32; 16]; 16];
+                for side in 0..2 {
+                    let column = |lane: usize| lane / 4 + 8 * side;
+                    let right = std::array::from_fn(|register| {
+                        std::array::from_fn(|lane| {
+                            let k = 2 * (lane % 4) + 8 * register;
+                            half_at(&b, k, column(lane)) | (half_at(&b, k + 1, column(lane)) << 16)
+                        })
+                    });
+                    let sum = std::array::from_fn(|register| {
+                        std::array::from_fn(|lane| cell(lane / 4 + 8 * (register / 2), 8 * side + 2 * (lane % 4) + register % 2))
+                    });
+                    let product = matrix::multiply(shape, self.grid.config.numerics.mma, &left, &right, &sum);
+                    for (register, values) in product.iter().enumerate() {
+                        for (lane, value) in values.iter().enumerate() {
+                            out[lane / 4 + 8 * (register / 2)][8 * side + 2 * (lane % 4) + register % 2] = *value;
+                        }
+                    }
+                }
+                for (register, d) in d.iter().enumerate().take(if half[0] { 4 } else { 8 }) {
+                    let values: L32 = std::array::from_fn(|lane| match half[0] {
+                        true => {
+                            let index = 2 * (register * 32 + lane);
+                            let narrow = |at: usize| {
+                                let value = f64::from(f32::from_bits(out[at / 16][at % 16]));
+                                crate::numeric::format::to_f16(value, crate::numeric::format::Rounding::Nearest)
+                            };
+                            narrow(index) | (narrow(index + 1) << 16)
+                        }
+                        false => out[(register * 32 + lane) / 16][(register * 32 + lane) % 16],
+                    });
+                    self.warps[warp].put_narrow(*d, active, &values);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Lane that `shfl` reads, and whether it lies inside the segment.
+fn partner(kind: Shuffle, lane: u32, operand: u32, clamp: u32) -> (u32, bool) {
+    let (segment, limit) = ((clamp >> 8) & 31, clamp & 31);
+    let (low, high) = (lane & segment, (lane & segment) | (limit & !segment));
+    let operand = operand & 31;
+    match kind {
+        Shuffle::Up => {
+            let source = lane as i32 - operand as i32;
+            (source.max(0) as u32, source >= high as i32)
+        }
+        Shuffle::Down => (lane + operand, lane + operand <= high),
+        Shuffle::Butterfly => (lane ^ operand, lane ^ operand <= high),
+        Shuffle::Index => {
+            let source = low | (operand & !segment);
+            (source, source <= high)
+        }
+    }
+}
+
+/// Lane 4 g + t gets elements 2 t, 2 t + 1 of row g, or, transposed, rows 2 t, 2 t + 1 of column g.
+fn tile(rows: &[[u32; 4]; 8], transposed: bool) -> L32 {
+    let element = |row: usize, column: usize| (rows[row][column / 2] >> (16 * (column % 2))) & 0xffff;
+    std::array::from_fn(|lane| {
+        let (g, t) = (lane / 4, lane % 4);
+        if transposed { element(2 * t, g) | (element(2 * t + 1, g) << 16) } else { rows[g][t] }
+    })
+}

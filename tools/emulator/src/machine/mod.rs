@@ -1,0 +1,135 @@
+//! A launch: CTAs over host threads, each CTA's warps in a seeded order.
+
+mod access;
+mod asynchronous;
+mod block;
+mod exchange;
+mod execute;
+pub(crate) mod warp;
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::count::Counters;
+use crate::device::{Config, Launch};
+use crate::error::{Error, Result};
+use crate::memory::Heap;
+use crate::program::Program;
+use block::Block;
+
+/// What all CTAs of a launch share.
+pub(crate) struct Grid<'a> {
+    pub(crate) program: &'a Program,
+    pub(crate) launch: &'a Launch,
+    pub(crate) heap: Heap,
+    pub(crate) config: &'a Config,
+    /// Number of the launch.
+    pub(crate) number: u32,
+    pub(crate) threads: u32,
+    pub(crate) shared_bytes: u32,
+}
+
+/// Small counted generator for the choices of a schedule.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed ^ 0x9e37_79b9_7f4a_7c15)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((word ^ (word >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+/// Runs every CTA; the first fault in the order of the CTAs ends the launch.
+pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Heap, number: u32) -> Result<Counters> {
+    let threads = launch.block.iter().product();
+    let shared_bytes = program.static_shared + launch.dynamic_shared;
+    let grid = Grid { program, launch, heap, config, number, threads, shared_bytes };
+    let ctas = launch.grid.iter().map(|&size| u64::from(size)).product::<u64>();
+    // CTAs that may speak to each other run one after the other, in an order that the seed picks.
+    let workers = if program.has_global_atomics {
+        1
+    } else {
+        let offered = std::thread::available_parallelism().map_or(1, usize::from);
+        let asked = if config.threads == 0 { offered } else { config.threads };
+        asked.min(ctas as usize).max(1)
+    };
+    // Small launches are not worth a thread.
+    let workers = if ctas < 4 { 1 } else { workers };
+    let next = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
+    let total = Mutex::new((Counters::default(), None::<(u64, Error)>));
+    let work = || {
+        let mut block = Block::new(&grid);
+        let mut counters = Counters::default();
+        loop {
+            let ticket = next.fetch_add(1, Ordering::Relaxed);
+            if ticket >= ctas || failed.load(Ordering::Relaxed) {
+                break;
+            }
+            let cta = permuted(ticket, ctas, config.seed);
+            if let Err(error) = block.run(cta, &mut counters) {
+                failed.store(true, Ordering::Relaxed);
+                let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                if total.1.as_ref().is_none_or(|(first, _)| ticket < *first) {
+                    total.1 = Some((ticket, error));
+                }
+                break;
+            }
+        }
+        total.lock().unwrap_or_else(PoisonError::into_inner).0.add(&counters);
+    };
+    if workers == 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(work);
+            }
+        });
+    }
+    match total.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        (_, Some((_, error))) => Err(error),
+        (counters, None) => Ok(counters),
+    }
+}
+
+/// A permutation of `0..count` that the seed picks: rotation and a stride without common divisor. Seed 0 keeps the order.
+fn permuted(ticket: u64, count: u64, seed: u64) -> u64 {
+    if seed == 0 || count < 2 {
+        return ticket;
+    }
+    let gcd = |mut a: u64, mut b: u64| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let mut stride = 1 + seed.wrapping_mul(0x9e37_79b9) % count;
+    while gcd(stride, count) != 1 {
+        stride += 1;
+    }
+    ((u128::from(ticket) * u128::from(stride) + u128::from(seed % count)) % u128::from(count)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permutations_hit_everything_once() {
+        for (count, seed) in [(1, 3), (2, 9), (12, 1), (97, 5), (64, 123_456)] {
+            let mut seen: Vec<u64> = (0..count).map(|ticket| permuted(ticket, count, seed)).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..count).collect::<Vec<_>>());
+        }
+    }
+}

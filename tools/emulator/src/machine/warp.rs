@@ -1,0 +1,238 @@
+//! Registers and control state of a warp.
+
+use crate::error::Fault;
+use crate::lanes::{L32, L64};
+use crate::program::{Predicate, PredicateSrc, Program, Reg, Src};
+
+/// Lanes that are together.
+#[derive(Clone, Debug)]
+pub(crate) struct Fragment {
+    pub(crate) pc: u32,
+    pub(crate) mask: u32,
+    /// Where calls return to.
+    pub(crate) stack: Vec<u32>,
+    pub(crate) state: State,
+}
+
+/// What a fragment is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Ready,
+    /// At a `.sync` operation that other lanes of its mask have not reached.
+    Converging,
+    /// At a barrier.
+    Barrier(u8),
+}
+
+/// A copy that was started and not delivered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flight {
+    pub(crate) lane: u8,
+    /// The lane's group, counted from 0.
+    pub(crate) group: u32,
+    pub(crate) to: u64,
+    pub(crate) from: u64,
+    pub(crate) bytes: u8,
+    pub(crate) valid: u8,
+}
+
+/// A warp.
+#[derive(Debug)]
+pub(crate) struct Warp {
+    pub(crate) index: u8,
+    pub(crate) narrow: Vec<L32>,
+    pub(crate) wide: Vec<L64>,
+    pub(crate) predicates: Vec<u32>,
+    /// Lanes of each register that were written.
+    pub(crate) written: [Vec<u32>; 3],
+    pub(crate) carry: u32,
+    pub(crate) fragments: Vec<Fragment>,
+    /// Lanes that have not exited.
+    pub(crate) live: u32,
+    /// Count of synchronising operations.
+    pub(crate) sync: u32,
+    /// For every warp: accesses of generations below are ordered before this warp's.
+    pub(crate) ordered: [u32; 32],
+    pub(crate) flights: Vec<Flight>,
+    /// Groups that each lane has committed.
+    pub(crate) groups: [u32; 32],
+    pub(crate) local: Vec<u8>,
+    pub(crate) local_written: Vec<bool>,
+    pub(crate) frame: Vec<u8>,
+}
+
+impl Warp {
+    pub(crate) fn new(program: &Program) -> Warp {
+        let (local, frame) = (32 * program.local_bytes as usize, 32 * program.frame_bytes as usize);
+        Warp {
+            index: 0,
+            narrow: vec![[0; 32]; program.narrow.len()],
+            wide: vec![[0; 32]; program.wide.len()],
+            predicates: vec![0; program.predicates.len()],
+            written: [vec![0; program.narrow.len()], vec![0; program.wide.len()], vec![0; program.predicates.len()]],
+            carry: 0,
+            fragments: Vec::new(),
+            live: 0,
+            sync: 0,
+            ordered: [0; 32],
+            flights: Vec::new(),
+            groups: [0; 32],
+            local: vec![0xff; local],
+            local_written: vec![false; local],
+            frame: vec![0; frame],
+        }
+    }
+
+    /// Back to the start of a CTA.
+    pub(crate) fn reset(&mut self, index: u8, lanes: u32) {
+        self.index = index;
+        self.written.iter_mut().for_each(|kind| kind.fill(0));
+        self.fragments.clear();
+        self.fragments.push(Fragment { pc: 0, mask: lanes, stack: Vec::new(), state: State::Ready });
+        self.live = lanes;
+        self.sync = 0;
+        self.ordered = [0; 32];
+        self.flights.clear();
+        self.groups = [0; 32];
+        self.local_written.fill(false);
+    }
+
+    fn unwritten(kind: usize, slot: u16, program: &Program) -> Fault {
+        let names = [&program.narrow, &program.wide, &program.predicates][kind];
+        Fault::UninitialisedRegister { register: names[usize::from(slot)].clone() }
+    }
+
+    fn check(&self, kind: usize, slot: u16, mask: u32, program: &Program) -> Result<(), Fault> {
+        if self.written[kind][usize::from(slot)] & mask == mask { Ok(()) } else { Err(Self::unwritten(kind, slot, program)) }
+    }
+
+    /// A narrow value of every lane; those of `mask` must have been written.
+    #[inline]
+    pub(crate) fn narrow<'a>(
+        &'a self,
+        s: Src,
+        mask: u32,
+        program: &Program,
+        buffer: &'a mut L32,
+        special: &impl Fn(Src) -> L64,
+    ) -> Result<&'a L32, Fault> {
+        match s {
+            Src::N(slot) => {
+                self.check(0, slot, mask, program)?;
+                return Ok(&self.narrow[usize::from(slot)]);
+            }
+            Src::W(slot) => {
+                self.check(1, slot, mask, program)?;
+                let wide = &self.wide[usize::from(slot)];
+                *buffer = std::array::from_fn(|lane| wide[lane] as u32);
+            }
+            Src::P(slot) => {
+                self.check(2, slot, mask, program)?;
+                let bits = self.predicates[usize::from(slot)];
+                *buffer = std::array::from_fn(|lane| bits >> lane & 1);
+            }
+            Src::Imm(value) => *buffer = [value as u32; 32],
+            Src::Special(_) => {
+                let wide = special(s);
+                *buffer = std::array::from_fn(|lane| wide[lane] as u32);
+            }
+        }
+        Ok(buffer)
+    }
+
+    /// A wide value of every lane; narrow registers are extended with zeros.
+    #[inline]
+    pub(crate) fn wide<'a>(
+        &'a self,
+        s: Src,
+        mask: u32,
+        program: &Program,
+        buffer: &'a mut L64,
+        special: &impl Fn(Src) -> L64,
+    ) -> Result<&'a L64, Fault> {
+        match s {
+            Src::W(slot) => {
+                self.check(1, slot, mask, program)?;
+                return Ok(&self.wide[usize::from(slot)]);
+            }
+            Src::N(slot) => {
+                self.check(0, slot, mask, program)?;
+                let narrow = &self.narrow[usize::from(slot)];
+                *buffer = std::array::from_fn(|lane| u64::from(narrow[lane]));
+            }
+            Src::P(slot) => {
+                self.check(2, slot, mask, program)?;
+                let bits = self.predicates[usize::from(slot)];
+                *buffer = std::array::from_fn(|lane| u64::from(bits >> lane & 1));
+            }
+            Src::Imm(value) => *buffer = [value; 32],
+            Src::Special(_) => *buffer = special(s),
+        }
+        Ok(buffer)
+    }
+
+    /// Lanes in which a predicate holds.
+    #[inline]
+    pub(crate) fn holds(&self, (slot, negated): Predicate, mask: u32, program: &Program) -> Result<u32, Fault> {
+        self.check(2, slot, mask, program)?;
+        let bits = self.predicates[usize::from(slot)];
+        Ok(if negated { !bits } else { bits })
+    }
+
+    pub(crate) fn predicate(&self, source: PredicateSrc, mask: u32, program: &Program) -> Result<u32, Fault> {
+        match source {
+            PredicateSrc::Constant(value) => Ok(if value { u32::MAX } else { 0 }),
+            PredicateSrc::Register(slot, negated) => self.holds((slot, negated), mask, program),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn put_narrow(&mut self, d: Reg, mask: u32, values: &L32) {
+        match d {
+            Reg::N(slot) => {
+                let slot = usize::from(slot);
+                self.written[0][slot] |= mask;
+                let register = &mut self.narrow[slot];
+                if mask == u32::MAX {
+                    *register = *values;
+                } else {
+                    for lane in 0..32 {
+                        register[lane] = if mask >> lane & 1 == 1 { values[lane] } else { register[lane] };
+                    }
+                }
+            }
+            Reg::W(_) => self.put_wide(d, mask, &std::array::from_fn(|lane| u64::from(values[lane]))),
+            Reg::P(_) | Reg::Sink => {}
+        }
+    }
+
+    #[inline]
+    pub(crate) fn put_wide(&mut self, d: Reg, mask: u32, values: &L64) {
+        match d {
+            Reg::W(slot) => {
+                let slot = usize::from(slot);
+                self.written[1][slot] |= mask;
+                let register = &mut self.wide[slot];
+                if mask == u32::MAX {
+                    *register = *values;
+                } else {
+                    for lane in 0..32 {
+                        register[lane] = if mask >> lane & 1 == 1 { values[lane] } else { register[lane] };
+                    }
+                }
+            }
+            Reg::N(_) => self.put_narrow(d, mask, &std::array::from_fn(|lane| values[lane] as u32)),
+            Reg::P(_) | Reg::Sink => {}
+        }
+    }
+
+    #[inline]
+    pub(crate) fn put_predicate(&mut self, d: Reg, mask: u32, bits: u32) {
+        if let Reg::P(slot) = d {
+            let slot = usize::from(slot);
+            self.written[2][slot] |= mask;
+            let register = &mut self.predicates[slot];
+            *register = (*register & !mask) | (bits & mask);
+        }
+    }
+}
