@@ -264,11 +264,11 @@ impl Device {
         Ok(places)
     }
 
-    /// Runs an entry to its end.
+    /// What a driver says of a launch before it begins.
     ///
     /// # Errors
-    /// `Launch` for what a driver would refuse, `Kernel` for the first thing that a check found.
-    pub fn launch(&self, function: &Function, launch: &Launch) -> Result<Counters> {
+    /// `Launch`.
+    pub fn check_launch(&self, function: &Function, launch: &Launch) -> Result<()> {
         let program = &function.program;
         let refuse = |reason: String| Err(Error::Launch { kernel: program.name.clone(), reason });
         let threads = launch.block.iter().fold(1u64, |product, &size| product * u64::from(size));
@@ -298,7 +298,16 @@ impl Device {
         if launch.params.len() < program.param_bytes {
             return refuse(format!("{} bytes of arguments, {} are needed", launch.params.len(), program.param_bytes));
         }
+        Ok(())
+    }
+
+    /// Runs an entry to its end.
+    ///
+    /// # Errors
+    /// `Launch` for what a driver would refuse, `Kernel` for the first thing that a check found.
+    pub fn launch(&self, function: &Function, launch: &Launch) -> Result<Counters> {
+        self.check_launch(function, launch)?;
         let number = self.launches.fetch_add(1, Ordering::Relaxed) + 1;
-        machine::run(&self.config, program, launch, self.memory.snapshot(), number)
+        machine::run(&self.config, &function.program, launch, self.memory.snapshot(), number)
     }
 }
