@@ -68,6 +68,60 @@ pub enum Error {
         /// The operating system's reason.
         reason: String,
     },
+    /// No CUDA driver library could be opened.
+    #[error("no CUDA driver was found (tried {}); install the NVIDIA driver or use --device cpu", tried.join(", "))]
+    DriverNotFound {
+        /// Names of the libraries that were looked for on the library path.
+        tried: Vec<String>,
+    },
+    /// The CUDA driver refused a call.
+    #[error("{call} failed with {name} ({code})")]
+    Driver {
+        /// The driver's function.
+        call: &'static str,
+        /// `CUresult`.
+        code: u32,
+        /// Its name.
+        name: String,
+    },
+    /// A kernel has done something that the device does not allow; the device is of no more use to this process.
+    #[error("the device stopped at a faulty kernel: {name}, seen by {call}; the last checkpoint is whole: resume from it, and report this")]
+    DeviceFault {
+        /// The call that saw it.
+        call: &'static str,
+        /// The driver's name of the fault.
+        name: String,
+    },
+    /// The driver cannot compile a kernel's text.
+    #[error(
+        "the driver cannot compile a kernel ({call}: {name}; `{text}`); update the NVIDIA driver (PTX 7.8, CUDA 11.8 or newer) or use --device cpu"
+    )]
+    Ptx {
+        /// The driver's function.
+        call: &'static str,
+        /// The driver's name of the error.
+        name: String,
+        /// First line of the text.
+        text: String,
+    },
+    /// A launch does not fit the entry that it names: a bug of ours.
+    #[error("launch of {entry}: expected {expected}, got {got}")]
+    Signature {
+        /// The entry.
+        entry: String,
+        /// Parameters that the text declares.
+        expected: String,
+        /// Arguments of the launch.
+        got: String,
+    },
+    /// The operation does not run on CUDA devices.
+    #[error("{op} does not run on CUDA devices in {element}; use --device cpu")]
+    NoCudaKernel {
+        /// The operation.
+        op: &'static str,
+        /// The element type.
+        element: &'static str,
+    },
     /// The requested device cannot be used.
     #[error("device {device} cannot be used: {reason}; use --device cpu")]
     DeviceUnavailable {

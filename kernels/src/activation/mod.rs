@@ -6,9 +6,9 @@
 pub mod cases;
 mod cpu;
 
-use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
+use crate::{Error, Result};
 
 /// Which function. NaN stays NaN in all of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,9 +61,12 @@ pub struct Backward<T: Float> {
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape("activation::forward", "y", &[args.x.rows(), args.x.width()], &[args.y.rows(), args.y.width()])?;
     match stream.target() {
-        Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
+        Target::Cpu(cpu) => {
+            cpu::forward(stream, cpu, args);
+            Ok(())
+        }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "activation::forward", element: T::NAME }),
     }
-    Ok(())
 }
 
 /// `dx = dy f'(x)`.
@@ -80,9 +83,12 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dy", &shape, &[args.dy.rows(), args.dy.width()])?;
     expect_shape(OP, "dx", &shape, &[args.dx.rows(), args.dx.width()])?;
     match stream.target() {
-        Target::Cpu(cpu) => cpu::backward(stream, cpu, args),
+        Target::Cpu(cpu) => {
+            cpu::backward(stream, cpu, args);
+            Ok(())
+        }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "activation::backward", element: T::NAME }),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ pub fn step<T: Float>(stream: &Stream, groups: &[Group<T>], step: Step) -> Resul
             cpu::step(stream, cpu, groups, step);
             Ok(())
         }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "adamw::step", element: T::NAME }),
     }
 }
 

@@ -158,6 +158,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     check_lengths(OP, &args.dims, &args.logsumexp.shape(), &args.mask, args.query_lengths, args.key_lengths)?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "attention::forward", element: T::NAME }),
     }
 }
 
@@ -184,6 +185,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     check_lengths(OP, &args.dims, &args.logsumexp.shape(), &args.mask, args.query_lengths, args.key_lengths)?;
     match stream.target() {
         Target::Cpu(cpu) => cpu_backward::backward(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "attention::backward", element: T::NAME }),
     }
 }
 

@@ -71,6 +71,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "loss", &[1], &loss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "cross_entropy::forward", element: T::NAME }),
     }
 }
 
@@ -91,6 +92,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dloss", &[1], &dloss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, OP, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "cross_entropy::backward", element: T::NAME }),
     }
 }
 

@@ -11,10 +11,10 @@ mod mask;
 
 pub(crate) use mask::Mask;
 
-use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::philox::Site;
 use crate::runtime::{Float, Stream, Target, Tensor};
+use crate::{Error, Result};
 
 /// Arguments of [`forward`].
 #[derive(Clone, Copy, Debug)]
@@ -59,9 +59,12 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     args.residual.map_or(Ok(()), |residual| expect_shape(OP, "residual", &shape, &[residual.rows(), residual.width()]))?;
     let mask = Mask::new(OP, args.probability, args.site)?;
     match stream.target() {
-        Target::Cpu(cpu) => cpu::apply(stream, cpu, args.y, args.x, args.residual, mask),
+        Target::Cpu(cpu) => {
+            cpu::apply(stream, cpu, args.y, args.x, args.residual, mask);
+            Ok(())
+        }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "dropout::forward", element: T::NAME }),
     }
-    Ok(())
 }
 
 /// `dx = mask * dy / (1 - p)` with the mask of forward. The gradient of the residual is `dy` itself.
@@ -77,9 +80,12 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dx", &[args.dy.rows(), args.dy.width()], &[args.dx.rows(), args.dx.width()])?;
     let mask = Mask::new(OP, args.probability, args.site)?;
     match stream.target() {
-        Target::Cpu(cpu) => cpu::apply(stream, cpu, args.dx, args.dy, None, mask),
+        Target::Cpu(cpu) => {
+            cpu::apply(stream, cpu, args.dx, args.dy, None, mask);
+            Ok(())
+        }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "dropout::backward", element: T::NAME }),
     }
-    Ok(())
 }
 
 #[cfg(test)]

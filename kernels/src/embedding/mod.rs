@@ -53,6 +53,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "y", &[args.ids.len(), args.table.width()], &[args.y.rows(), args.y.width()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "embedding::forward", element: T::NAME }),
     }
 }
 
@@ -69,6 +70,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dy", &[args.ids.len(), args.dtable.width()], &[args.dy.rows(), args.dy.width()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, OP, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "embedding::backward", element: T::NAME }),
     }
 }
 

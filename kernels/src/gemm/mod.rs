@@ -17,9 +17,9 @@ pub(crate) use cpu::multiply;
 #[cfg(feature = "testing")]
 pub use cpu_simd::fma_peak;
 
-use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
+use crate::{Error, Result};
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,6 +139,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
             cpu::forward(stream, cpu, args);
             Ok(())
         }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gemm::forward", element: T::NAME }),
     }
 }
 
@@ -159,6 +160,7 @@ pub fn accumulate<T: Float>(stream: &Stream, args: Accumulate<T>) -> Result<()> 
             cpu::accumulate(stream, cpu, args);
             Ok(())
         }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gemm::accumulate", element: T::NAME }),
     }
 }
 

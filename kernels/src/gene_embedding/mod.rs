@@ -234,9 +234,12 @@ pub fn build_tables<T: Float>(stream: &Stream, parameters: Parameters<T>, tables
     parameters.check(OP)?;
     tables.check(OP, parameters.width())?;
     match stream.target() {
-        Target::Cpu(cpu) => cpu_tables::build(stream, cpu, parameters, tables),
+        Target::Cpu(cpu) => {
+            cpu_tables::build(stream, cpu, parameters, tables);
+            Ok(())
+        }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gene_embedding::build_tables", element: T::NAME }),
     }
-    Ok(())
 }
 
 /// Bytes of scratch that [`backward`] needs.
@@ -270,6 +273,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     }
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, inputs, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gene_embedding::forward", element: T::NAME }),
     }
 }
 
@@ -302,6 +306,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     }
     match stream.target() {
         Target::Cpu(cpu) => cpu_backward::backward(stream, cpu, OP, inputs, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gene_embedding::backward", element: T::NAME }),
     }
 }
 

@@ -4,9 +4,9 @@
 pub mod cases;
 mod cpu;
 
-use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
+use crate::{Error, Result};
 
 /// Arguments of [`forward`].
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "norm", &[args.x.rows()], &[args.norm.len()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "l2_normalize::forward", element: T::NAME }),
     }
 }
 
@@ -69,5 +70,6 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "norm", &[args.y.rows()], &[args.norm.len()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "l2_normalize::backward", element: T::NAME }),
     }
 }

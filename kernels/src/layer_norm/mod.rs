@@ -6,9 +6,9 @@
 pub mod cases;
 mod cpu;
 
-use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
+use crate::{Error, Result};
 
 /// Arguments of [`forward`].
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "bias", &[width], &args.bias.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "layer_norm::forward", element: T::NAME }),
     }
 }
 
@@ -101,5 +102,6 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     }
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "layer_norm::backward", element: T::NAME }),
     }
 }

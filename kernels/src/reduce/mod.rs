@@ -5,9 +5,9 @@
 pub mod cases;
 mod cpu;
 
-use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Real, Stream, Target, Tensor};
+use crate::{Error, Result};
 
 /// Arguments of [`column_sum`].
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,7 @@ pub fn column_sum<T: Float>(stream: &Stream, args: ColumnSum<T>) -> Result<()> {
     expect_shape("reduce::column_sum", "sum", &[args.x.width()], &[args.sum.len()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::column_sum(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::column_sum", element: T::NAME }),
     }
 }
 
@@ -60,6 +61,7 @@ pub fn column_sum<T: Float>(stream: &Stream, args: ColumnSum<T>) -> Result<()> {
 pub fn squared_norm<A: Real>(stream: &Stream, tensors: &[Tensor<A>]) -> Result<f64> {
     match stream.target() {
         Target::Cpu(cpu) => Ok(cpu::squared_norm(stream, cpu, tensors)),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::squared_norm", element: "f32" }),
     }
 }
 
@@ -70,6 +72,7 @@ pub fn squared_norm<A: Real>(stream: &Stream, tensors: &[Tensor<A>]) -> Result<f
 pub fn all_finite<T: Float>(stream: &Stream, tensors: &[Tensor<T>]) -> Result<bool> {
     match stream.target() {
         Target::Cpu(cpu) => Ok(cpu::all_finite(stream, cpu, tensors)),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::all_finite", element: T::NAME }),
     }
 }
 
@@ -84,6 +87,7 @@ pub fn add_assign<T: Float>(stream: &Stream, args: AddAssign<T>) -> Result<()> {
     expect_shape("reduce::add_assign", "x", &[y.rows(), y.width()], &[x.rows(), x.width()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::add_assign(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::add_assign", element: T::NAME }),
     }
 }
 
@@ -97,6 +101,7 @@ pub fn scale<A: Real>(stream: &Stream, tensors: &[Tensor<A>], factor: f64) -> Re
             cpu::scale(stream, cpu, tensors, factor);
             Ok(())
         }
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::scale", element: "f32" }),
     }
 }
 

@@ -1,15 +1,15 @@
 //! One allocation a plan, registered with its device so that handles can be resolved.
 
-use super::{Device, Entry, Plan, device::HostBlock};
+use super::device::Block;
+use super::{Device, Entry, Plan};
 use crate::Result;
-use std::sync::Arc;
 
 /// The memory of one plan. Zeroed at allocation, freed when dropped.
 #[derive(Debug)]
 pub struct Arena {
     device: Device,
     plan: Plan,
-    block: Arc<HostBlock>,
+    block: Block,
 }
 
 impl Arena {
@@ -18,7 +18,7 @@ impl Arena {
     /// # Errors
     /// `OutOfMemory` when the device refuses.
     pub fn allocate(device: &Device, plan: Plan) -> Result<Arena> {
-        let block = Arc::new(HostBlock::zeroed(plan.class().name(), plan.bytes())?);
+        let block = device.zeroed(plan.class().name(), plan.bytes())?;
         device.register(plan.id(), block.clone());
         Ok(Arena { device: device.clone(), plan, block })
     }
@@ -30,7 +30,7 @@ impl Arena {
     /// `OutOfMemory` when a larger block is needed and refused; the former plan then still stands.
     pub fn replan(&mut self, plan: Plan) -> Result<()> {
         if plan.bytes() > self.block.bytes() {
-            self.block = Arc::new(HostBlock::zeroed(plan.class().name(), plan.bytes())?);
+            self.block = self.device.zeroed(plan.class().name(), plan.bytes())?;
         }
         self.device.unregister(self.plan.id());
         self.device.register(plan.id(), self.block.clone());

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Cpu;
+use super::cuda::DeviceBlock;
 use super::plan::{ALIGNMENT, PlanId};
+use super::{Cpu, Cuda, CudaStream};
 use crate::{Error, Result};
 
 /// A device: where arenas live and streams run. Cloning shares it.
@@ -18,7 +19,24 @@ pub struct Device {
 #[derive(Debug)]
 struct Inner {
     cpu: Cpu,
-    blocks: Mutex<HashMap<PlanId, Arc<HostBlock>>>,
+    cuda: Option<Arc<Cuda>>,
+    blocks: Mutex<HashMap<PlanId, Block>>,
+}
+
+/// The memory of an arena.
+#[derive(Clone, Debug)]
+pub(super) enum Block {
+    Host(Arc<HostBlock>),
+    Device(Arc<DeviceBlock>),
+}
+
+impl Block {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Block::Host(block) => block.bytes(),
+            Block::Device(block) => block.bytes(),
+        }
+    }
 }
 
 /// What a kernel dispatches on, once, in its own folder.
@@ -26,6 +44,8 @@ struct Inner {
 pub enum Target<'a> {
     /// The CPU path.
     Cpu(&'a Cpu),
+    /// A stream of a CUDA device.
+    Cuda(&'a CudaStream),
 }
 
 impl Device {
@@ -34,19 +54,31 @@ impl Device {
     /// # Errors
     /// `Threads` when the pool cannot be started.
     pub fn cpu(threads: usize) -> Result<Device> {
-        Ok(Device { inner: Arc::new(Inner { cpu: Cpu::new(threads)?, blocks: Mutex::default() }) })
+        Ok(Device { inner: Arc::new(Inner { cpu: Cpu::new(threads)?, cuda: None, blocks: Mutex::default() }) })
     }
 
-    /// The device that a name means: `auto` and `cpu` are the CPU with `threads` workers.
+    /// CUDA device number `ordinal`, with `threads` workers for what the host does.
     ///
     /// # Errors
-    /// `DeviceUnavailable` for a device that this version cannot compute on or does not know; those of [`Device::cpu`].
+    /// `DriverNotFound`; `Driver` when the device does not exist; those of [`Device::cpu`].
+    pub fn cuda(ordinal: usize, threads: usize) -> Result<Device> {
+        let (cpu, cuda) = (Cpu::new(threads)?, Some(Cuda::open(ordinal)?));
+        Ok(Device { inner: Arc::new(Inner { cpu, cuda, blocks: Mutex::default() }) })
+    }
+
+    /// The device that a name means: `auto` and `cpu` are the CPU with `threads` workers, `cuda:N` is a CUDA device, `cuda` the first.
+    ///
+    /// # Errors
+    /// `DeviceUnavailable` for an unknown name; those of [`Device::cpu`] and [`Device::cuda`].
     pub fn open(name: &str, threads: usize) -> Result<Device> {
         let refuse = |reason: &str| Err(Error::DeviceUnavailable { device: name.into(), reason: reason.into() });
         match name {
             "auto" | "cpu" => Device::cpu(threads),
-            cuda if cuda == "cuda" || cuda.starts_with("cuda:") => refuse("this version computes on the CPU only"),
-            _ => refuse("devices are auto, cpu and cuda:N"),
+            "cuda" => Device::cuda(0, threads),
+            _ => match name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()) {
+                Some(ordinal) => Device::cuda(ordinal, threads),
+                None => refuse("devices are auto, cpu and cuda:N"),
+            },
         }
     }
 
@@ -62,14 +94,29 @@ impl Device {
 
     /// One line for logs: kind and capability.
     pub fn describe(&self) -> String {
-        format!("cpu, {} threads, {}", self.threads(), super::simd::level().name())
+        match &self.inner.cuda {
+            Some(cuda) => cuda.describe(),
+            None => format!("cpu, {} threads, {}", self.threads(), super::simd::level().name()),
+        }
     }
 
-    pub(super) fn target(&self) -> Target<'_> {
-        Target::Cpu(&self.inner.cpu)
+    pub(super) fn as_cpu(&self) -> &Cpu {
+        &self.inner.cpu
     }
 
-    pub(super) fn register(&self, plan: PlanId, block: Arc<HostBlock>) {
+    pub(super) fn as_cuda(&self) -> Option<&Arc<Cuda>> {
+        self.inner.cuda.as_ref()
+    }
+
+    /// Zeroed memory where this device computes.
+    pub(super) fn zeroed(&self, class: &'static str, bytes: usize) -> Result<Block> {
+        Ok(match &self.inner.cuda {
+            Some(cuda) => Block::Device(Arc::new(DeviceBlock::zeroed(cuda, class, bytes)?)),
+            None => Block::Host(Arc::new(HostBlock::zeroed(class, bytes)?)),
+        })
+    }
+
+    pub(super) fn register(&self, plan: PlanId, block: Block) {
         lock(&self.inner.blocks).insert(plan, block);
     }
 
@@ -77,14 +124,25 @@ impl Device {
         lock(&self.inner.blocks).remove(&plan);
     }
 
-    /// The memory behind a handle.
+    /// The host memory behind a handle.
     ///
     /// # Panics
     /// When the handle's arena does not exist on this device: a bug of ours.
+    #[expect(clippy::panic, reason = "a handle outlived its arena or changed device: a bug, never an input")]
     pub(super) fn block(&self, plan: PlanId) -> Arc<HostBlock> {
-        let block = lock(&self.inner.blocks).get(&plan).cloned();
-        #[expect(clippy::panic, reason = "a handle outlived its arena or changed device: a bug, never an input")]
-        block.unwrap_or_else(|| panic!("{plan:?} has no arena on this device"))
+        match lock(&self.inner.blocks).get(&plan) {
+            Some(Block::Host(block)) => block.clone(),
+            other => panic!("{plan:?} has no arena in host memory of this device, but {other:?}"),
+        }
+    }
+
+    /// [`Device::block`] for device memory.
+    #[expect(clippy::panic, reason = "as above")]
+    pub(super) fn device_block(&self, plan: PlanId) -> Arc<DeviceBlock> {
+        match lock(&self.inner.blocks).get(&plan) {
+            Some(Block::Device(block)) => block.clone(),
+            other => panic!("{plan:?} has no arena in device memory of this device, but {other:?}"),
+        }
     }
 }
 

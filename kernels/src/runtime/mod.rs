@@ -6,6 +6,7 @@
 
 mod arena;
 mod cpu;
+mod cuda;
 mod device;
 mod element;
 pub mod math;
@@ -20,6 +21,7 @@ mod tensor;
 
 pub use arena::Arena;
 pub use cpu::{Access, Cpu, with_buffer};
+pub use cuda::{Cuda, CudaStream, Launch, Value, entry};
 pub use device::{Device, Target};
 pub use element::{Element, Float, Real};
 pub use pinned::Pinned;

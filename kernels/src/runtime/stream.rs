@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
+use super::cuda::{CudaEvent, CudaStream};
 use super::device::{HostBlock, lock};
 use super::{Access, Device, Element, Pinned, Target, Tensor};
 use crate::{Error, Result};
@@ -13,26 +14,44 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Stream {
     device: Device,
-    scratch: Mutex<HostBlock>,
+    queue: Queue,
+}
+
+#[derive(Debug)]
+enum Queue {
+    /// Work runs at the call; only the scratch is kept.
+    Cpu(Mutex<HostBlock>),
+    Cuda(CudaStream),
 }
 
 /// A point in a stream's work that other streams and the host can wait for.
 #[derive(Debug, Default)]
 pub struct Event {
     recorded: Option<Instant>,
+    cuda: Option<CudaEvent>,
 }
 
 impl Event {
     /// An event that has not been recorded; waiting for it returns at once.
-    pub fn new(_device: &Device) -> Event {
-        Event::default()
+    pub fn new(device: &Device) -> Event {
+        // Without an event of its own a stream is waited for as a whole.
+        Event { recorded: None, cuda: device.as_cuda().and_then(|cuda| CudaEvent::new(cuda).ok()) }
     }
 
     /// Blocks the host until the work before the event is done.
-    pub fn synchronize(&self) {}
+    pub fn synchronize(&self) {
+        if let (Some(event), Some(_)) = (&self.cuda, self.recorded) {
+            // A device that failed says so at the next call that can report it.
+            let _ = event.synchronize();
+        }
+    }
 
     /// Milliseconds between two recorded events; none while either has not been recorded.
     pub fn elapsed_ms(&self, later: &Event) -> Option<f64> {
+        if let (Some(first), Some(second)) = (&self.cuda, &later.cuda) {
+            self.recorded.and(later.recorded)?;
+            return first.elapsed_ms(second).ok();
+        }
         Some(later.recorded?.duration_since(self.recorded?).as_secs_f64() * 1e3)
     }
 }
@@ -44,8 +63,11 @@ impl Stream {
     /// # Errors
     /// `OutOfMemory` when the scratch cannot be allocated.
     pub fn new(device: &Device, scratch_bytes: usize) -> Result<Stream> {
-        let scratch = Mutex::new(HostBlock::zeroed("scratch", scratch_bytes)?);
-        Ok(Stream { device: device.clone(), scratch })
+        let queue = match device.as_cuda() {
+            Some(cuda) => Queue::Cuda(CudaStream::new(device, cuda, scratch_bytes)?),
+            None => Queue::Cpu(Mutex::new(HostBlock::zeroed("scratch", scratch_bytes)?)),
+        };
+        Ok(Stream { device: device.clone(), queue })
     }
 
     /// The device it runs on.
@@ -55,12 +77,18 @@ impl Stream {
 
     /// Bytes of scratch that it was created with.
     pub fn scratch_bytes(&self) -> usize {
-        lock(&self.scratch).bytes()
+        match &self.queue {
+            Queue::Cpu(scratch) => lock(scratch).bytes(),
+            Queue::Cuda(stream) => stream.scratch_bytes(),
+        }
     }
 
     /// What kernels dispatch on.
     pub fn target(&self) -> Target<'_> {
-        self.device.target()
+        match &self.queue {
+            Queue::Cpu(_) => Target::Cpu(self.device.as_cpu()),
+            Queue::Cuda(stream) => Target::Cuda(stream),
+        }
     }
 
     /// Opens the tensors of one CPU kernel call.
@@ -68,13 +96,14 @@ impl Stream {
         Access::new(&self.device)
     }
 
-    /// Lends `len` scratch elements, with whatever an earlier user left in them, to the operation `op`.
+    /// Lends `len` scratch elements in host memory, with whatever an earlier user left in them, to the CPU path of `op`.
     ///
     /// # Errors
-    /// `Scratch` when the stream owns less.
+    /// `Scratch` when the stream owns less; a CUDA stream owns none on the host.
     pub fn with_scratch<T: Element, R>(&self, op: &'static str, len: usize, body: impl FnOnce(&mut [T]) -> R) -> Result<R> {
-        let block = lock(&self.scratch);
         let needed = len * size_of::<T>();
+        let Queue::Cpu(scratch) = &self.queue else { return Err(Error::Scratch { op, needed, reserved: 0 }) };
+        let block = lock(scratch);
         if needed > block.bytes() {
             return Err(Error::Scratch { op, needed, reserved: block.bytes() });
         }
@@ -90,17 +119,28 @@ impl Stream {
     /// Marks this point of the stream.
     pub fn record(&self, event: &mut Event) {
         event.recorded = Some(Instant::now());
+        if let (Queue::Cuda(stream), Some(event)) = (&self.queue, &event.cuda) {
+            // A device that failed says so at the next call that can report it; so below.
+            let _ = stream.record(event);
+        }
     }
 
     /// Lets later work of this stream wait for an event of another.
-    pub fn wait(&self, _event: &Event) {}
+    pub fn wait(&self, event: &Event) {
+        if let (Queue::Cuda(stream), Some(event)) = (&self.queue, &event.cuda) {
+            let _ = stream.wait(event);
+        }
+    }
 
     /// Blocks the host until everything on the stream is done.
     ///
     /// # Errors
     /// Those of work that ran since the last call; the CPU reports each at its own call.
     pub fn synchronize(&self) -> Result<()> {
-        Ok(())
+        match &self.queue {
+            Queue::Cpu(_) => Ok(()),
+            Queue::Cuda(stream) => stream.synchronize(),
+        }
     }
 
     /// Copies ordinary host memory into a tensor; the source may be reused on return.
@@ -109,6 +149,9 @@ impl Stream {
     /// `Shape` when the lengths differ.
     pub fn upload<T: Element>(&self, tensor: Tensor<T>, source: &[T]) -> Result<()> {
         same_length("upload", "source", tensor.len(), source.len())?;
+        if let Queue::Cuda(stream) = &self.queue {
+            return stream.upload(tensor, source);
+        }
         let access = self.access();
         if tensor.is_contiguous() {
             access.write(tensor).copy_from_slice(source);
@@ -129,7 +172,13 @@ impl Stream {
         if source.as_slice().len() < tensor.len() {
             same_length("upload_pinned", "source", tensor.len(), source.as_slice().len())?;
         }
-        self.upload(tensor, &source.as_slice()[..tensor.len()])
+        self.upload(tensor, &source.as_slice()[..tensor.len()])?;
+        if let (Queue::Cuda(stream), Some(cuda)) = (&self.queue, self.device.as_cuda()) {
+            let event = CudaEvent::new(cuda)?;
+            stream.record(&event)?;
+            source.read_until(event);
+        }
+        Ok(())
     }
 
     /// Copies a tensor to the host and waits for it.
@@ -138,6 +187,9 @@ impl Stream {
     /// `Shape` when the lengths differ.
     pub fn download<T: Element>(&self, tensor: Tensor<T>, target: &mut [T]) -> Result<()> {
         same_length("download", "target", tensor.len(), target.len())?;
+        if let Queue::Cuda(stream) = &self.queue {
+            return stream.download(tensor, target);
+        }
         let access = self.access();
         let rows = access.read_rows(tensor);
         for (row, values) in target.chunks_exact_mut(tensor.width().max(1)).enumerate() {
@@ -164,6 +216,9 @@ impl Stream {
         if *target.shape() != *source.shape() {
             return Err(Error::Shape { op: "copy", tensor: "source", expected: target.shape().to_vec(), got: source.shape().to_vec() });
         }
+        if let Queue::Cuda(stream) = &self.queue {
+            return stream.copy(target, source);
+        }
         let access = self.access();
         let from = access.read_rows(source);
         let mut to = access.write_rows(target);
@@ -175,6 +230,10 @@ impl Stream {
 
     /// Sets every element of a tensor to zero.
     pub fn zero<T: Element>(&self, tensor: Tensor<T>) {
+        if let Queue::Cuda(stream) = &self.queue {
+            let _ = stream.zero(tensor);
+            return;
+        }
         let access = self.access();
         let mut rows = access.write_rows(tensor);
         for row in 0..rows.rows() {

@@ -59,6 +59,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     }
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
+        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "topk::forward", element: T::NAME }),
     }
 }
 
