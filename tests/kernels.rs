@@ -1,6 +1,10 @@
-//! Every case of every kernel: f32 and bf16 against f64, and the same bits at any number of threads.
+//! Every case of every kernel: f32 and bf16 against f64, the same bits at any number of threads, and a CUDA device against the CPU.
 
-use scmmgpt_kernels::{registry, testing};
+use scmmgpt_kernels::runtime::Device;
+use scmmgpt_kernels::{Error, registry, testing};
+
+/// Kernels that run on CUDA devices; the others are still to be written.
+const ON_CUDA: [&str; 1] = ["layer_norm"];
 
 #[test]
 fn every_case_computes_what_it_says() {
@@ -10,6 +14,32 @@ fn every_case_computes_what_it_says() {
         for case in cases.iter().filter(|case| !case.timed) {
             for seed in [1, 2] {
                 failures.extend(testing::verify(case, seed).err().map(|message| format!("{kernel} {message}")));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Needs a driver: `tools/test.sh` puts the emulated one on the library path. Without one nothing is checked, unless
+/// `SCMMGPT_REQUIRE_CUDA=1` makes that a failure.
+#[test]
+fn a_cuda_device_agrees_with_the_cpu() {
+    let device = match Device::cuda(0, 1) {
+        Ok(device) => device,
+        Err(Error::DriverNotFound { tried }) => {
+            assert!(std::env::var_os("SCMMGPT_REQUIRE_CUDA").is_none(), "no driver among {tried:?}: run tools/test.sh");
+            eprintln!("no CUDA driver: nothing was compared");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    eprintln!("{}", device.describe());
+    let mut failures = Vec::new();
+    for (kernel, cases) in registry() {
+        for case in cases.iter().filter(|case| !case.timed) {
+            match testing::verify_on(&device, case, 1) {
+                Ok(ran) => assert_eq!(ran, ON_CUDA.contains(&kernel), "{kernel} {}: its place in ON_CUDA is wrong", case.name),
+                Err(message) => failures.push(format!("{kernel} {message}")),
             }
         }
     }

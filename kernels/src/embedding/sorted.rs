@@ -68,7 +68,7 @@ mod tests {
 
     fn sorted(ids: &[u32]) -> Vec<u64> {
         let stream = Stream::new(&Device::cpu(2).unwrap(), 0).unwrap();
-        let Target::Cpu(cpu) = stream.target();
+        let Target::Cpu(cpu) = stream.target() else { panic!("a CPU device has a CPU target") };
         let mut keys = vec![0; ids.len()];
         sort(cpu, &mut keys, |position| ids[position]);
         keys

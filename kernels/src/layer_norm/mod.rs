@@ -5,10 +5,11 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 
+use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
-use crate::{Error, Result};
 
 /// Arguments of [`forward`].
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +77,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "bias", &[width], &args.bias.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "layer_norm::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -102,6 +103,6 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     }
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "layer_norm::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
 }

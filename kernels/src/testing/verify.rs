@@ -45,3 +45,30 @@ fn run<T: Float>(device: &Device, case: &Case, passes: &Passes<T>, seed: u64) ->
     }
     storage.results(case, case.differentiable).map_err(fail)
 }
+
+/// Runs forward and backward in f32 on a device and compares with the CPU within the case's tolerance. False: the device has no such
+/// kernel.
+///
+/// # Errors
+/// The first difference, in words.
+pub fn verify_on(device: &Device, case: &Case, seed: u64) -> Result<bool, String> {
+    let cpu = Device::cpu(1).map_err(|error| error.to_string())?;
+    let reference = run(&cpu, case, &case.f32, seed)?;
+    let storage = Storage::<f32>::new(device, case, seed).map_err(|error| error.to_string())?;
+    let mut passes = vec![&case.f32.forward];
+    if case.differentiable {
+        passes.push(&case.f32.backward);
+    }
+    for pass in passes {
+        match pass(&storage.stream, &storage.tensors) {
+            Ok(()) => {}
+            Err(crate::Error::NoCudaKernel { .. }) => return Ok(false),
+            Err(error) => return Err(format!("{}: {error}", case.name)),
+        }
+    }
+    let results = storage.results(case, case.differentiable).map_err(|error| format!("{}: {error}", case.name))?;
+    for ((name, expected), (_, got)) in reference.iter().zip(&results) {
+        compare(&format!("{} {name} (device against CPU)", case.name), expected, got, case.tolerance)?;
+    }
+    Ok(true)
+}

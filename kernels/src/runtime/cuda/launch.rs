@@ -42,13 +42,13 @@ pub struct Launch<'a> {
     arguments: Vec<Argument>,
 }
 
-/// `name_f32` or `name_bf16`: the entry for an element type.
+/// `name_f32`: the entry for an element type.
 ///
 /// # Errors
-/// `NoCudaKernel` for f64, which only the CPU computes.
+/// `NoCudaKernel` for other types than f32.
 pub fn entry<T: Float>(op: &'static str, name: &str) -> Result<String> {
     match T::NAME {
-        "f32" | "bf16" => Ok(format!("{name}_{}", T::NAME)),
+        "f32" => Ok(format!("{name}_f32")),
         element => Err(Error::NoCudaKernel { op, element }),
     }
 }

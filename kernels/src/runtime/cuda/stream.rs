@@ -7,8 +7,8 @@ use cudarc::driver::sys::{self, CUevent_flags, CUstream_flags};
 use super::launch::Launch;
 use super::module::Module;
 use super::{Cuda, DeviceBlock, check};
-use crate::Result;
 use crate::runtime::{Device, Element, Tensor};
+use crate::{Error, Result};
 
 /// A queue of work on a CUDA device, with its scratch.
 #[derive(Debug)]
@@ -59,6 +59,15 @@ impl CudaStream {
     /// Bytes of scratch.
     pub fn scratch_bytes(&self) -> usize {
         self.scratch.bytes()
+    }
+
+    /// Refuses an operation that needs more scratch than there is.
+    ///
+    /// # Errors
+    /// `Scratch`.
+    pub fn need_scratch(&self, op: &'static str, needed: usize) -> Result<()> {
+        let reserved = self.scratch.bytes();
+        if needed <= reserved { Ok(()) } else { Err(Error::Scratch { op, needed, reserved }) }
     }
 
     pub(super) fn scratch_address(&self) -> u64 {
