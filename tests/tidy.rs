@@ -25,9 +25,11 @@ fn fail_on(offences: Vec<String>) {
 
 #[test]
 fn files_have_at_most_500_lines() {
+    // What other people's compilers wrote is as long as it is.
+    let ours = |name: &str| !name.starts_with("tools/emulator/tests/foreign/");
     let long = |(name, text): (String, String)| {
         let lines = text.lines().count();
-        (lines > 500).then(|| format!("{name}: {lines} lines"))
+        (lines > 500 && ours(&name)).then(|| format!("{name}: {lines} lines"))
     };
     fail_on(sources(&[".rs", ".py", ".sh", ".ptx"]).into_iter().filter_map(long).collect());
 }

@@ -236,7 +236,7 @@ impl<'a> Parser<'a> {
     }
 
     fn variable(&mut self, space: Space, line: u32) -> Result<Variable> {
-        let (mut align, mut element) = (None, None);
+        let (mut align, mut element, mut pointee) = (None, None, false);
         loop {
             match self.peek() {
                 Some(Token::Word(word)) if word == ".align" => {
@@ -245,14 +245,19 @@ impl<'a> Parser<'a> {
                     if !value.is_power_of_two() || value > 1 << 16 {
                         return Err(Error::Parse { line, reason: format!("an alignment of {value} is not a power of two") });
                     }
-                    align = Some(value);
+                    // After `.ptr` it is that of what the pointer points to.
+                    align = if pointee { align } else { Some(value) };
+                }
+                Some(Token::Word(word)) if word == ".ptr" => {
+                    self.at += 1;
+                    pointee = true;
                 }
                 Some(Token::Word(word)) if word.starts_with('.') => {
                     self.at += 1;
                     match Type::parse(&word[1..]) {
                         Some(found) => element = Some(found),
                         // Parameter attributes say what a pointer points to.
-                        None if matches!(word.as_str(), ".ptr" | ".global" | ".shared" | ".const" | ".local") => {}
+                        None if matches!(word.as_str(), ".global" | ".shared" | ".const" | ".local") => {}
                         None => return Err(Error::Unsupported { line, text: word.clone() }),
                     }
                 }

@@ -1,0 +1,287 @@
+//! Texts of other people's compilers (tools/fixtures), against plain loops: what nvcc and Triton mean by an instruction is not ours to decide.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+use scmmgpt_emulator::{ApproxModel, Config, Counters, Device, Launch, MmaModel, Module, Numerics};
+
+const NVCC: &str = include_str!("foreign/nvcc_kernels.ptx");
+const TRITON_MATMUL: &str = include_str!("foreign/triton_matmul.ptx");
+const TRITON_ATTENTION: &str = include_str!("foreign/triton_attention.ptx");
+
+/// An argument of a launch.
+enum Argument {
+    Pointer(u64),
+    Int(u32),
+    Float(f32),
+}
+
+struct Machine {
+    device: Device,
+    module: Module,
+}
+
+impl Machine {
+    fn new(text: &str, seed: u64, numerics: Numerics) -> Machine {
+        let device = Device::new(Config { seed, numerics, ..Config::default() });
+        let module = device.load(text).unwrap_or_else(|error| panic!("{error}"));
+        Machine { device, module }
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Argument {
+        let address = self.device.allocate(bytes.len() as u64).unwrap();
+        self.device.write(address, bytes).unwrap();
+        Argument::Pointer(address)
+    }
+
+    fn empty(&self, bytes: usize) -> Argument {
+        Argument::Pointer(self.device.allocate(bytes as u64).unwrap())
+    }
+
+    fn download(&self, argument: &Argument, bytes: usize) -> Vec<u8> {
+        let Argument::Pointer(address) = argument else { panic!("not a pointer") };
+        let mut out = vec![0; bytes];
+        self.device.read(*address, &mut out).unwrap();
+        out
+    }
+
+    fn launch(&self, name: &str, grid: [u32; 3], block: [u32; 3], shared: u32, arguments: &[&Argument]) -> Counters {
+        let function = self.module.function(name).unwrap();
+        let last = function.parameters().last().unwrap();
+        let mut params = vec![0; last.offset + last.size];
+        for (parameter, argument) in function.parameters().iter().zip(arguments) {
+            let bytes = match argument {
+                Argument::Pointer(value) => value.to_le_bytes().to_vec(),
+                Argument::Int(value) => value.to_le_bytes().to_vec(),
+                Argument::Float(value) => value.to_le_bytes().to_vec(),
+            };
+            assert_eq!(bytes.len(), parameter.size);
+            params[parameter.offset..parameter.offset + parameter.size].copy_from_slice(&bytes);
+        }
+        let launch = Launch { grid, block, dynamic_shared: shared, max_dynamic_shared: shared, params };
+        self.device.launch(&function, &launch).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// Seeds and numeric models that every text runs under.
+fn every() -> Vec<(u64, Numerics)> {
+    let model = |mma, approx| Numerics { mma, approx };
+    vec![(0, Numerics::default()), (1, model(MmaModel::Exact, ApproxModel::Highest)), (2, model(MmaModel::Blocks, ApproxModel::Lowest))]
+}
+
+/// Numbers in [-1, 1) from an index.
+fn value(index: usize, salt: u32) -> f32 {
+    let mut word = (index as u32 ^ salt.wrapping_mul(0x85eb_ca6b)).wrapping_mul(0x9e37_79b1);
+    word ^= word >> 15;
+    word = word.wrapping_mul(0x2c1b_3c6d);
+    word ^= word >> 12;
+    (word >> 8) as f32 / 8_388_608.0 - 1.0
+}
+
+fn numbers(count: usize, salt: u32) -> Vec<f32> {
+    (0..count).map(|index| value(index, salt)).collect()
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Rounded to bf16: values and bytes.
+fn brain(values: &[f32]) -> (Vec<f32>, Vec<u8>) {
+    let bits: Vec<u16> = values.iter().map(|value| (value.to_bits() >> 16) as u16).collect();
+    let rounded = bits.iter().map(|bits| f32::from_bits(u32::from(*bits) << 16)).collect();
+    (rounded, bits.iter().flat_map(|bits| bits.to_le_bytes()).collect())
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
+}
+
+fn brains(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks(2).map(|half| f32::from_bits(u32::from(u16::from_le_bytes(half.try_into().unwrap())) << 16)).collect()
+}
+
+#[track_caller]
+fn close(got: &[f32], expected: &[f64], absolute: f64, relative: f64) {
+    assert_eq!(got.len(), expected.len());
+    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(*got) - expected).abs();
+        assert!(error <= absolute + relative * expected.abs(), "element {index}: {got} for {expected}");
+    }
+}
+
+fn product(a: &[f32], b: impl Fn(usize, usize) -> f32, m: usize, n: usize, k: usize) -> Vec<f64> {
+    let element = |i: usize, j: usize| (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b(p, j))).sum();
+    (0..m * n).map(|index| element(index / n, index % n)).collect()
+}
+
+#[test]
+fn nvcc_sgemm() {
+    let (m, n, k) = (37, 45, 50);
+    let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+    let expected = product(&a, |p, j| b[p * n + j], m, n, k);
+    for (seed, numerics) in every() {
+        let machine = Machine::new(NVCC, seed, numerics);
+        let (x, y, z) = (machine.upload(&bytes_of(&a)), machine.upload(&bytes_of(&b)), machine.empty(4 * m * n));
+        let sizes = [m, n, k].map(|size| Argument::Int(size as u32));
+        let counters = machine.launch("sgemm", [3, 3, 1], [16, 16, 1], 0, &[&x, &y, &z, &sizes[0], &sizes[1], &sizes[2]]);
+        close(&floats(&machine.download(&z, 4 * m * n)), &expected, 1e-5, 1e-5);
+        assert!(counters.barriers > 0);
+    }
+}
+
+#[test]
+fn nvcc_sgemm_without_a_barrier_is_caught() {
+    let cut = NVCC.find(".visible .entry wmma_gemm").unwrap();
+    let (sgemm, rest) = NVCC.split_at(cut);
+    let last = sgemm.rfind("bar.sync").unwrap();
+    let end = last + sgemm[last..].find(';').unwrap() + 1;
+    let text = format!("{}{}{rest}", &sgemm[..last], &sgemm[end..]);
+    let device = Device::new(Config::default());
+    let function = device.load(&text).unwrap().function("sgemm").unwrap();
+    let memory = device.allocate(4 * 64 * 64).unwrap();
+    device.write(memory, &bytes_of(&numbers(64 * 64, 3))).unwrap();
+    let out = device.allocate(4 * 64 * 64).unwrap();
+    let mut params = Vec::new();
+    for address in [memory, memory, out] {
+        params.extend(address.to_le_bytes());
+    }
+    for _ in 0..3 {
+        params.extend(64u32.to_le_bytes());
+    }
+    let launch = Launch { grid: [4, 4, 1], block: [16, 16, 1], dynamic_shared: 0, max_dynamic_shared: 0, params };
+    let error = device.launch(&function, &launch).unwrap_err();
+    assert!(error.to_string().contains("race"), "{error}");
+}
+
+#[test]
+fn nvcc_wmma() {
+    let (m, n, k) = (32, 48, 64);
+    // Multiples of 1/64 are exact in f16.
+    let exact = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| (value * 64.0).round() / 64.0).collect() };
+    let (a, b) = (exact(numbers(m * k, 4)), exact(numbers(n * k, 5)));
+    let half = |value: f32| -> [u8; 2] {
+        let bits = value.to_bits();
+        if value == 0.0 {
+            return [0, 0];
+        }
+        (((bits >> 16) & 0x8000) as u16 | ((((bits >> 23) & 0xff) as u16 - 112) << 10) | ((bits >> 13) & 0x3ff) as u16).to_le_bytes()
+    };
+    let pack = |values: &[f32]| values.iter().flat_map(|value| half(*value)).collect::<Vec<u8>>();
+    let expected = product(&a, |p, j| b[j * k + p], m, n, k);
+    for (seed, numerics) in every() {
+        let machine = Machine::new(NVCC, seed, numerics);
+        let (x, y, z) = (machine.upload(&pack(&a)), machine.upload(&pack(&b)), machine.empty(4 * m * n));
+        let (columns, depth) = (Argument::Int(n as u32), Argument::Int(k as u32));
+        machine.launch("wmma_gemm", [3, 2, 1], [32, 1, 1], 0, &[&x, &y, &z, &columns, &depth]);
+        close(&floats(&machine.download(&z, 4 * m * n)), &expected, 1e-5, 1e-5);
+    }
+}
+
+#[test]
+fn nvcc_softmax() {
+    let (rows, width) = (6, 77);
+    let x: Vec<f32> = numbers(rows * width, 6).into_iter().map(|value| 8.0 * value).collect();
+    let mut expected = Vec::new();
+    for row in x.chunks(width) {
+        let powers: Vec<f64> = row.iter().map(|value| f64::from(*value).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        expected.extend(powers.iter().map(|power| power / sum));
+    }
+    for (seed, numerics) in every() {
+        let machine = Machine::new(NVCC, seed, numerics);
+        let (from, to, columns) = (machine.upload(&bytes_of(&x)), machine.empty(4 * x.len()), Argument::Int(width as u32));
+        machine.launch("softmax", [3, 1, 1], [32, 2, 1], 0, &[&from, &to, &columns]);
+        close(&floats(&machine.download(&to, 4 * x.len())), &expected, 1e-6, 1e-5);
+    }
+}
+
+#[test]
+fn nvcc_reduction_with_atomics() {
+    let x = numbers(5000, 7);
+    let expected: f64 = x.iter().map(|value| f64::from(*value)).sum();
+    for (seed, numerics) in every() {
+        let machine = Machine::new(NVCC, seed, numerics);
+        let (from, sum, count) = (machine.upload(&bytes_of(&x)), machine.upload(&[0; 4]), machine.upload(&[0; 4]));
+        machine.launch("reduce", [4, 1, 1], [256, 1, 1], 0, &[&from, &sum, &count, &Argument::Int(5000)]);
+        close(&floats(&machine.download(&sum, 4)), &[expected], 1e-3, 1e-5);
+        assert_eq!(machine.download(&count, 4), 4u32.to_le_bytes());
+    }
+}
+
+#[test]
+fn nvcc_calls_local_arrays_and_long_division() {
+    let x: Vec<i32> = (1..=70).collect();
+    let collatz = |start: i32| {
+        let (mut value, mut top, mut steps) = (i64::from(start), i64::from(start), 0);
+        while value != 1 {
+            value = if value % 2 != 0 { 3 * value + 1 } else { value / 2 };
+            top = top.max(value);
+            steps += 1;
+        }
+        (top / 7, steps)
+    };
+    let most = |start: i32| {
+        let (mut seen, mut rest) = ([0; 10], start as u64 * 1_000_003);
+        while rest > 0 {
+            seen[(rest % 10) as usize] += 1;
+            rest /= 10;
+        }
+        (1..10).fold(0, |best, digit| if seen[digit] > seen[best] { digit } else { best }) as i32
+    };
+    for (seed, numerics) in every() {
+        let machine = Machine::new(NVCC, seed, numerics);
+        let from = machine.upload(&x.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+        let (top, steps, digits) = (machine.empty(8 * 70), machine.empty(4 * 70), machine.empty(4 * 70));
+        machine.launch("local", [2, 1, 1], [64, 1, 1], 0, &[&from, &top, &steps, &digits, &Argument::Int(70)]);
+        let long = machine.download(&top, 8 * 70);
+        let int = |bytes: &[u8]| -> Vec<i32> { bytes.chunks(4).map(|word| i32::from_le_bytes(word.try_into().unwrap())).collect() };
+        assert_eq!(int(&machine.download(&steps, 4 * 70)), x.iter().map(|&value| collatz(value).1).collect::<Vec<_>>());
+        assert_eq!(int(&machine.download(&digits, 4 * 70)), x.iter().map(|&value| most(value)).collect::<Vec<_>>());
+        let long: Vec<i64> = long.chunks(8).map(|word| i64::from_le_bytes(word.try_into().unwrap())).collect();
+        assert_eq!(long, x.iter().map(|&value| collatz(value).0).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn triton_matmul() {
+    let (m, n, k) = (80, 96, 112);
+    let ((a, a_bytes), (b, b_bytes)) = (brain(&numbers(m * k, 8)), brain(&numbers(k * n, 9)));
+    let expected = product(&a, |p, j| b[p * n + j], m, n, k);
+    for (seed, numerics) in every() {
+        let machine = Machine::new(TRITON_MATMUL, seed, numerics);
+        let (x, y, z, none) = (machine.upload(&a_bytes), machine.upload(&b_bytes), machine.empty(2 * m * n), Argument::Pointer(0));
+        let sizes = [m, n, k].map(|size| Argument::Int(size as u32));
+        let counters =
+            machine.launch("matmul", [2, 2, 1], [128, 1, 1], 40 << 10, &[&x, &y, &z, &sizes[0], &sizes[1], &sizes[2], &none, &none]);
+        close(&brains(&machine.download(&z, 2 * m * n)), &expected, 1e-2, 1.0 / 256.0);
+        assert_eq!(counters.copies_left, 0);
+    }
+}
+
+#[test]
+fn triton_attention() {
+    let (heads, length, d) = (2, 112, 64);
+    let count = heads * length * d;
+    let [(q, q_bytes), (k, k_bytes), (v, v_bytes)] = [10, 11, 12].map(|salt| brain(&numbers(count, salt)));
+    let scale = 0.125f32;
+    let mut expected = vec![0.0; count];
+    for head in 0..heads {
+        let at = |values: &[f32], row: usize, column: usize| f64::from(values[(head * length + row) * d + column]);
+        for row in 0..length {
+            let score = |key: usize| (0..d).map(|c| at(&q, row, c) * at(&k, key, c)).sum::<f64>() * f64::from(scale);
+            let powers: Vec<f64> = (0..=row).map(|key| score(key).exp()).collect();
+            let sum: f64 = powers.iter().sum();
+            for c in 0..d {
+                expected[(head * length + row) * d + c] = (0..=row).map(|key| powers[key] / sum * at(&v, key, c)).sum();
+            }
+        }
+    }
+    for (seed, numerics) in every() {
+        let machine = Machine::new(TRITON_ATTENTION, seed, numerics);
+        let (x, y, z) = (machine.upload(&q_bytes), machine.upload(&k_bytes), machine.upload(&v_bytes));
+        let (out, none) = (machine.empty(2 * count), Argument::Pointer(0));
+        let arguments = [&x, &y, &z, &out, &Argument::Int(length as u32), &Argument::Float(scale), &none, &none];
+        machine.launch("attention", [2, heads as u32, 1], [128, 1, 1], 48 << 10, &arguments);
+        close(&brains(&machine.download(&out, 2 * count)), &expected, 1e-2, 1.0 / 128.0);
+    }
+}
