@@ -70,6 +70,12 @@ pub(crate) enum Command {
     Infer(Infer),
     /// Measure results
     Eval(Eval),
+    /// Run every kernel on the device and compare: f32 and bf16 with f64 on the CPU, a CUDA device with the CPU
+    #[command(after_help = "\
+Examples:
+  scmmgpt-engine doctor
+  scmmgpt-engine doctor --device cuda:0")]
+    Doctor,
 }
 
 #[derive(Args, Debug)]

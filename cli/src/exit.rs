@@ -41,7 +41,12 @@ fn kernel_code(error: &scmmgpt_engine::KernelError) -> u8 {
     use scmmgpt_engine::KernelError as Kernel;
     match error {
         Kernel::OutOfMemory { .. } => 5,
-        Kernel::DeviceUnavailable { .. } => 6,
+        Kernel::DeviceUnavailable { .. }
+        | Kernel::DriverNotFound { .. }
+        | Kernel::Driver { .. }
+        | Kernel::DeviceFault { .. }
+        | Kernel::Ptx { .. }
+        | Kernel::NoCudaKernel { .. } => 6,
         _ => 1,
     }
 }

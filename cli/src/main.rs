@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod doctor;
 mod eval;
 mod exit;
 mod infer;
@@ -27,5 +28,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Train(train) => train::run(&arguments.global, train),
         Command::Infer(infer) => infer::run(&arguments.global, infer),
         Command::Eval(eval) => eval::run(&arguments.global, eval),
+        Command::Doctor => doctor::run(&arguments.global),
     }
 }

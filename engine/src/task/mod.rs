@@ -1,6 +1,7 @@
 //! What users ask of a trained model: one file a task.
 
 pub mod annotate;
+pub mod doctor;
 pub mod embed;
 mod output;
 pub mod score;

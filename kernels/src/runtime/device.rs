@@ -92,6 +92,11 @@ impl Device {
         self.inner.cpu.threads()
     }
 
+    /// Whether it is a CUDA device.
+    pub fn is_cuda(&self) -> bool {
+        self.inner.cuda.is_some()
+    }
+
     /// One line for logs: kind and capability.
     pub fn describe(&self) -> String {
         match &self.inner.cuda {

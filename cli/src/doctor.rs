@@ -1,0 +1,31 @@
+//! `doctor`: is this device to be trusted?
+
+use scmmgpt_engine::task::doctor::{KernelHealth, examine};
+
+use crate::arguments::Global;
+
+pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
+    let device = global.open_device()?;
+    if !global.json {
+        println!("{}", device.describe());
+    }
+    let health = examine(&device, &mut |kernel| {
+        if !global.json {
+            println!("  {:<16} {}", kernel.kernel, verdict(kernel));
+            kernel.failures.iter().for_each(|failure| println!("    {failure}"));
+        }
+    });
+    if global.json {
+        println!("{}", serde_json::to_string(&health)?);
+    }
+    anyhow::ensure!(health.is_well(), "the device computes something else than the CPU; do not use it, and report this");
+    Ok(())
+}
+
+fn verdict(kernel: &KernelHealth) -> String {
+    match (kernel.failures.len(), kernel.absent) {
+        (0, 0) => format!("{} cases agree", kernel.passed),
+        (0, _) => "does not run on this device".into(),
+        (failed, _) => format!("{failed} of {} cases differ", failed + kernel.passed),
+    }
+}

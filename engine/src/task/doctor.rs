@@ -1,0 +1,55 @@
+//! Whether a device computes what it should: every kernel's own cases, run on it.
+
+use scmmgpt_kernels::{registry, testing};
+use serde::Serialize;
+
+use crate::Device;
+
+/// What came of one kernel's cases.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelHealth {
+    /// The kernel's folder.
+    pub kernel: &'static str,
+    /// Cases that agreed.
+    pub passed: usize,
+    /// Cases for which the device has no kernel.
+    pub absent: usize,
+    /// What did not agree, in words.
+    pub failures: Vec<String>,
+}
+
+/// What a device is, and what came of the kernels.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    /// The device in its own words; an emulated one says there that no hardware is behind it.
+    pub device: String,
+    /// One entry a kernel.
+    pub kernels: Vec<KernelHealth>,
+}
+
+impl Health {
+    /// Whether nothing failed. Absent kernels are no failure: the commands that need them say so.
+    pub fn is_well(&self) -> bool {
+        self.kernels.iter().all(|kernel| kernel.failures.is_empty())
+    }
+}
+
+/// Runs forward and backward of every kernel's cases: on the CPU f32 and bf16 against f64 and one thread against three, on a CUDA
+/// device f32 against the CPU. Large cases, which only benches need, are left out.
+pub fn examine(device: &Device, progress: &mut dyn FnMut(&KernelHealth)) -> Health {
+    let mut kernels = Vec::new();
+    for (kernel, cases) in registry() {
+        let mut health = KernelHealth { kernel, passed: 0, absent: 0, failures: Vec::new() };
+        for case in cases.iter().filter(|case| !case.timed) {
+            let result = if device.is_cuda() { testing::verify_on(device, case, 1) } else { testing::verify(case, 1).map(|()| true) };
+            match result {
+                Ok(true) => health.passed += 1,
+                Ok(false) => health.absent += 1,
+                Err(message) => health.failures.push(message),
+            }
+        }
+        progress(&health);
+        kernels.push(health);
+    }
+    Health { device: device.describe(), kernels }
+}
