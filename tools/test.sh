@@ -10,4 +10,7 @@ cargo build --release -p scmmgpt-libcuda
 export SCMMGPT_PYTHON="$PWD/.venv/bin/python"
 export LD_LIBRARY_PATH="$PWD/target/release${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export SCMMGPT_REQUIRE_CUDA=1
-cargo test --release --workspace "$@"
+if [ $# -eq 0 ]; then
+    set -- --workspace
+fi
+cargo test --release "$@"

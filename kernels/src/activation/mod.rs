@@ -5,10 +5,11 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 
+use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
-use crate::{Error, Result};
 
 /// Which function. NaN stays NaN in all of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,7 +66,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
             cpu::forward(stream, cpu, args);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "activation::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, "activation::forward", args),
     }
 }
 
@@ -87,7 +88,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
             cpu::backward(stream, cpu, args);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "activation::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
 }
 

@@ -33,6 +33,18 @@ impl Mask {
         Ok(Mask { site, threshold: (probability * 65536.0).round() as u32, scale: 1.0 / (1.0 - probability) })
     }
 
+    pub(super) fn site(self) -> Site {
+        self.site
+    }
+
+    pub(super) fn threshold(self) -> u32 {
+        self.threshold
+    }
+
+    pub(super) fn scale(self) -> f64 {
+        self.scale
+    }
+
     /// The factors of elements `start..start + out.len()`: 0 or `1 / (1 - p)`.
     pub(crate) fn factors<A: Real>(self, out: &mut [A], start: usize) {
         if self.threshold == 0 {

@@ -7,14 +7,15 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 mod mask;
 
 pub(crate) use mask::Mask;
 
+use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::philox::Site;
 use crate::runtime::{Float, Stream, Target, Tensor};
-use crate::{Error, Result};
 
 /// Arguments of [`forward`].
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +64,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
             cpu::apply(stream, cpu, args.y, args.x, args.residual, mask);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "dropout::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::apply(cuda, OP, args.y, args.x, args.residual, mask),
     }
 }
 
@@ -84,7 +85,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
             cpu::apply(stream, cpu, args.dx, args.dy, None, mask);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "dropout::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::apply(cuda, OP, args.dx, args.dy, None, mask),
     }
 }
 

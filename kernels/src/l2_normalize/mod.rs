@@ -3,10 +3,11 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 
+use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
-use crate::{Error, Result};
 
 /// Arguments of [`forward`].
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +51,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "norm", &[args.x.rows()], &[args.norm.len()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "l2_normalize::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -70,6 +71,6 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "norm", &[args.y.rows()], &[args.norm.len()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "l2_normalize::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
 }

@@ -3,10 +3,11 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 
+use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
-use crate::{Error, Result};
 
 /// Arguments of [`forward`].
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +55,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "loss", &[1], &args.loss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "mse::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -73,7 +74,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dloss", &[1], &args.dloss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "mse::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
 }
 

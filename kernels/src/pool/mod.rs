@@ -6,6 +6,7 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
@@ -103,7 +104,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     check_weights(OP, args.weights, args.kind, batch * args.seq_len)?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "pool::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -124,7 +125,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     check_weights(OP, args.weights, args.kind, batch * args.seq_len)?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, OP, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "pool::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
 }
 
@@ -142,7 +143,7 @@ pub fn score_forward<T: Float>(stream: &Stream, args: ScoreForward<T>) -> Result
     expect_shape(OP, "y", &[args.query.rows()], &[args.y.len()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::score_forward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "pool::score_forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::score_forward(cuda, OP, args),
     }
 }
 
@@ -162,7 +163,7 @@ pub fn score_backward<T: Float>(stream: &Stream, args: ScoreBackward<T>) -> Resu
     expect_shape(OP, "dcell", &[args.cell.rows(), args.cell.width()], &[args.dcell.rows(), args.dcell.width()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::score_backward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "pool::score_backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::score_backward(cuda, OP, args),
     }
 }
 

@@ -53,6 +53,13 @@ pub fn entry<T: Float>(op: &'static str, name: &str) -> Result<String> {
     }
 }
 
+/// Grid and CTA size of a kernel with a thread an element: 128 columns a CTA, rows in steps of the grid's height.
+pub fn elementwise(rows: usize, width: usize) -> ([u32; 3], u32) {
+    const THREADS: usize = 128;
+    const TALLEST: usize = 65535;
+    ([width.div_ceil(THREADS) as u32, rows.min(TALLEST) as u32, 1], THREADS as u32)
+}
+
 impl<'a> Launch<'a> {
     pub(super) fn new(stream: &'a CudaStream, text: &'static str, entry: String, grid: [u32; 3], block: u32) -> Launch<'a> {
         Launch { stream, text, entry, grid, block, shared: 0, arguments: Vec::new() }
