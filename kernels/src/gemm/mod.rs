@@ -9,6 +9,9 @@ mod cpu;
 mod cpu_finish;
 mod cpu_pack;
 mod cpu_simd;
+mod emit;
+mod emit_finish;
+mod emit_simt;
 #[cfg(test)]
 mod tests;
 
@@ -162,6 +165,11 @@ pub fn accumulate<T: Float>(stream: &Stream, args: Accumulate<T>) -> Result<()> 
         }
         Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gemm::accumulate", element: T::NAME }),
     }
+}
+
+/// Every PTX text of this kernel: entry and module.
+pub fn texts() -> Vec<(String, String)> {
+    emit::all().into_iter().map(|text| (text.entry, text.ptx)).collect()
 }
 
 /// m and n, after checking that both operands agree on k.
