@@ -4,7 +4,7 @@ use scmmgpt_kernels::runtime::Device;
 use scmmgpt_kernels::{Error, registry, testing};
 
 /// Kernels that run on CUDA devices; the others are still to be written.
-const ON_CUDA: [&str; 1] = ["layer_norm"];
+const ON_CUDA: [&str; 3] = ["attention", "gemm", "layer_norm"];
 
 #[test]
 fn every_case_computes_what_it_says() {

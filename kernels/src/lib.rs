@@ -43,5 +43,5 @@ kernels! {
 
 /// Every PTX text that the kernels can emit: entry and module.
 pub fn texts() -> Vec<(String, String)> {
-    [gemm::texts()].concat()
+    [attention::texts(), gemm::texts()].concat()
 }

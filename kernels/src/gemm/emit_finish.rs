@@ -81,7 +81,7 @@ fn cdf(k: &mut Kernel) {
 pub(super) fn load(k: &mut Kernel, stored: Stored, guard: &str, target: &str, address: &str) {
     match stored {
         Stored::F32 => ptx!(k, "@{guard} ld.global.f32 {target}, [{address}];"),
-        Stored::Bf16 => ptx!(k, "@{guard} ld.global.b16 %half, [{address}];\nmov.b32 {target}, {{%no_bits, %half}};"),
+        Stored::Bf16 => ptx!(k, "mov.b16 %half, 0;\n@{guard} ld.global.b16 %half, [{address}];\nmov.b32 {target}, {{%no_bits, %half}};"),
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
     if finish.other().is_some() {
         k.params(".u32", "other_stride");
     }
-    k.block(THREADS, 2);
+    k.block(THREADS, if stored == Stored::F32 { 2 } else { 1 });
     k.shared(Some(2 * STAGE));
     let a = Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, shared: 0 };
     let b = Operand { name: "b", extent: "%n", first: "%first_column", deep: layout == Layout::NT, stored, shared: OPERAND };

@@ -9,6 +9,7 @@ mod cpu;
 mod cpu_finish;
 mod cpu_pack;
 mod cpu_simd;
+mod cuda;
 mod emit;
 mod emit_finish;
 mod emit_simt;
@@ -22,7 +23,7 @@ pub use cpu_simd::fma_peak;
 
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,7 +143,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
             cpu::forward(stream, cpu, args);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gemm::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -163,7 +164,7 @@ pub fn accumulate<T: Float>(stream: &Stream, args: Accumulate<T>) -> Result<()> 
             cpu::accumulate(stream, cpu, args);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gemm::accumulate", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::accumulate(cuda, OP, args),
     }
 }
 

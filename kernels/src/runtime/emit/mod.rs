@@ -6,8 +6,10 @@
 pub mod fragment;
 pub mod swizzle;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
 use std::panic::Location;
+use std::sync::{Mutex, PoisonError};
 
 /// Emits one or more literal PTX lines into a [`Kernel`], with Rust's formatting for names and constants.
 #[macro_export]
@@ -47,6 +49,13 @@ impl Kind {
 /// A register by its name in the text, `%acc_1_5`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reg(String);
+
+impl Reg {
+    /// A register that [`Kernel::regs`] declared.
+    pub fn named(name: &str) -> Reg {
+        Reg(format!("%{name}"))
+    }
+}
 
 impl Display for Reg {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,6 +197,20 @@ impl Kernel {
         }
         ptx.push_str("}\n");
         Text { entry: self.entry.clone(), ptx, origins }
+    }
+}
+
+/// The text of an entry, made at its first use and kept as long as the process: there are as many as variants.
+pub fn kept(entry: &str, make: impl FnOnce() -> Text) -> &'static str {
+    static TEXTS: Mutex<BTreeMap<String, &'static str>> = Mutex::new(BTreeMap::new());
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    match texts.get(entry) {
+        Some(text) => text,
+        None => {
+            let text: &'static str = Box::leak(make().ptx.into_boxed_str());
+            texts.insert(entry.to_string(), text);
+            text
+        }
     }
 }
 
