@@ -1,6 +1,6 @@
 //! Launches of attention.
 
-use super::emit::{MAX_HEAD_DIM, Shape};
+use super::emit::{MAX_DROPOUT_HEAD_DIM, MAX_HEAD_DIM, Shape};
 use super::{Backward, Dims, Dropout, Forward, Mask, emit_backward, emit_forward};
 use crate::runtime::emit::{Text, kept};
 use crate::runtime::{CudaStream, Float, Launch, Tensor};
@@ -80,6 +80,10 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
 pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Backward<T>) -> Result<()> {
     let dims = args.dims;
     let shape = shape_of::<T>(op, &dims, args.dropout.as_ref())?;
+    if shape.dropout && shape.head_dim > MAX_DROPOUT_HEAD_DIM {
+        let expected = "at most 64 for gradients under dropout on CUDA devices";
+        return Err(Error::Argument { op, argument: "head_dim", value: dims.head_dim as f64, expected });
+    }
     let shared = emit_backward::shared_bytes(shape) as u32;
     let queries = launch(stream, shape, "backward_queries", emit_backward::queries, grid(dims.query_len, shape, dims.num_heads, dims.batch));
     let queries = operands(queries.shared(shared).write("dq", args.dq), &args).value("dq_stride", args.dq.row_stride() as u32);

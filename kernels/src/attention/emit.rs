@@ -14,6 +14,8 @@ pub(super) const COLUMNS: usize = 32;
 const HEAD_DIMS: [usize; 6] = [8, 16, 24, 32, 64, 128];
 /// Largest head: beyond it a lane's sums do not fit its registers.
 pub(super) const MAX_HEAD_DIM: usize = 128;
+/// Largest head whose gradients are made under dropout, for the same reason.
+pub(super) const MAX_DROPOUT_HEAD_DIM: usize = 64;
 
 /// Sizes of a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +66,13 @@ pub(super) const SCORE_PITCH: usize = 4 * (COLUMNS + 4);
 /// Every text of this kernel.
 pub(super) fn all() -> Vec<Text> {
     let shapes = HEAD_DIMS.into_iter().flat_map(|head_dim| [false, true].map(|dropout| Shape { head_dim, dropout }));
-    shapes.flat_map(|shape| [emit_forward::text(shape), emit_backward::queries(shape), emit_backward::keys(shape)]).collect()
+    shapes
+        .flat_map(|shape| {
+            let backward = !shape.dropout || shape.head_dim <= MAX_DROPOUT_HEAD_DIM;
+            let backward = backward.then(|| [emit_backward::queries(shape), emit_backward::keys(shape)]);
+            std::iter::once(emit_forward::text(shape)).chain(backward.into_iter().flatten())
+        })
+        .collect()
 }
 
 /// Thread, lane and the four rows of a lane; the item, the head and the first row come from the grid.
@@ -98,11 +106,11 @@ pub(super) fn lengths(k: &mut Kernel) {
 
 /// `%head` and `%item` from the grid, and the address `%name` of a matrix's first row of the item and first element of the head.
 pub(super) fn head_of(k: &mut Kernel, name: &str, head: &str, rows: &str, head_dim: usize) {
-    k.regs(Kind::B64, &format!("{name} {name}_row_step"));
-    k.regs(Kind::B32, &format!("{name}_stride"));
-    ptx!(k, "ld.param.u64 %{name}, [{name}];\ncvta.to.global.u64 %{name}, %{name};\nld.param.u32 %{name}_stride, [{name}_stride];");
-    ptx!(k, "mul.wide.u32 %{name}_row_step, %{name}_stride, 4;\nmul.lo.u32 %index, %item, {rows};");
-    ptx!(k, "cvt.u64.u32 %bytes, %index;\nmad.lo.u64 %{name}, %bytes, %{name}_row_step, %{name};");
+    k.regs(Kind::B64, name);
+    k.regs(Kind::B32, &format!("{name}_row_step"));
+    ptx!(k, "ld.param.u64 %{name}, [{name}];\ncvta.to.global.u64 %{name}, %{name};\nld.param.u32 %{name}_row_step, [{name}_stride];");
+    ptx!(k, "shl.b32 %{name}_row_step, %{name}_row_step, 2;\nmul.lo.u32 %index, %item, {rows};");
+    ptx!(k, "mad.wide.u32 %{name}, %index, %{name}_row_step, %{name};");
     ptx!(k, "mul.wide.u32 %bytes, {head}, {};\nadd.u64 %{name}, %{name}, %bytes;", 4 * head_dim);
 }
 
@@ -138,8 +146,8 @@ pub(super) fn copy(k: &mut Kernel, shape: Shape, copy: Copy<'_>) {
     ptx!(k, "shl.b32 %copy_column, %copy_column, 2;");
     ptx!(k, "{top}:\n.pragma \"nounroll\";");
     ptx!(k, "add.u32 %copy_row, {first}, %copy_at;\nsetp.lt.u32 %copy_inside, %copy_row, {end};\nselp.u32 %copy_size, 4, 0, %copy_inside;");
-    ptx!(k, "selp.u32 %copy_row, %copy_row, 0, %copy_inside;\ncvt.u64.u32 %copy_from, %copy_row;");
-    ptx!(k, "mad.lo.u64 %copy_from, %copy_from, %{matrix}_row_step, %{matrix};\ncvt.u64.u32 %bytes, %copy_column;\nadd.u64 %copy_from, %copy_from, %bytes;");
+    ptx!(k, "selp.u32 %copy_row, %copy_row, 0, %copy_inside;");
+    ptx!(k, "mad.wide.u32 %copy_from, %copy_row, %{matrix}_row_step, %{matrix};\ncvt.u64.u32 %bytes, %copy_column;\nadd.u64 %copy_from, %copy_from, %bytes;");
     if permuted {
         ptx!(k, "and.b32 %copy_place, %copy_at, 3;\nshl.b32 %copy_place, %copy_place, 3;\nshr.u32 %copy_to, %copy_at, 2;\nadd.u32 %copy_place, %copy_place, %copy_to;");
     } else {

@@ -256,7 +256,7 @@ pub(super) fn keys(shape: Shape) -> Text {
     let fragments = declare_products(k);
     let (scores, slopes) = (k.grid(Kind::F32, "score", 4, 4), k.grid(Kind::F32, "slope", 4, 4));
     let (dk, dv) = (k.grid(Kind::F32, "dk", 4, d / 8), k.grid(Kind::F32, "dv", 4, d / 8));
-    let (logarithms, deltas) = (k.array(Kind::F32, "logarithm", 4), k.array(Kind::F32, "delta", 4));
+    let (logarithm, delta) = (&k.reg(Kind::F32, "logarithm"), &k.reg(Kind::F32, "delta"));
     let keep = if shape.dropout { k.array(Kind::F32, "keep_of", 4) } else { Vec::new() };
     k.regs(Kind::B32, "start heads_left key q_gather dout_gather statistics own_statistics limit");
     zero(k, &dk);
@@ -283,14 +283,12 @@ pub(super) fn keys(shape: Shape) -> Text {
     products(k, shape, &fragments, &scores, "%rows_at", "%columns_at");
     products(k, shape, &fragments, &slopes, "%more_rows_at", "%more_columns_at");
     ptx!(k, "bar.sync 0;");
-    for (registers, offset) in [(&logarithms, 0), (&deltas, 4 * COLUMNS)] {
-        let (r0, r1, r2, r3) = (&registers[0], &registers[1], &registers[2], &registers[3]);
-        ptx!(k, "ld.shared.v4.f32 {{{r0}, {r1}, {r2}, {r3}}}, [%own_statistics + {offset}];");
-    }
     ptx!(k, "shl.b32 %column, %lane_column, 2;\nadd.u32 %column, %column, %step_at;\nadd.u32 %key, %first_row, %own_row;");
     for column in 0..4 {
         ptx!(k, "add.u32 %row, %column, {column};");
         limit_of(k, &Reg::named("limit"), "%row");
+        ptx!(k, "ld.shared.f32 {logarithm}, [%own_statistics + {}];", 4 * column);
+        ptx!(k, "ld.shared.f32 {delta}, [%own_statistics + {}];", 4 * (COLUMNS + column));
         if shape.dropout {
             for factor in &keep {
                 ptx!(k, "mov.f32 {factor}, {};", float(1.0));
@@ -298,8 +296,8 @@ pub(super) fn keys(shape: Shape) -> Text {
             dropout::four(k, "%row", "%key", std::array::from_fn(|row| &keep[row]));
         }
         for row in 0..4 {
-            let (score, slope, delta) = (&scores[row][column], &slopes[row][column], &deltas[column]);
-            probability(k, score, &logarithms[column]);
+            let (score, slope) = (&scores[row][column], &slopes[row][column]);
+            probability(k, score, logarithm);
             if shape.dropout {
                 ptx!(k, "mul.rn.f32 {slope}, {slope}, {};", keep[row]);
             }
@@ -357,7 +355,7 @@ fn column_statistics(k: &mut Kernel, shape: Shape, fragments: &Fragments, dout_t
 
 fn keys_see_themselves(k: &mut Kernel, shape: Shape, fragments: &Fragments, dk: &[Vec<Reg>], dv: &[Vec<Reg>], v_tile: usize) {
     let (own, other) = fragments.pair();
-    k.regs(Kind::F32, "delta logarithm dropped");
+    k.regs(Kind::F32, "dropped");
     k.note("Keys behind a prefix are seen by their own queries.");
     ptx!(k, "add.u32 %index, %first_row, {};\nsetp.gt.u32 %selfish, %index, %self_from;", shape.rows());
     ptx!(k, "setp.lt.and.u32 %selfish, %first_row, %self_to, %selfish;\n@!%selfish bra OWN_DONE;");

@@ -214,7 +214,7 @@ pub(super) fn own_row(k: &mut Kernel, row: usize) {
 
 /// `%address` of the lane's first element of row `%row` of a matrix.
 pub(super) fn address(k: &mut Kernel, matrix: &str) {
-    ptx!(k, "cvt.u64.u32 %address, %row;\nmad.lo.u64 %address, %address, %{matrix}_row_step, %{matrix};");
+    ptx!(k, "mad.wide.u32 %address, %row, %{matrix}_row_step, %{matrix};");
     ptx!(k, "cvt.u64.u32 %bytes, %lane_bytes;\nadd.u64 %address, %address, %bytes;");
 }
 
