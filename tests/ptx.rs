@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const TARGETS: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"];
 
@@ -39,38 +41,53 @@ fn files(ends: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Every text, by name: the plain ones, and those that the kernels emit.
+fn texts() -> Vec<(String, String)> {
+    let plain = files(".ptx").into_iter().map(|file| (file.display().to_string(), std::fs::read_to_string(&file).unwrap()));
+    plain.chain(scmmgpt_kernels::texts()).collect()
+}
+
+/// Complaints of ptxas about a text for one target; none: it assembles without spills.
+fn complaint(ptxas: &Path, folder: &Path, (name, text): &(String, String), target: &str) -> Option<String> {
+    let file = folder.join(format!("{}.{target}.ptx", name.replace(['/', '\\'], "_")));
+    std::fs::write(&file, text).unwrap();
+    let arguments = ["-v", "-Werror", "-warn-spills", "-warn-lmem-usage", "-arch", target, "-o", "/dev/null"];
+    let output = Command::new(ptxas).args(arguments).arg(&file).output().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (!output.status.success() || said.contains("C75")).then(|| format!("{name} for {target}:\n{said}"))
+}
+
 #[test]
 fn every_text_assembles_for_every_target_without_spills() {
-    let (ptxas, texts) = (ptxas(), files(".ptx"));
-    assert!(!texts.is_empty());
-    let mut failures = Vec::new();
-    for text in &texts {
-        for target in TARGETS {
-            let output = Command::new(&ptxas)
-                .args(["-v", "-Werror", "-warn-spills", "-warn-lmem-usage", "-arch", target, "-o", "/dev/null"])
-                .arg(text)
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            if !output.status.success() || said.contains("C75") {
-                failures.push(format!("{} for {target}:\n{said}", text.display()));
-            }
+    let (ptxas, texts, folder) = (ptxas(), texts(), tempfile::tempdir().unwrap());
+    let jobs: Vec<_> = texts.iter().flat_map(|text| TARGETS.map(|target| (text, target))).collect();
+    assert!(!jobs.is_empty());
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((text, target)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    failures.lock().unwrap().extend(complaint(&ptxas, folder.path(), text, target));
+                }
+            });
         }
-    }
+    });
+    let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// ptxas may fuse a product and a sum that are not marked, and then the emulated result is not the device's.
 #[test]
 fn sums_and_products_say_how_they_round() {
-    for file in files(".ptx") {
-        for (line, text) in std::fs::read_to_string(&file).unwrap().lines().enumerate() {
+    for (name, text) in texts() {
+        for (line, text) in text.lines().enumerate() {
             let opcode = text.trim().trim_start_matches(['@', '!']).split_whitespace();
             let unmarked = opcode.into_iter().any(|word| {
                 let parts: Vec<&str> = word.split('.').collect();
                 matches!(parts[0], "add" | "sub" | "mul") && parts.last() == Some(&"f32") && !parts.contains(&"rn")
             });
-            assert!(!unmarked, "{}:{}: `{}` without .rn", file.display(), line + 1, text.trim());
+            assert!(!unmarked, "{name}:{}: `{}` without .rn", line + 1, text.trim());
         }
     }
 }

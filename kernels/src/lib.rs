@@ -40,3 +40,8 @@ kernels! {
     reduce,
     topk,
 }
+
+/// Every PTX text that the kernels can emit: entry and module.
+pub fn texts() -> Vec<(String, String)> {
+    [attention::texts(), gemm::texts()].concat()
+}

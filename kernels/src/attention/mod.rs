@@ -9,6 +9,11 @@ mod cpu;
 mod cpu_backward;
 mod cpu_simd;
 mod cpu_tile;
+mod cuda;
+mod emit;
+mod emit_backward;
+mod emit_dropout;
+mod emit_forward;
 #[cfg(test)]
 mod tests;
 
@@ -158,7 +163,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     check_lengths(OP, &args.dims, &args.logsumexp.shape(), &args.mask, args.query_lengths, args.key_lengths)?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "attention::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -185,8 +190,13 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     check_lengths(OP, &args.dims, &args.logsumexp.shape(), &args.mask, args.query_lengths, args.key_lengths)?;
     match stream.target() {
         Target::Cpu(cpu) => cpu_backward::backward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "attention::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
+}
+
+/// Every PTX text of this kernel that tests assemble: entry and module. Other head sizes are made when they are asked for.
+pub fn texts() -> Vec<(String, String)> {
+    emit::all().into_iter().map(|text| (text.entry, text.ptx)).collect()
 }
 
 /// Shapes of the matrices with a row per query and with a row per key.

@@ -9,6 +9,10 @@ mod cpu;
 mod cpu_finish;
 mod cpu_pack;
 mod cpu_simd;
+mod cuda;
+mod emit;
+mod emit_finish;
+mod emit_simt;
 #[cfg(test)]
 mod tests;
 
@@ -17,9 +21,9 @@ pub(crate) use cpu::multiply;
 #[cfg(feature = "testing")]
 pub use cpu_simd::fma_peak;
 
+use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
-use crate::{Error, Result};
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,7 +143,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
             cpu::forward(stream, cpu, args);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gemm::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -160,8 +164,13 @@ pub fn accumulate<T: Float>(stream: &Stream, args: Accumulate<T>) -> Result<()> 
             cpu::accumulate(stream, cpu, args);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gemm::accumulate", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::accumulate(cuda, OP, args),
     }
+}
+
+/// Every PTX text of this kernel: entry and module.
+pub fn texts() -> Vec<(String, String)> {
+    emit::all().into_iter().map(|text| (text.entry, text.ptx)).collect()
 }
 
 /// m and n, after checking that both operands agree on k.

@@ -9,6 +9,7 @@ mod cpu;
 mod cuda;
 mod device;
 mod element;
+pub mod emit;
 pub mod math;
 pub mod philox;
 mod pinned;

@@ -1,0 +1,113 @@
+//! The PTX of matrix products: which texts there are, and what they share.
+
+use super::{Layout, emit_simt};
+use crate::runtime::emit::Text;
+
+/// How elements of the operands and of `c` are stored; sums are f32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stored {
+    F32,
+    Bf16,
+}
+
+impl Stored {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Stored::F32 => "f32",
+            Stored::Bf16 => "bf16",
+        }
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Stored::F32 => 4,
+            Stored::Bf16 => 2,
+        }
+    }
+}
+
+/// What a text does with a sum; the compiled half of [`super::Epilogue`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Finish {
+    None,
+    Bias,
+    BiasRelu,
+    BiasGelu,
+    /// [`Finish::BiasGelu`] that also writes the pre-activation.
+    BiasGeluKept,
+    BiasResidual,
+    Residual,
+    ReluMask,
+    GeluMask,
+    /// `c += ab`, in f32.
+    Accumulate,
+}
+
+impl Finish {
+    pub(super) const ALL: [Finish; 10] = [
+        Finish::None,
+        Finish::Bias,
+        Finish::BiasRelu,
+        Finish::BiasGelu,
+        Finish::BiasGeluKept,
+        Finish::BiasResidual,
+        Finish::Residual,
+        Finish::ReluMask,
+        Finish::GeluMask,
+        Finish::Accumulate,
+    ];
+
+    /// Ending of the entry's name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Finish::None => "none",
+            Finish::Bias => "bias",
+            Finish::BiasRelu => "bias_relu",
+            Finish::BiasGelu => "bias_gelu",
+            Finish::BiasGeluKept => "bias_gelu_kept",
+            Finish::BiasResidual => "bias_residual",
+            Finish::Residual => "residual",
+            Finish::ReluMask => "relu_mask",
+            Finish::GeluMask => "gelu_mask",
+            Finish::Accumulate => "accumulate",
+        }
+    }
+
+    pub(super) fn has_bias(self) -> bool {
+        matches!(self, Finish::Bias | Finish::BiasRelu | Finish::BiasGelu | Finish::BiasGeluKept | Finish::BiasResidual)
+    }
+
+    /// Name of the second `[m, n]` matrix, beside `c`.
+    pub(super) fn other(self) -> Option<&'static str> {
+        match self {
+            Finish::BiasGeluKept | Finish::GeluMask => Some("pre_activation"),
+            Finish::BiasResidual | Finish::Residual => Some("residual"),
+            Finish::ReluMask => Some("output"),
+            _ => None,
+        }
+    }
+
+    /// The other matrix is read, not written.
+    pub(super) fn reads_other(self) -> bool {
+        self.other().is_some() && self != Finish::BiasGeluKept
+    }
+}
+
+pub(super) fn layout_name(layout: Layout) -> &'static str {
+    match layout {
+        Layout::NT => "nt",
+        Layout::NN => "nn",
+        Layout::TN => "tn",
+    }
+}
+
+/// Every text of this kernel.
+pub(super) fn all() -> Vec<Text> {
+    let mut texts = Vec::new();
+    for stored in [Stored::F32, Stored::Bf16] {
+        for layout in [Layout::NT, Layout::NN, Layout::TN] {
+            texts.extend(Finish::ALL.map(|finish| emit_simt::text(stored, layout, finish)));
+        }
+    }
+    texts
+}

@@ -1,0 +1,326 @@
+//! Matrix products without tensor cores: the f32 path, and bf16 wherever the tensor-core path's alignment does not hold.
+//!
+//! A block of 256 threads makes 128 x 128 of `c` in steps of 16 along k; a warp 32 x 64, a thread 8 x 8 in four 4 x 4 parts. Each sum is
+//! one chain of fused multiply-adds in the order of k. Both operands lie in shared memory as `[k][row]` with rows of 132 floats, so
+//! that a warp that writes 8 k of 4 rows, or 32 rows of one k, meets every bank once, and a thread reads four rows at a time.
+
+use super::Layout;
+use super::emit::{Finish, Stored, layout_name};
+use super::emit_finish as finish;
+use crate::ptx;
+use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
+
+/// Rows and columns of `c` a block.
+pub(super) const TILE: usize = 128;
+/// Threads a block.
+pub(super) const THREADS: usize = 256;
+
+const DEPTH: usize = 16;
+const ROW: usize = 4 * (TILE + 4);
+const OPERAND: usize = DEPTH * ROW;
+const STAGE: usize = 2 * OPERAND;
+
+/// Entry of a variant.
+pub(super) fn entry(stored: Stored, layout: Layout, finish: Finish) -> String {
+    format!("gemm_{}_{}_simt_{}", layout_name(layout), stored.name(), finish.name())
+}
+
+/// One operand: which letter it has, and whether k runs along its rows.
+#[derive(Clone, Copy)]
+struct Operand {
+    name: &'static str,
+    extent: &'static str,
+    first: &'static str,
+    deep: bool,
+    stored: Stored,
+    shared: usize,
+}
+
+/// The module of a variant.
+pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
+    let about = format!(
+        "c = {}(op(a) op(b)), layout {}, elements {}, sums f32.\n\
+         Grid: (ceil(n / 128), ceil(m / 128)). Block: 256 threads, 8 warps of 32 x 64. Strides count elements.\n\
+         Shared: 2 stages of a [16][132] and b [16][132] f32; after the loop 8 warps x 16 x 64 f32 on their way out.",
+        finish.name(),
+        layout_name(layout),
+        stored.name(),
+    );
+    let mut k = Kernel::new(entry(stored, layout, finish), about);
+    let k = &mut k;
+    k.params(".u64", "c a b");
+    if finish.has_bias() {
+        k.params(".u64", "bias");
+    }
+    if let Some(other) = finish.other() {
+        k.params(".u64", other);
+    }
+    k.params(".u32", "m n k c_stride a_stride b_stride");
+    if finish.other().is_some() {
+        k.params(".u32", "other_stride");
+    }
+    k.block(THREADS, if stored == Stored::F32 { 2 } else { 1 });
+    k.shared(Some(2 * STAGE));
+    let a = Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, shared: 0 };
+    let b = Operand { name: "b", extent: "%n", first: "%first_column", deep: layout == Layout::NT, stored, shared: OPERAND };
+    positions(k);
+    let acc = k.grid(Kind::F32, "acc", 8, 8);
+    for register in acc.iter().flatten() {
+        ptx!(k, "mov.f32 {register}, {};", float(0.0));
+    }
+    let (a_waiting, b_waiting) = (prepare(k, a), prepare(k, b));
+    main_loop(k, [(a, a_waiting), (b, b_waiting)], &acc);
+    write_out(k, stored, finish, &acc);
+    ptx!(k, "ret;");
+    k.text()
+}
+
+fn positions(k: &mut Kernel) {
+    k.regs(Kind::B32, "m n k thread lane warp warp_row warp_column lane_row lane_column first_row first_column shared");
+    k.regs(Kind::B32, "a_read b_read a_at b_at offset left index");
+    k.note("Who computes what: warp w makes rows 32 (w & 3) and columns 64 (w / 4); lanes are 4 x 8.");
+    ptx!(k, "ld.param.u32 %m, [m];\nld.param.u32 %n, [n];\nld.param.u32 %k, [k];");
+    ptx!(k, "mov.u32 %thread, %tid.x;\nand.b32 %lane, %thread, 31;\nshr.u32 %warp, %thread, 5;");
+    ptx!(k, "mov.u32 %first_column, %ctaid.x;\nshl.b32 %first_column, %first_column, 7;");
+    ptx!(k, "mov.u32 %first_row, %ctaid.y;\nshl.b32 %first_row, %first_row, 7;");
+    ptx!(k, "and.b32 %warp_row, %warp, 3;\nshl.b32 %warp_row, %warp_row, 5;");
+    ptx!(k, "shr.u32 %warp_column, %warp, 2;\nshl.b32 %warp_column, %warp_column, 6;");
+    ptx!(k, "shr.u32 %lane_row, %lane, 3;\nand.b32 %lane_column, %lane, 7;");
+    ptx!(k, "mov.u32 %shared, shared_memory;");
+    ptx!(k, "shl.b32 %index, %lane_row, 2;\nadd.u32 %index, %index, %warp_row;\nshl.b32 %index, %index, 2;");
+    ptx!(k, "add.u32 %a_read, %shared, %index;");
+    ptx!(k, "shl.b32 %index, %lane_column, 2;\nadd.u32 %index, %index, %warp_column;\nshl.b32 %index, %index, 2;");
+    ptx!(k, "add.u32 %b_read, %shared, %index;\nadd.u32 %b_read, %b_read, {OPERAND};");
+}
+
+/// Declares what the copies of an operand need; returns the registers its elements wait in (bf16: widened on the way).
+fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
+    let Operand { name, extent, first, deep, stored, shared } = operand;
+    let bytes = stored.bytes();
+    k.regs(Kind::B64, &format!("{name} {name}_row_bytes {name}_step {name}_at_bytes"));
+    k.regs(Kind::B32, &format!("{name}_stride {name}_write {name}_write_at {name}_k {name}_row {name}_left {name}_size"));
+    k.regs(Kind::Pred, &format!("{name}_inside {name}_deep_enough"));
+    ptx!(k, "ld.param.u64 %{name}, [{name}];\ncvta.to.global.u64 %{name}, %{name};\nld.param.u32 %{name}_stride, [{name}_stride];");
+    let waiting = if stored == Stored::Bf16 { k.array(Kind::B16, &format!("{name}_waiting"), 8) } else { Vec::new() };
+    if deep {
+        k.note(format!("Copies of {name}: this thread brings k = thread % 8 and + 8 of rows thread / 8 + 32 i."));
+        let sizes = k.array(Kind::B32, &format!("{name}_row_size"), 4);
+        ptx!(k, "and.b32 %{name}_k, %thread, 7;\nshr.u32 %{name}_row, %thread, 3;");
+        ptx!(k, "mad.lo.u32 %{name}_write, %{name}_k, {ROW}, %shared;\nshl.b32 %index, %{name}_row, 2;");
+        ptx!(k, "add.u32 %{name}_write, %{name}_write, %index;\nadd.u32 %{name}_write, %{name}_write, {shared};");
+        ptx!(k, "add.u32 %{name}_row, %{name}_row, {first};");
+        ptx!(k, "mul.wide.u32 %{name}_row_bytes, %{name}_row, %{name}_stride;\ncvt.u64.u32 %{name}_at_bytes, %{name}_k;");
+        ptx!(k, "add.u64 %{name}_row_bytes, %{name}_row_bytes, %{name}_at_bytes;");
+        ptx!(k, "shl.b64 %{name}_row_bytes, %{name}_row_bytes, {};\nadd.u64 %{name}, %{name}, %{name}_row_bytes;", bytes.trailing_zeros());
+        ptx!(k, "mul.wide.u32 %{name}_step, %{name}_stride, {};", 32 * bytes);
+        for (index, size) in sizes.iter().enumerate() {
+            ptx!(k, "add.u32 %index, %{name}_row, {};\nsetp.lt.u32 %{name}_inside, %index, {extent};", 32 * index);
+            ptx!(k, "selp.u32 {size}, {bytes}, 0, %{name}_inside;");
+        }
+    } else {
+        k.note(format!("Copies of {name}: this thread brings row thread % 128 of k = thread / 128 + 2 i."));
+        k.regs(Kind::B32, &format!("{name}_row_size"));
+        ptx!(k, "and.b32 %{name}_row, %thread, 127;\nshr.u32 %{name}_k, %thread, 7;");
+        ptx!(k, "mad.lo.u32 %{name}_write, %{name}_k, {ROW}, %shared;\nshl.b32 %index, %{name}_row, 2;");
+        ptx!(k, "add.u32 %{name}_write, %{name}_write, %index;\nadd.u32 %{name}_write, %{name}_write, {shared};");
+        ptx!(k, "add.u32 %{name}_row, %{name}_row, {first};\nsetp.lt.u32 %{name}_inside, %{name}_row, {extent};");
+        ptx!(k, "selp.u32 %{name}_row_size, {bytes}, 0, %{name}_inside;");
+        ptx!(k, "mul.wide.u32 %{name}_row_bytes, %{name}_k, %{name}_stride;\ncvt.u64.u32 %{name}_at_bytes, %{name}_row;");
+        ptx!(k, "add.u64 %{name}_row_bytes, %{name}_row_bytes, %{name}_at_bytes;");
+        ptx!(k, "shl.b64 %{name}_row_bytes, %{name}_row_bytes, {};\nadd.u64 %{name}, %{name}, %{name}_row_bytes;", bytes.trailing_zeros());
+        ptx!(k, "mul.wide.u32 %{name}_step, %{name}_stride, {};", 2 * bytes);
+    }
+    ptx!(k, "sub.u32 %{name}_left, %k, %{name}_k;");
+    waiting
+}
+
+/// Starts the copies of one step of an operand; elements outside the matrix become 0.
+fn issue(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
+    let Operand { name, deep, stored, .. } = operand;
+    k.note(format!("Next step of {name}."));
+    ptx!(k, "add.u32 %{name}_write_at, %{name}_write, %offset;");
+    if deep {
+        ptx!(k, "mov.u64 %{name}_at_bytes, %{name};");
+    }
+    for at in 0..8 {
+        let (depth, row) = if deep { (8 * (at % 2), 32 * (at / 2)) } else { (2 * at, 0) };
+        let size = if deep { format!("%{name}_row_size_{}", at / 2) } else { format!("%{name}_row_size") };
+        let source = if deep { format!("%{name}_at_bytes + {}", depth * stored.bytes()) } else { format!("%{name}") };
+        ptx!(k, "setp.gt.s32 %{name}_deep_enough, %{name}_left, {depth};");
+        ptx!(k, "selp.b32 %{name}_size, {size}, 0, %{name}_deep_enough;");
+        if stored == Stored::F32 {
+            ptx!(k, "cp.async.ca.shared.global [%{name}_write_at + {}], [{source}], 4, %{name}_size;", depth * ROW + 4 * row);
+        } else {
+            ptx!(k, "setp.ne.u32 %{name}_inside, %{name}_size, 0;\nmov.b16 {}, 0;", waiting[at]);
+            ptx!(k, "@%{name}_inside ld.global.b16 {}, [{source}];", waiting[at]);
+        }
+        if !deep {
+            ptx!(k, "add.u64 %{name}, %{name}, %{name}_step;");
+        } else if at % 2 == 1 {
+            ptx!(k, "add.u64 %{name}_at_bytes, %{name}_at_bytes, %{name}_step;");
+        }
+    }
+    if deep {
+        ptx!(k, "add.u64 %{name}, %{name}, {};", DEPTH * stored.bytes());
+    }
+    ptx!(k, "sub.u32 %{name}_left, %{name}_left, {DEPTH};");
+}
+
+/// Widened bf16 elements go to the stage that their copy was started for.
+fn land(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
+    let name = operand.name;
+    for (at, half) in waiting.iter().enumerate() {
+        let (depth, row) = if operand.deep { (8 * (at % 2), 32 * (at / 2)) } else { (2 * at, 0) };
+        ptx!(k, "mov.b32 %wide, {{%no_bits, {half}}};\nst.shared.b32 [%{name}_write_at + {}], %wide;", depth * ROW + 4 * row);
+    }
+}
+
+fn main_loop(k: &mut Kernel, operands: [(Operand, Vec<Reg>); 2], acc: &[Vec<Reg>]) {
+    let through_registers = !operands[0].1.is_empty();
+    k.regs(Kind::Pred, "done last");
+    if through_registers {
+        k.regs(Kind::B16, "no_bits");
+        k.regs(Kind::B32, "wide");
+        ptx!(k, "mov.b16 %no_bits, 0;");
+    }
+    let (a, b) = (k.grid(Kind::F32, "af", 2, 8), k.grid(Kind::F32, "bf", 2, 8));
+    ptx!(k, "mov.u32 %offset, 0;\nmov.u32 %left, %k;\nsetp.eq.u32 %done, %k, 0;\n@%done bra PRODUCT_DONE;");
+    let start = |k: &mut Kernel| operands.iter().for_each(|(operand, waiting)| issue(k, *operand, waiting));
+    let finish = |k: &mut Kernel| {
+        if through_registers {
+            operands.iter().for_each(|(operand, waiting)| land(k, *operand, waiting));
+        } else {
+            ptx!(k, "cp.async.wait_all;");
+        }
+    };
+    start(k);
+    finish(k);
+    ptx!(k, "DEPTH_LOOP:\n.pragma \"nounroll\";");
+    k.note("The step that landed is read while the next one comes into the other stage.");
+    ptx!(k, "bar.sync 0;");
+    ptx!(k, "add.u32 %a_at, %a_read, %offset;\nadd.u32 %b_at, %b_read, %offset;\nxor.b32 %offset, %offset, {STAGE};");
+    ptx!(k, "setp.le.u32 %last, %left, {DEPTH};\n@%last bra LAST_STEP;");
+    start(k);
+    ptx!(k, "LAST_STEP:");
+    let fetch = |k: &mut Kernel, depth: usize| {
+        for (registers, address) in [(&a[depth % 2], "%a_at"), (&b[depth % 2], "%b_at")] {
+            for part in 0..2 {
+                let offset = depth * ROW + part * if address == "%a_at" { 64 } else { 128 };
+                let [r0, r1, r2, r3] = std::array::from_fn(|index| &registers[4 * part + index]);
+                ptx!(k, "ld.shared.v4.f32 {{{r0}, {r1}, {r2}, {r3}}}, [{address} + {offset}];");
+            }
+        }
+    };
+    fetch(k, 0);
+    for depth in 0..DEPTH {
+        if depth + 1 < DEPTH {
+            fetch(k, depth + 1);
+        }
+        for (row, sums) in acc.iter().enumerate() {
+            for (column, sum) in sums.iter().enumerate() {
+                ptx!(k, "fma.rn.f32 {sum}, {}, {}, {sum};", a[depth % 2][row], b[depth % 2][column]);
+            }
+        }
+    }
+    ptx!(k, "@%last bra PRODUCT_DONE;");
+    finish(k);
+    ptx!(k, "sub.u32 %left, %left, {DEPTH};\nbra.uni DEPTH_LOOP;");
+    ptx!(k, "PRODUCT_DONE:");
+}
+
+/// The sums cross shared memory once more, so that a warp writes 32 neighbours of a row of `c`, whatever its alignment.
+fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
+    let c_stored = if finish == Finish::Accumulate { Stored::F32 } else { stored };
+    k.regs(Kind::B32, "c_stride other_stride stage_write stage_read stage_at row column rows");
+    k.regs(Kind::B64, "c c_step c_at other other_step other_at bias_at bytes");
+    k.regs(Kind::Pred, "inside_0 inside_1 row_inside more both_0 both_1");
+    k.regs(Kind::F32, "bias_0 bias_1 other_0 other_1");
+    if stored == Stored::Bf16 {
+        k.regs(Kind::B16, "half");
+        ptx!(k, "mov.b16 %no_bits, 0;");
+    }
+    finish::declare(k, finish);
+    let wide = |stored: Stored| stored.bytes().trailing_zeros();
+    k.note("Lane l writes columns l and l + 32 of the warp's 64.");
+    ptx!(k, "ld.param.u64 %c, [c];\ncvta.to.global.u64 %c, %c;\nld.param.u32 %c_stride, [c_stride];");
+    ptx!(k, "add.u32 %column, %first_column, %warp_column;\nadd.u32 %column, %column, %lane;");
+    ptx!(k, "setp.lt.u32 %inside_0, %column, %n;\nadd.u32 %index, %column, 32;\nsetp.lt.u32 %inside_1, %index, %n;");
+    ptx!(k, "add.u32 %row, %first_row, %warp_row;\nmul.wide.u32 %c_at, %row, %c_stride;\ncvt.u64.u32 %bytes, %column;");
+    ptx!(k, "add.u64 %c_at, %c_at, %bytes;\nshl.b64 %c_at, %c_at, {};\nadd.u64 %c_at, %c_at, %c;", wide(c_stored));
+    ptx!(k, "mul.wide.u32 %c_step, %c_stride, {};", c_stored.bytes());
+    if finish.has_bias() {
+        ptx!(k, "ld.param.u64 %bias_at, [bias];\ncvta.to.global.u64 %bias_at, %bias_at;\nshl.b64 %bytes, %bytes, {};", wide(stored));
+        ptx!(k, "add.u64 %bias_at, %bias_at, %bytes;\nmov.f32 %bias_0, {zero};\nmov.f32 %bias_1, {zero};", zero = float(0.0));
+        for half in 0..2 {
+            finish::load(
+                k,
+                stored,
+                &format!("%inside_{half}"),
+                &format!("%bias_{half}"),
+                &format!("%bias_at + {}", half * 32 * stored.bytes()),
+            );
+        }
+    }
+    if let Some(other) = finish.other() {
+        ptx!(k, "ld.param.u64 %other, [{other}];\ncvta.to.global.u64 %other, %other;\nld.param.u32 %other_stride, [other_stride];");
+        ptx!(k, "mul.wide.u32 %other_at, %row, %other_stride;\ncvt.u64.u32 %bytes, %column;\nadd.u64 %other_at, %other_at, %bytes;");
+        ptx!(k, "shl.b64 %other_at, %other_at, {};\nadd.u64 %other_at, %other_at, %other;", wide(stored));
+        ptx!(k, "mul.wide.u32 %other_step, %other_stride, {};", stored.bytes());
+    }
+    ptx!(k, "shl.b32 %index, %warp, 12;\nadd.u32 %stage_read, %shared, %index;\nshl.b32 %index, %lane_row, 10;");
+    ptx!(k, "add.u32 %stage_write, %stage_read, %index;\nshl.b32 %index, %lane_column, 4;\nadd.u32 %stage_write, %stage_write, %index;");
+    ptx!(k, "shl.b32 %index, %lane, 2;\nadd.u32 %stage_read, %stage_read, %index;\nbar.sync 0;");
+    for half in 0..2 {
+        k.note(format!("Rows {} to {} of the warp.", 16 * half, 16 * half + 15));
+        if half == 1 {
+            ptx!(k, "bar.warp.sync 0xffffffff;");
+        }
+        for row in 0..4 {
+            for part in 0..2 {
+                let sums = &acc[4 * half + row][4 * part..];
+                let (s0, s1, s2, s3) = (&sums[0], &sums[1], &sums[2], &sums[3]);
+                ptx!(k, "st.shared.v4.f32 [%stage_write + {}], {{{s0}, {s1}, {s2}, {s3}}};", 256 * row + 128 * part);
+            }
+        }
+        ptx!(k, "bar.warp.sync 0xffffffff;\nmov.u32 %rows, 0;\nmov.u32 %stage_at, %stage_read;");
+        ptx!(k, "ROW_LOOP_{half}:\n.pragma \"nounroll\";");
+        for row in 0..4 {
+            write_row(k, stored, c_stored, finish, row);
+        }
+        ptx!(
+            k,
+            "add.u32 %stage_at, %stage_at, 1024;\nadd.u32 %rows, %rows, 4;\nsetp.lt.u32 %more, %rows, 16;\n@%more bra ROW_LOOP_{half};"
+        );
+    }
+}
+
+fn write_row(k: &mut Kernel, stored: Stored, c_stored: Stored, finish: Finish, row: usize) {
+    ptx!(k, "setp.lt.u32 %row_inside, %row, %m;");
+    for half in 0..2 {
+        ptx!(k, "and.pred %both_{half}, %row_inside, %inside_{half};");
+    }
+    for half in 0..2 {
+        let (guard, bias, other) = (format!("%both_{half}"), format!("%bias_{half}"), format!("%other_{half}"));
+        let (c_address, other_address) =
+            (format!("%c_at + {}", half * 32 * c_stored.bytes()), format!("%other_at + {}", half * 32 * stored.bytes()));
+        if finish.reads_other() {
+            ptx!(k, "mov.f32 {other}, {};", float(0.0));
+            finish::load(k, stored, &guard, &other, &other_address);
+        }
+        if finish == Finish::Accumulate {
+            ptx!(k, "mov.f32 {other}, {};", float(0.0));
+            finish::load(k, c_stored, &guard, &other, &c_address);
+        }
+        ptx!(k, "ld.shared.f32 %x, [%stage_at + {}];", 256 * row + 128 * half);
+        finish::apply(k, finish, &bias, &other);
+        if finish == Finish::BiasGeluKept {
+            finish::store(k, stored, &guard, &other_address);
+            finish::gelu(k);
+        }
+        finish::store(k, c_stored, &guard, &c_address);
+    }
+    ptx!(k, "add.u64 %c_at, %c_at, %c_step;\nadd.u32 %row, %row, 1;");
+    if finish.other().is_some() {
+        ptx!(k, "add.u64 %other_at, %other_at, %other_step;");
+    }
+}
