@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::factors::Factors;
 use super::{Group, Step};
 use crate::runtime::{Cpu, Float, Real, Stream};
 use crate::vectorize;
@@ -17,41 +18,6 @@ struct Chunk<'a, T: Float> {
     first: &'a mut [T::Acc],
     second: &'a mut [T::Acc],
     factors: Factors<T::Acc>,
-}
-
-/// Everything of a step that does not depend on the element, computed in f64 and rounded once.
-#[derive(Clone, Copy)]
-struct Factors<A> {
-    gradient_scale: A,
-    /// 1 - lr * weight_decay.
-    keep: A,
-    /// 1 - beta1.
-    first: A,
-    beta2: A,
-    /// 1 - beta2.
-    second: A,
-    /// 1 / sqrt(1 - beta2^t).
-    correction: A,
-    eps: A,
-    /// lr / (1 - beta1^t).
-    size: A,
-}
-
-impl<A: Real> Factors<A> {
-    fn new(step: Step, learning_rate_scale: f64, weight_decay: f64) -> Self {
-        let rate = step.learning_rate * learning_rate_scale;
-        let power = |beta: f64| beta.powf(step.step as f64);
-        Factors {
-            gradient_scale: A::of(step.gradient_scale),
-            keep: A::of(1.0 - rate * weight_decay),
-            first: A::of(1.0 - step.beta1),
-            beta2: A::of(step.beta2),
-            second: A::of(1.0 - step.beta2),
-            correction: A::of(1.0 / (1.0 - power(step.beta2)).sqrt()),
-            eps: A::of(step.eps),
-            size: A::of(rate / (1.0 - power(step.beta1))),
-        }
-    }
 }
 
 pub(super) fn step<T: Float>(stream: &Stream, cpu: &Cpu, groups: &[Group<T>], step: Step) {

@@ -7,6 +7,8 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
+mod factors;
 
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
@@ -79,7 +81,7 @@ pub fn step<T: Float>(stream: &Stream, groups: &[Group<T>], step: Step) -> Resul
             cpu::step(stream, cpu, groups, step);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "adamw::step", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::step(cuda, OP, groups, step),
     }
 }
 

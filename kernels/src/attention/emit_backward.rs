@@ -187,7 +187,7 @@ fn queries_see_themselves(k: &mut Kernel, shape: Shape, fragments: &Fragments, s
     k.note("Rows behind a prefix see themselves too.");
     ptx!(k, "add.u32 %index, %first_row, {};\nsetp.gt.u32 %selfish, %index, %self_from;", shape.rows());
     ptx!(k, "setp.lt.and.u32 %selfish, %first_row, %self_to, %selfish;\n@!%selfish bra OWN_DONE;");
-    for row in 0..4 {
+    for (row, sums) in sums.iter().enumerate() {
         own_row(k, row);
         for (matrix, tile, target) in [("k", 0, "%t"), ("v", dout_tile, "%slope")] {
             address(k, matrix);
@@ -211,7 +211,7 @@ fn queries_see_themselves(k: &mut Kernel, shape: Shape, fragments: &Fragments, s
             float(0.0)
         );
         address(k, "k");
-        for (element, sum) in sums[row].iter().enumerate() {
+        for (element, sum) in sums.iter().enumerate() {
             ptx!(k, "mov.f32 {other}, {};\n@%selfish ld.global.f32 {other}, [%address + {}];", float(0.0), 32 * element);
             ptx!(k, "fma.rn.f32 {sum}, %slope, {other}, {sum};");
         }

@@ -101,7 +101,7 @@ pub(super) fn text(shape: Shape) -> Text {
     ptx!(k, "VALUES_COMING:\ncp.async.commit_group;\nmov.u32 %step_at, %next;\n@%more bra KEY_LOOP;");
     ptx!(k, "KEYS_DONE:\ncp.async.wait_all;\nbar.sync 0;");
     own_keys(k, shape, &fragments, &sums, &base, &weight);
-    write(k, shape, &sums, &base, &weight);
+    write(k, &sums, &base, &weight);
     ptx!(k, "ret;");
     k.text()
 }
@@ -134,7 +134,6 @@ pub(super) fn limit_of(k: &mut Kernel, limit: &Reg, row: &str) {
     ptx!(k, "setp.lt.u32 %inside, {row}, %queries;\nselp.u32 {limit}, {limit}, 0, %inside;");
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site; the names are the documentation")]
 fn softmax(k: &mut Kernel, shape: Shape, scores: &[Vec<Reg>], sums: &[Vec<Reg>], limits: &[Reg], top: &[Reg], weight: &[Reg]) {
     k.note("In units of ln 2; keys that a row does not see count -inf.");
     for score in scores.iter().flatten() {
@@ -224,7 +223,7 @@ pub(super) fn address(k: &mut Kernel, matrix: &str) {
     ptx!(k, "cvt.u64.u32 %bytes, %lane_bytes;\nadd.u64 %address, %address, %bytes;");
 }
 
-fn write(k: &mut Kernel, shape: Shape, sums: &[Vec<Reg>], top: &[Reg], weight: &[Reg]) {
+fn write(k: &mut Kernel, sums: &[Vec<Reg>], top: &[Reg], weight: &[Reg]) {
     k.regs(Kind::B64, "logsumexp");
     ptx!(k, "ld.param.u64 %logsumexp, [logsumexp];\ncvta.to.global.u64 %logsumexp, %logsumexp;\nsetp.eq.u32 %first_lane, %lane_column, 0;");
     ptx!(k, "mad.lo.u32 %index, %item, %num_heads, %head;\nmul.wide.u32 %bytes, %index, %query_len;\nshl.b64 %bytes, %bytes, 2;");
@@ -237,8 +236,7 @@ fn write(k: &mut Kernel, shape: Shape, sums: &[Vec<Reg>], top: &[Reg], weight: &
         ptx!(k, "selp.f32 %inverse, {}, %inverse, %nothing;", float(0.0));
         ptx!(k, "add.u32 %row, %first_row, %own_row;\nadd.u32 %row, %row, {row};\nsetp.lt.u32 %writes, %row, %query_len;");
         address(k, "out");
-        for element in 0..shape.head_dim / 8 {
-            let sum = &sums[row][element];
+        for (element, sum) in sums[row].iter().enumerate() {
             ptx!(k, "mul.rn.f32 {sum}, {sum}, %inverse;\n@%writes st.global.f32 [%address + {}], {sum};", 32 * element);
         }
         ptx!(

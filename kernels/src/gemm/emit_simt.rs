@@ -150,9 +150,9 @@ fn issue(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
         ptx!(k, "selp.b32 %{name}_size, {size}, 0, %{name}_deep_enough;");
         if stored == Stored::F32 {
             ptx!(k, "cp.async.ca.shared.global [%{name}_write_at + {}], [{source}], 4, %{name}_size;", depth * ROW + 4 * row);
-        } else {
-            ptx!(k, "setp.ne.u32 %{name}_inside, %{name}_size, 0;\nmov.b16 {}, 0;", waiting[at]);
-            ptx!(k, "@%{name}_inside ld.global.b16 {}, [{source}];", waiting[at]);
+        } else if let Some(waiting) = waiting.get(at) {
+            ptx!(k, "setp.ne.u32 %{name}_inside, %{name}_size, 0;\nmov.b16 {waiting}, 0;");
+            ptx!(k, "@%{name}_inside ld.global.b16 {waiting}, [{source}];");
         }
         if !deep {
             ptx!(k, "add.u64 %{name}, %{name}, %{name}_step;");
