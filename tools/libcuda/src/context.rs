@@ -138,7 +138,6 @@ exports! {
     cuCtxSynchronize() {
         let mut state = driver().state()?;
         let done = state.queues.finish(driver());
-        state.sticky = done.err();
-        done
+        state.settle(done)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use scmmgpt_emulator::{ApproxModel, Config, Counters, Device, Error, Function, MmaModel, Module, Numerics};
 
-use crate::code::{Code, INVALID_HANDLE};
+use crate::code::{Code, ILLEGAL_ADDRESS, INVALID_HANDLE, LAUNCH_FAILED};
 use crate::queue::{Queues, Work};
 
 /// Everything that handles stand for.
@@ -116,6 +116,12 @@ impl State {
     pub(crate) fn handle(&mut self) -> usize {
         self.next += 16;
         self.next
+    }
+
+    /// Keeps what a kernel did wrong for every later call; a refused call leaves no trace.
+    pub(crate) fn settle(&mut self, done: Result<(), Code>) -> Result<(), Code> {
+        self.sticky = done.err().filter(|code| (ILLEGAL_ADDRESS.0..=LAUNCH_FAILED.0).contains(&code.0));
+        done
     }
 
     pub(crate) fn kernel(&mut self, handle: *mut c_void) -> Result<&mut Kernel, Code> {

@@ -37,8 +37,7 @@ exports! {
             return Err(CAPTURE_UNSUPPORTED);
         }
         let done = state.queues.finish_stream(driver(), stream as usize);
-        state.sticky = done.err();
-        done
+        state.settle(done)
     }
 
     cuStreamQuery(stream: *mut c_void) {
@@ -77,8 +76,7 @@ exports! {
     cuEventSynchronize(event: *mut c_void) {
         let mut state = driver().state()?;
         let done = state.queues.finish_event(driver(), event as usize);
-        state.sticky = done.err();
-        done
+        state.settle(done)
     }
 
     cuEventElapsedTime(milliseconds: *mut f32, start: *mut c_void, end: *mut c_void) {

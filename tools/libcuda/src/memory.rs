@@ -42,8 +42,7 @@ fn submit(stream: Option<*mut c_void>, work: Work) -> Result<(), Code> {
 
 fn finish(state: &mut State) -> Result<(), Code> {
     let done = state.queues.finish(driver());
-    state.sticky = done.err().filter(|code| code.0 >= 700);
-    done
+    state.settle(done)
 }
 
 fn download(to: *mut c_void, from: u64, bytes: usize, stream: Option<*mut c_void>) -> Result<(), Code> {
@@ -66,8 +65,7 @@ fn download(to: *mut c_void, from: u64, bytes: usize, stream: Option<*mut c_void
         (true, Some(_)) => Ok(()),
         (false, Some(stream)) => {
             let done = state.queues.finish_stream(driver(), stream as usize);
-            state.sticky = done.err().filter(|code| code.0 >= 700);
-            done
+            state.settle(done)
         }
         (_, None) => finish(&mut state),
     }
