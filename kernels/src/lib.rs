@@ -38,6 +38,9 @@ kernels! {
     mse,
     pool,
     reduce,
+    rms_norm,
+    rope,
+    swiglu,
     topk,
 }
 
