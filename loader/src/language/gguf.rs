@@ -18,7 +18,9 @@ pub(super) fn config(file: &Gguf) -> Result<LanguageConfig> {
     let size = |key: &str| file.unsigned(&format!("llama.{key}"));
     let optional = |key: &str| file.value(&format!("llama.{key}")).map(|_| size(key)).transpose();
     let token = |key: &str| file.value(key).and_then(|_| file.unsigned(key).ok()).map(|token| token as u32);
-    if let Some(kind) = file.value("llama.rope.scaling.type").and_then(|_| file.text("llama.rope.scaling.type").ok()).filter(|kind| *kind != "none") {
+    if let Some(kind) =
+        file.value("llama.rope.scaling.type").and_then(|_| file.text("llama.rope.scaling.type").ok()).filter(|kind| *kind != "none")
+    {
         return Err(LanguageError::field(file.path(), "llama.rope.scaling.type", kind, "only the plain rotation can be read"));
     }
     let (hidden_size, heads) = (size("embedding_length")?, size("attention.head_count")?);
