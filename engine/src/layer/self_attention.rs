@@ -94,10 +94,6 @@ impl<T: Float> SelfAttention<T> {
         pass.known_lengths.map_or(Mask::Full, |known_lengths| Mask::Prefix { known_lengths })
     }
 
-    fn dropout(&self, pass: &Pass) -> Option<attention::Dropout> {
-        pass.dropout_at(self.site).map(|(probability, site)| attention::Dropout { probability, site })
-    }
-
     /// `sum = x + dropout(out_proj(attention(qkv(x))))`; `projected` is needed only with dropout.
     ///
     /// # Errors
@@ -124,7 +120,7 @@ impl<T: Float> SelfAttention<T> {
             key_lengths: Some(pass.lengths),
             mask: Self::mask(pass),
             scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: self.dropout(pass),
+            dropout: pass.attention_dropout_at(self.site),
             dims,
         };
         attention::forward(stream, arguments)?;
@@ -165,7 +161,7 @@ impl<T: Float> SelfAttention<T> {
             key_lengths: Some(pass.lengths),
             mask: Self::mask(pass),
             scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: self.dropout(pass),
+            dropout: pass.attention_dropout_at(self.site),
             dims,
         };
         attention::backward(stream, arguments)?;

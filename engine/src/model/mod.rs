@@ -10,6 +10,7 @@
 
 pub mod cell_encoder;
 pub mod cell_model;
+pub mod cell_text;
 pub mod classifier;
 pub mod expression_decoder;
 pub mod gene_linear;
