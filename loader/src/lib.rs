@@ -22,6 +22,8 @@ mod random;
 mod sample;
 pub mod scale;
 pub mod split;
+pub mod text;
+pub mod tokenizer;
 pub mod vocab;
 
 pub use atomic::AtomicFile;
