@@ -15,3 +15,4 @@ pub mod classifier;
 pub mod expression_decoder;
 pub mod gene_linear;
 pub mod mvc_decoder;
+pub mod qformer;
