@@ -6,6 +6,7 @@
 
 pub mod bert_output;
 pub mod block;
+pub mod class_loss;
 pub mod cross_attention;
 pub mod feed_forward;
 pub mod gene_embedding;

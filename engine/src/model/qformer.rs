@@ -99,6 +99,18 @@ pub struct Flows<'a, T: Float> {
     pub projections: &'a [Tensor<T>],
 }
 
+impl<T: Float> Saved<T> {
+    /// Rows of the pass.
+    pub fn rows(&self) -> Rows {
+        self.rows
+    }
+
+    /// `[items]`: rows of each item that count.
+    pub fn lengths(&self) -> Tensor<u32> {
+        self.lengths
+    }
+}
+
 impl<T: Float> QFormer<T> {
     /// Declares the Q-Former under the reference's names: `query_tokens`, `Qformer.bert.embeddings`, `Qformer.bert.encoder.layer`.
     pub fn declare(plan: &mut ParameterPlan<T>, config: &QFormerConfig, encoder_hidden_size: usize) -> Self {
