@@ -30,6 +30,7 @@ pub(super) fn backward<T: Float>(stream: &Stream, cpu: &Cpu, op: &'static str, a
     let access = stream.access();
     let (x, dy, weight) = (access.read_rows(args.x), access.read_rows(args.dy), access.read(args.weight));
     let rstd = access.read(args.rstd);
+    let residual = args.residual.map(|residual| access.read_rows(residual));
     let bands = access.write_rows(args.dx).into_tiles(CHUNK, width.max(1));
     stream.with_scratch(op, rows.div_ceil(CHUNK) * width, |partial: &mut [T::Acc]| {
         partial.fill(T::Acc::ZERO);
@@ -40,6 +41,9 @@ pub(super) fn backward<T: Float>(stream: &Stream, cpu: &Cpu, op: &'static str, a
                     let (x, dy) = (x.row(at), dy.row(at));
                     parameter::<T>(sums, x, dy, rstd[at]);
                     input::<T>(dx.row_mut(row), x, dy, weight, rstd[at]);
+                    if let Some(residual) = residual {
+                        add::<T>(dx.row_mut(row), residual.row(at));
+                    }
                 }
             });
         });
@@ -88,6 +92,12 @@ vectorize! {
         let mean = tree(products) * T::Acc::of(1.0 / x.len() as f64);
         for (((dx, x), dy), weight) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
             *dx = T::from_acc(rstd * (dy.to_acc() * weight.to_acc() - x.to_acc() * rstd * mean));
+        }
+    }
+
+    fn add<T: Float>(dx: &mut [T], residual: &[T]) {
+        for (dx, residual) in dx.iter_mut().zip(residual) {
+            *dx = T::from_acc(dx.to_acc() + residual.to_acc());
         }
     }
 }

@@ -58,6 +58,7 @@ pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Ba
     stream
         .launch(TEXT, entry::<T>(op, "rms_norm_input_gradient")?, [rows.div_ceil(ROWS) as u32, 1, 1], THREADS)
         .write("dx", args.dx)
+        .optional("residual", args.residual)
         .read("dy", args.dy)
         .read("x", args.x)
         .read("weight", args.weight)
@@ -65,6 +66,7 @@ pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Ba
         .value("rows", rows as u32)
         .value("width", width as u32)
         .value("dx_stride", args.dx.row_stride() as u32)
+        .value("residual_stride", args.residual.map_or(0, |residual| residual.row_stride()) as u32)
         .value("dy_stride", args.dy.row_stride() as u32)
         .value("x_stride", args.x.row_stride() as u32)
         .value("inverse_width", 1.0 / width as f32)

@@ -31,6 +31,8 @@ pub struct Backward<T: Float> {
     pub dx: Tensor<T>,
     /// `[width]`, added to; none when the weight is frozen.
     pub dweight: Option<Tensor<T::Acc>>,
+    /// `[rows, width]`: the gradient of a residual branch around the norm, which joins `dx`.
+    pub residual: Option<Tensor<T>>,
     /// `[rows, width]`.
     pub dy: Tensor<T>,
     /// `[rows, width]`, as in forward.
@@ -72,7 +74,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     }
 }
 
-/// With `xhat = x * rstd` and `g = dy * weight`: `dx = rstd * (g - xhat * mean(g * xhat))`; `dweight += sum_rows(dy * xhat)`.
+/// With `xhat = x * rstd` and `g = dy * weight`: `dx = residual + rstd * (g - xhat * mean(g * xhat))`; `dweight += sum_rows(dy * xhat)`.
 ///
 /// # Shapes
 /// As in [`forward`]. Scratch: [`scratch`].
@@ -87,6 +89,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dy", &[rows, width], &[args.dy.rows(), args.dy.width()])?;
     expect_shape(OP, "weight", &[width], &args.weight.shape())?;
     expect_shape(OP, "rstd", &[rows], &args.rstd.shape())?;
+    args.residual.map_or(Ok(()), |residual| expect_shape(OP, "residual", &[rows, width], &[residual.rows(), residual.width()]))?;
     args.dweight.map_or(Ok(()), |gradient| expect_shape(OP, "dweight", &[width], &gradient.shape()))?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, OP, args),
