@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use scmmgpt_engine::generate::Generator;
+use scmmgpt_engine::generate::sampler::SamplerConfig;
 use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::language_model::{self, LanguageModel};
 use scmmgpt_engine::model::language_workspace::TokenBatch;
@@ -13,7 +14,7 @@ use scmmgpt_engine::weights::{ParameterPlan, Parameters};
 use scmmgpt_kernels::runtime::{Device, Float, Real, Stream};
 use scmmgpt_kernels::testing::{Tolerance, compare};
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
-use scmmgpt_loader::language::LanguageFiles;
+use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer};
 use serde_json::{Value, json};
 
 struct Golden {
@@ -66,7 +67,7 @@ impl Golden {
 
 fn model<T: Float>(device: &Device, files: &LanguageFiles, trainable: bool) -> (LanguageModel<T>, Parameters<T>) {
     let mut plan = ParameterPlan::new(trainable);
-    let model = LanguageModel::declare(&mut plan, files.config(), 32);
+    let model = LanguageModel::declare(&mut plan, files.config(), 128);
     let parameters = plan.allocate(device).unwrap();
     let stream = Stream::new(device, 0).unwrap();
     language_model::load(&parameters, &stream, files).unwrap();
@@ -147,4 +148,57 @@ fn the_cache_changes_nothing() {
             }
         }
     }
+}
+
+/// What the real SmolLM2 says (`tools/fetch_smollm2.sh` brings it; without it nothing is compared).
+#[test]
+fn smollm2_says_what_an_independent_forward_pass_says() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let path = root.join(".models/smollm2.gguf");
+    if !path.exists() {
+        eprintln!("no .models/smollm2.gguf: nothing was compared; run tools/fetch_smollm2.sh");
+        return;
+    }
+    let golden: Value = serde_json::from_str(include_str!("golden/smollm2.json")).unwrap();
+    let ids = |value: &Value| value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect::<Vec<_>>();
+    let tokenizer = LanguageTokenizer::open(&path).unwrap();
+    let files = LanguageFiles::open(&path).unwrap();
+    let device = Device::cpu(0).unwrap();
+    let (model, _parameters) = model::<f32>(&device, &files, false);
+    let texts = golden["texts"].as_array().unwrap();
+    let prompts: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text["text"].as_str().unwrap()).unwrap()).collect();
+    for (text, prompt) in texts.iter().zip(&prompts) {
+        assert_eq!(*prompt, ids(&text["ids"]));
+        let logits = Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[prompt]).unwrap();
+        for (token, expected) in ids(&text["top_ids"]).into_iter().zip(text["top_logits"].as_array().unwrap()) {
+            let (got, expected) = (f64::from(logits[token as usize]), expected.as_f64().unwrap());
+            assert!((got - expected).abs() < 2e-3, "{text}: token {token} has {got}, expected {expected}");
+        }
+    }
+
+    // 64 tokens, greedily, of a prompt alone and of the same among seven.
+    let expected = ids(&golden["greedy"]);
+    let most = |logits: &[f32]| SamplerConfig::default().choose(logits, &[], 0, 0);
+    for batch in [1, 7] {
+        let batched: Vec<&[u32]> = (0..batch).map(|item| prompts[item % prompts.len()].as_slice()).collect();
+        let mut generator = Generator::new(&model, &device, batch, 96).unwrap();
+        let mut logits = generator.prefill(&model, &batched).unwrap();
+        let mut said = Vec::new();
+        for _ in 0..expected.len() {
+            let next: Vec<u32> = logits.chunks(files.config().vocab_size).map(most).collect();
+            said.push(next[0]);
+            logits = generator.decode(&model, &next).unwrap();
+        }
+        assert_eq!(said, expected, "in a batch of {batch}");
+    }
+    assert_eq!(tokenizer.decode(&expected).unwrap().trim_start().split('.').next(), Some("Paris"));
+
+    let paragraph = tokenizer.encode(golden["paragraph"].as_str().unwrap()).unwrap();
+    assert_eq!(paragraph, ids(&golden["paragraph_ids"]));
+    let (length, labels) = (paragraph.len(), paragraph.clone());
+    let batch = TokenBatch { batch: 1, seq_len: length, token_ids: paragraph, lengths: vec![length as u32], labels };
+    let mut workspace = model.workspace(&device, Dims { batch: 1, seq_len: length }, false).unwrap();
+    let perplexity = workspace.loss(&model, &batch, None).unwrap().exp();
+    let expected = golden["perplexity"].as_f64().unwrap();
+    assert!((perplexity / expected - 1.0).abs() < 1e-3, "perplexity {perplexity}, expected {expected}");
 }

@@ -127,7 +127,7 @@ fn damage_is_named() {
     let find = |needle: &str| whole.windows(needle.len()).position(|window| window == needle.as_bytes()).unwrap();
     refuse(&|bytes| bytes[0] = b'X', "not a GGUF file");
     refuse(&|bytes| bytes[4] = 1, "version 1");
-    refuse(&|bytes| bytes[15] = 0x7F, "");
+    refuse(&|bytes| bytes[15] = 0x7F, "are left");
     refuse(&|bytes| bytes.truncate(bytes.len() - 40), "beyond the file");
     refuse(&|bytes| bytes.truncate(200), "are left");
     let architecture = find("llama");
@@ -141,8 +141,8 @@ fn damage_is_named() {
     refuse(&|bytes| bytes[name + 17 + 4 + 7] = 0xFF, "token_embd.weight");
     refuse(&|bytes| bytes[name + 17 + 4 + 16] = 77, "type 77");
     refuse(&|bytes| bytes[name + 17 + 4 + 16 + 4] = 1, "multiple of 32");
-    let twice = find("ffn_norm.weight");
-    refuse(&|bytes| bytes[twice..twice + 8].copy_from_slice(b"attn_out"), "");
+    let twice = find("attn_k.weight");
+    refuse(&|bytes| bytes[twice..twice + 6].copy_from_slice(b"attn_q"), "twice");
 }
 
 /// Every cut and thousands of changed bytes: an answer or an error, never a panic, never memory that the file could not fill.
@@ -158,9 +158,9 @@ fn no_bytes_make_it_panic() {
             let _ = files.to_f32("model.embed_tokens.weight", &shape);
         }
     };
-    (0..header.min(1200)).for_each(|len| attempt(&whole[..len]));
+    (0..header.min(1200)).step_by(3).for_each(|len| attempt(&whole[..len]));
     let mut state = 1u64;
-    for _ in 0..4000 {
+    for _ in 0..1500 {
         let mut bytes = whole.clone();
         for _ in 0..1 + state % 3 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

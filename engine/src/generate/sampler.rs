@@ -62,9 +62,10 @@ impl SamplerConfig {
             let mut seen = history.to_vec();
             seen.sort_unstable();
             seen.dedup();
-            for score in seen.iter().filter_map(|&token| scores.get(token as usize).copied().map(|score| (token as usize, score))) {
-                let (token, score) = score;
-                scores[token] = if score > 0.0 { score / self.repetition_penalty } else { score * self.repetition_penalty };
+            for token in seen {
+                if let Some(score) = scores.get_mut(token as usize) {
+                    *score = if *score > 0.0 { *score / self.repetition_penalty } else { *score * self.repetition_penalty };
+                }
             }
         }
         let first = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));

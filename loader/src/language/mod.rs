@@ -4,10 +4,12 @@
 
 mod config;
 mod gguf;
+mod tokenizer;
 
 use std::path::Path;
 
 pub use config::LanguageConfig;
+pub use tokenizer::LanguageTokenizer;
 
 use crate::checkpoint::Checkpoint;
 use crate::gguf::Gguf;
@@ -92,6 +94,14 @@ pub enum LanguageError {
         found: String,
         /// What can be read.
         expected: &'static str,
+    },
+    /// A file is no tokenizer, or one that cannot be rebuilt.
+    #[error("{} is not a tokenizer that can be read: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
     },
     /// A tensor has other sizes than the configuration asks for.
     #[error("tensor `{name}` of {}: expected {expected:?}, got {got:?}", path.display())]
