@@ -1,7 +1,7 @@
 //! The CUDA runtime below the kernels: memory, copies, streams, events and what is refused. Needs a driver, as tests/kernels.rs does.
 
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Event, Pinned, Plan, Stream, Tensor};
-use scmmgpt_kernels::{Error, activation};
+use scmmgpt_kernels::{Error, activation, embedding};
 
 /// The device; none without a driver, unless `SCMMGPT_REQUIRE_CUDA=1` makes that a failure.
 fn device() -> Option<Device> {
@@ -75,4 +75,36 @@ fn what_cannot_be_is_a_typed_error() {
     let refused = activation::forward(&stream, activation::Forward { y, x, kind: activation::Kind::Relu });
     assert!(matches!(refused, Err(Error::NoCudaKernel { element: "f64", .. })));
     assert!(device.describe().starts_with("cuda:0"));
+}
+
+/// Ids are read by the device alone, which cannot refuse one.
+#[test]
+fn an_id_without_a_row_gives_nan_and_receives_nothing() {
+    let Some(device) = device() else { return };
+    let mut plan = Plan::new(Class::Activations);
+    let (table, dtable): (Tensor<f32>, Tensor<f32>) = (plan.tensor("table", [3, 8]), plan.tensor("dtable", [3, 8]));
+    let (wide, ids): (Tensor<f32>, Tensor<u32>) = (plan.tensor("wide", [4, 8]), plan.tensor("ids", [4]));
+    let _arena = Arena::allocate(&device, plan).unwrap();
+    let stream = Stream::new(&device, embedding::scratch(4)).unwrap();
+    let values: Vec<f32> = (0..24).map(|value| value as f32).collect();
+    stream.upload(ids, &[2, 3, u32::MAX, 2]).unwrap();
+    stream.upload(table, &values).unwrap();
+    // Four floats a lane, and columns that begin inside 16 bytes.
+    for (start, width) in [(0, 8), (3, 4)] {
+        let columns = |tensor: Tensor<f32>| tensor.columns(start, width);
+        stream.zero(dtable);
+        let (y, table, dtable) = (columns(wide), columns(table), columns(dtable));
+        embedding::forward(&stream, embedding::Forward { y, table, ids }).unwrap();
+        let found = stream.fetch(y).unwrap();
+        let expected = &values[16 + start..16 + start + width];
+        assert_eq!((&found[..width], &found[3 * width..]), (expected, expected));
+        assert!(found[width..3 * width].iter().all(|value| value.is_nan()));
+        embedding::backward(&stream, embedding::Backward { dtable, dy: y, ids, padding_id: None }).unwrap();
+        let found = stream.fetch(dtable).unwrap();
+        assert_eq!(found[..2 * width], vec![0.0; 2 * width]);
+        assert!(found[2 * width..].iter().zip(expected).all(|(found, value)| *found == 2.0 * value));
+    }
+    let narrow = Stream::new(&device, embedding::scratch(4) - 1).unwrap();
+    let refused = embedding::backward(&narrow, embedding::Backward { dtable, dy: wide, ids, padding_id: None });
+    assert!(matches!(refused, Err(Error::Scratch { op: "embedding::backward", .. })));
 }
