@@ -1,6 +1,6 @@
 //! Shapes, tolerances and traffic of the cross-entropy cases.
 
-use super::{Backward, Forward, IGNORE, backward, forward};
+use super::{Backward, Forward, IGNORE, backward, forward, scratch};
 use crate::Result;
 use crate::runtime::{Float, Stream};
 use crate::testing::{Bindings, Case, Fill, Op, Tolerance};
@@ -53,6 +53,7 @@ pub fn cases() -> Vec<Case> {
             .statistic("logsumexp", [rows])
             .statistic("weight_sum", [1])
             .tolerance(Tolerance::f32().reduction(rows.max(classes)))
+            .scratch(scratch(rows))
             .bytes(4 * (2 * rows * classes + 2 * rows))
             .flops(8 * rows * classes);
         if weighted { case.constant("class_weight", [classes], Fill::Range(0.25, 2.0)) } else { case }
