@@ -44,5 +44,5 @@ kernels! {
     mse,
     pool,
     reduce,
-    topk,
+    topk: texts,
 }

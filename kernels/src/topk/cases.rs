@@ -1,6 +1,6 @@
 //! Shapes, tolerances and traffic of the top-k cases. Small whole numbers have exact scores in every element type, and many ties.
 
-use super::{Forward, Metric, forward};
+use super::{Forward, Metric, forward, scratch};
 use crate::Result;
 use crate::runtime::{Float, Real, Stream};
 use crate::testing::{Bindings, Case, Fill, Op, Tolerance};
@@ -38,6 +38,7 @@ pub fn cases() -> Vec<Case> {
             .tolerance(Tolerance::f32().reduction(width))
             .bytes(4 * (queries + rows) * width)
             .flops(if metric == Metric::InnerProduct { 2 } else { 3 } * queries * rows * width)
+            .scratch(scratch(queries, rows, k))
             .forward_only();
         if exact { case.statistic("found", [queries, k]) } else { case }
     };
