@@ -68,8 +68,11 @@ pub fn cases() -> Vec<Case> {
         case("smooth_", 7, 33, every(33), false, 0.1),
         case("weighted_", 11, 19, every(19), true, 0.0),
         case("weighted_smooth_", 13, 31, Fill::Integers(vec![3, 30, IGNORE, 0]), true, 0.2),
+        case("weighted_smooth_", 3, 301, Fill::Integers(vec![300, IGNORE, 7]), true, 0.3),
+        case("uniform_", 3, 5, every(5), false, 1.0),
         case("ignored_", 9, 23, Fill::Integers(vec![IGNORE, 22, 5]), false, 0.0),
         case("all_ignored_", 5, 7, Fill::Integers(vec![IGNORE]), false, 0.1),
+        case("all_ignored_weighted_", 1, 3, Fill::Integers(vec![IGNORE]), true, 0.0),
         case("", 256, 32003, every(32003), false, 0.0).bench(),
         case("smooth_", 1280, 30523, every(30523), false, 0.1).bench(),
     ]

@@ -13,6 +13,8 @@ const SUMMING: usize = 256;
 const COLUMNS: usize = 512;
 /// Rows of the tallest grid.
 const TALLEST: usize = 65535;
+/// Elements of a row that are worth a CTA that sums squares.
+const SQUARES: usize = 16 * SUMMING;
 /// Partial sums of squares, one a CTA, whatever the tensors; their total lies behind them.
 const PARTIALS: usize = 1024;
 const TOTAL: usize = PARTIALS * size_of::<f64>();
@@ -57,7 +59,7 @@ pub(super) fn squared_norm<T: Float>(stream: &CudaStream, op: &'static str, tens
     stream.zero_scratch(NORM_SCRATCH)?;
     for tensor in tensors {
         let [rows, width] = shape(&[*tensor]);
-        let blocks = width.div_ceil(4 * SUMMING).min(PARTIALS);
+        let blocks = width.div_ceil(SQUARES).min(PARTIALS);
         stream
             .launch(TEXT, entry::<T>(op, "reduce_squares")?, [blocks as u32, 1, 1], SUMMING as u32)
             .scratch("partial", 0)

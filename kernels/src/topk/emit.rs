@@ -81,7 +81,7 @@ pub(super) fn text(metric: Metric, slots: usize) -> Text {
     select(k, slots);
     k.note("The next tile. Its first barrier comes before anything is written that a slower warp still reads.");
     ptx!(k, "add.u32 %first_row, %first_row, {ROWS};\nmul.wide.u32 %bytes, %base_stride, {};", 4 * ROWS);
-    ptx!(k, "add.u64 %base, %base, %bytes;\nsetp.lt.u32 %done, %first_row, %end_row;\n@%done bra TILE_LOOP;\nret;");
+    ptx!(k, "add.u64 %base, %base, %bytes;\nsetp.lt.u32 %more, %first_row, %end_row;\n@%more bra TILE_LOOP;\nret;");
     k.text()
 }
 
@@ -89,7 +89,7 @@ fn positions(k: &mut Kernel) {
     k.regs(Kind::B32, "queries rows width query_stride base_stride k tiles thread lane warp segment first_query first_row end_row shared");
     k.regs(Kind::B32, "query_read base_read score_write score_read last_at index offset left query_at base_at");
     k.regs(Kind::B64, "lists bytes list_at");
-    k.regs(Kind::Pred, "done last");
+    k.regs(Kind::Pred, "done more last inside outside");
     k.note(
         "Who sums what: queries 4 t and 4 t + 32 on, t = lane / 8 + 4 (warp / 2); rows 4 u and 4 u + 64 on, u = lane % 8 + 8 (warp % 2).",
     );
@@ -112,20 +112,21 @@ fn positions(k: &mut Kernel) {
 
 /// The warp's lists, in memory, with nothing in them but what keeps the first places.
 fn start_lists(k: &mut Kernel, slots: usize) {
+    k.regs(Kind::Pred, "taken");
     k.note("Empty lists: the first places are taken, all others 0.");
     ptx!(k, "mov.u32 %index, %nctaid.x;\nmul.lo.u32 %index, %index, {QUERIES};\nmad.lo.u32 %index, %segment, %index, %first_query;");
     ptx!(k, "mad.lo.u32 %index, %warp, {OWN}, %index;\nmul.wide.u32 %list_at, %index, {};", 8 * 32 * slots);
     ptx!(k, "mad.wide.u32 %list_at, %lane, {}, %list_at;\nld.param.u64 %lists, [lists];\nadd.u64 %lists, %lists, %list_at;", 8 * slots);
     ptx!(k, "mul.lo.u32 %offset, %lane, {slots};\nsub.u32 %index, {}, %k;", 32 * slots);
     for slot in 0..slots {
-        ptx!(k, "setp.lt.u32 %done, %offset, %index;\nselp.b64 %entry_{slot}, 0xffffffffffffffff, 0, %done;");
+        ptx!(k, "setp.lt.u32 %taken, %offset, %index;\nselp.b64 %entry_{slot}, 0xffffffffffffffff, 0, %taken;");
         ptx!(k, "add.u32 %offset, %offset, 1;");
     }
     for query in 0..OWN {
         list::store(k, slots, "%lists", query * 8 * 32 * slots);
     }
-    ptx!(k, "mov.b64 %last_entry, 0;\nmad.lo.u32 %index, %lane, 8, %last_at;\nsetp.lt.u32 %done, %lane, {OWN};");
-    ptx!(k, "@%done st.shared.b64 [%index + {LASTS}], %last_entry;");
+    ptx!(k, "mov.b64 %last_entry, 0;\nmad.lo.u32 %index, %lane, 8, %last_at;\nsetp.lt.u32 %inside, %lane, {OWN};");
+    ptx!(k, "@%inside st.shared.b64 [%index + {LASTS}], %last_entry;");
 }
 
 /// Declares what the copies of an operand need: this thread brings column thread % 8 of rows thread / 8 + 16 i.
@@ -147,7 +148,7 @@ fn prepare(k: &mut Kernel, name: &str, extent: &str, first: &str, rows: usize) {
 fn sizes(k: &mut Kernel, name: &str, extent: &str, first: &str, rows: usize) {
     ptx!(k, "shr.u32 %index, %thread, 3;\nadd.u32 %index, %index, {first};");
     for at in 0..rows / APART {
-        ptx!(k, "setp.lt.u32 %done, %index, {extent};\nselp.b32 %{name}_row_size_{at}, 4, 0, %done;\nadd.u32 %index, %index, {APART};");
+        ptx!(k, "setp.lt.u32 %inside, %index, {extent};\nselp.b32 %{name}_row_size_{at}, 4, 0, %inside;\nadd.u32 %index, %index, {APART};");
     }
 }
 
@@ -237,8 +238,8 @@ fn select(k: &mut Kernel, slots: usize) {
     for (at, candidate) in candidates.iter().enumerate() {
         ptx!(k, "ld.shared.f32 %score, [%score_at + {}];", SCORES + 128 * at);
         list::entry(k, candidate);
-        ptx!(k, "setp.ge.u32 %done, %index, %rows;\nselp.b64 {candidate}, 0, {candidate}, %done;\nadd.u32 %index, %index, 32;");
-        ptx!(k, "setp.ge.u64 %done, {candidate}, %bound;\nselp.b64 {candidate}, 0, {candidate}, %done;");
+        ptx!(k, "setp.ge.u32 %outside, %index, %rows;\nselp.b64 {candidate}, 0, {candidate}, %outside;\nadd.u32 %index, %index, 32;");
+        ptx!(k, "setp.ge.u64 %outside, {candidate}, %bound;\nselp.b64 {candidate}, 0, {candidate}, %outside;");
         ptx!(k, "setp.gt.or.u64 %some, {candidate}, %last_entry, %some;");
     }
     ptx!(k, "vote.sync.any.pred %some, %some, 0xffffffff;\n@!%some bra NEXT_QUERY;");
@@ -247,8 +248,8 @@ fn select(k: &mut Kernel, slots: usize) {
         list::offer(k, slots, candidate);
     }
     list::store(k, slots, "%list_at", 0);
-    ptx!(k, "setp.eq.u32 %done, %lane, 31;\n@%done st.shared.b64 [%last_slot + {LASTS}], %last_entry;");
+    ptx!(k, "setp.eq.u32 %inside, %lane, 31;\n@%inside st.shared.b64 [%last_slot + {LASTS}], %last_entry;");
     ptx!(k, "NEXT_QUERY:\nadd.u32 %query_index, %query_index, 1;\nadd.u32 %score_at, %score_at, {SCORE_ROW};");
     ptx!(k, "add.u32 %last_slot, %last_slot, 8;\nadd.u64 %list_at, %list_at, {};", 8 * 32 * slots);
-    ptx!(k, "add.u32 %turn, %turn, 1;\nsetp.lt.u32 %done, %turn, {OWN};\n@%done bra QUERY_LOOP;\nQUERIES_DONE:");
+    ptx!(k, "add.u32 %turn, %turn, 1;\nsetp.lt.u32 %more, %turn, {OWN};\n@%more bra QUERY_LOOP;\nQUERIES_DONE:");
 }

@@ -30,10 +30,10 @@ pub(super) fn text(slots: usize) -> Text {
     k.params(".u64", "scores indices bounds lists");
     k.params(".u32", "queries list_rows segments k column scores_stride indices_stride");
     k.block(128, 1);
-    k.regs(Kind::B32, "thread lane query queries list_rows segment segments k column stride place row key sign");
+    k.regs(Kind::B32, "thread lane query queries list_rows segment segments k column stride place target row key turn");
     k.regs(Kind::B64, "lists step base at bytes");
     k.regs(Kind::F32, "score");
-    k.regs(Kind::Pred, "done some");
+    k.regs(Kind::Pred, "done some taken first wanted none");
     declare(k, slots);
     let candidates = k.array(Kind::B64, "candidate", slots);
     ptx!(k, "mov.u32 %thread, %tid.x;\nand.b32 %lane, %thread, 31;\nshr.u32 %query, %thread, 5;");
@@ -51,7 +51,7 @@ pub(super) fn text(slots: usize) -> Text {
     load(k, slots, "candidate", "%lists");
     ptx!(k, "setp.ne.u32 %some, 0, 0;");
     for candidate in &candidates {
-        ptx!(k, "setp.eq.u64 %done, {candidate}, 0xffffffffffffffff;\nselp.b64 {candidate}, 0, {candidate}, %done;");
+        ptx!(k, "setp.eq.u64 %taken, {candidate}, 0xffffffffffffffff;\nselp.b64 {candidate}, 0, {candidate}, %taken;");
         ptx!(k, "setp.gt.or.u64 %some, {candidate}, %last_entry, %some;");
     }
     ptx!(k, "add.u32 %segment, %segment, 1;\nvote.sync.any.pred %some, %some, 0xffffffff;\n@!%some bra SEGMENT_LOOP;");
@@ -61,20 +61,20 @@ pub(super) fn text(slots: usize) -> Text {
     ptx!(k, "bra.uni SEGMENT_LOOP;\nSEGMENTS_DONE:");
 
     k.note("Where the next round goes on.");
-    ptx!(k, "ld.param.u64 %base, [bounds];\nmad.wide.u32 %at, %query, 8, %base;\nsetp.eq.u32 %done, %lane, 0;");
-    ptx!(k, "@%done st.global.b64 [%at], %last_entry;");
+    ptx!(k, "ld.param.u64 %base, [bounds];\nmad.wide.u32 %at, %query, 8, %base;\nsetp.eq.u32 %first, %lane, 0;");
+    ptx!(k, "@%first st.global.b64 [%at], %last_entry;");
     k.note("Back to scores and rows; no entry is -inf and the largest row.");
     ptx!(k, "ld.param.u32 %column, [column];\nmul.lo.u32 %place, %lane, {slots};");
     ptx!(k, "add.u32 %place, %place, %k;\nsub.u32 %place, %place, {entries};");
     for slot in 0..slots {
-        ptx!(k, "setp.lt.u32 %done, %place, %k;\nmov.b64 {{%row, %key}}, %entry_{slot};\nnot.b32 %row, %row;");
-        ptx!(k, "shr.s32 %sign, %key, 31;\nnot.b32 %sign, %sign;\nor.b32 %sign, %sign, 0x80000000;\nxor.b32 %sign, %key, %sign;");
-        ptx!(k, "mov.b32 %score, %sign;\nsetp.eq.u32 %some, %key, 0;\nselp.f32 %score, {}, %score, %some;", float(f32::NAN));
-        ptx!(k, "setp.eq.u64 %some, %entry_{slot}, 0;\nselp.f32 %score, {}, %score, %some;", float(f32::NEG_INFINITY));
-        ptx!(k, "add.u32 %thread, %place, %column;\ncvt.u64.u32 %bytes, %thread;");
+        ptx!(k, "setp.lt.u32 %wanted, %place, %k;\nmov.b64 {{%row, %key}}, %entry_{slot};\nnot.b32 %row, %row;");
+        ptx!(k, "shr.s32 %turn, %key, 31;\nnot.b32 %turn, %turn;\nor.b32 %turn, %turn, 0x80000000;\nxor.b32 %turn, %key, %turn;");
+        ptx!(k, "mov.b32 %score, %turn;\nsetp.eq.u32 %none, %key, 0;\nselp.f32 %score, {}, %score, %none;", float(f32::NAN));
+        ptx!(k, "setp.eq.u64 %none, %entry_{slot}, 0;\nselp.f32 %score, {}, %score, %none;", float(f32::NEG_INFINITY));
+        ptx!(k, "add.u32 %target, %place, %column;\ncvt.u64.u32 %bytes, %target;");
         for (name, kind, value) in [("scores", "f32", "%score"), ("indices", "b32", "%row")] {
             ptx!(k, "ld.param.u64 %base, [{name}];\nld.param.u32 %stride, [{name}_stride];\nmul.wide.u32 %at, %query, %stride;");
-            ptx!(k, "add.u64 %at, %at, %bytes;\nshl.b64 %at, %at, 2;\nadd.u64 %at, %base, %at;\n@%done st.global.{kind} [%at], {value};");
+            ptx!(k, "add.u64 %at, %at, %bytes;\nshl.b64 %at, %at, 2;\nadd.u64 %at, %base, %at;\n@%wanted st.global.{kind} [%at], {value};");
         }
         ptx!(k, "add.u32 %place, %place, 1;");
     }
@@ -86,16 +86,16 @@ pub(super) fn text(slots: usize) -> Text {
 pub(super) fn declare(k: &mut Kernel, slots: usize) {
     k.array(Kind::B64, LIST_ENTRIES, slots);
     k.regs(Kind::B64, "last_entry offered shifted before");
-    k.regs(Kind::B32, "votes pick low high entry_key entry_turn");
-    k.regs(Kind::Pred, "beats picked above");
+    k.regs(Kind::B32, "votes pick low high entry_key entry_low");
+    k.regs(Kind::Pred, "beats picked above nan");
 }
 
 /// `candidate` from `%score` and the row `%index`. Adding 0 makes -0 the 0 that it is equal to.
 pub(super) fn entry(k: &mut Kernel, candidate: &Reg) {
-    ptx!(k, "add.rn.f32 %score, %score, {};\nmov.b32 %entry_key, %score;\nshr.s32 %entry_turn, %entry_key, 31;", float(0.0));
-    ptx!(k, "or.b32 %entry_turn, %entry_turn, 0x80000000;\nxor.b32 %entry_key, %entry_key, %entry_turn;");
-    ptx!(k, "setp.nan.f32 %picked, %score, %score;\nselp.b32 %entry_key, 0, %entry_key, %picked;");
-    ptx!(k, "not.b32 %entry_turn, %index;\nmov.b64 {candidate}, {{%entry_turn, %entry_key}};");
+    ptx!(k, "add.rn.f32 %score, %score, {};\nmov.b32 %entry_key, %score;\nshr.s32 %entry_low, %entry_key, 31;", float(0.0));
+    ptx!(k, "or.b32 %entry_low, %entry_low, 0x80000000;\nxor.b32 %entry_key, %entry_key, %entry_low;");
+    ptx!(k, "setp.nan.f32 %nan, %score, %score;\nselp.b32 %entry_key, 0, %entry_key, %nan;");
+    ptx!(k, "not.b32 %entry_low, %index;\nmov.b64 {candidate}, {{%entry_low, %entry_key}};");
 }
 
 /// The lane's part of a list, from global memory to registers `name_0, ..`.

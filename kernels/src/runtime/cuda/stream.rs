@@ -106,7 +106,9 @@ impl CudaStream {
         let (rows, width) = if tensor.is_contiguous() { (1, tensor.len()) } else { (tensor.rows(), tensor.width()) };
         let stride = tensor.row_stride() * size;
         let length = if rows * width == 0 { 0 } else { (rows - 1) * stride + width * size };
-        let address = self.device.device_block(tensor.plan).address(tensor.offset * size, length);
+        // A tensor of nothing may lie behind the end.
+        let start = if length == 0 { 0 } else { tensor.offset * size };
+        let address = self.device.device_block(tensor.plan).address(start, length);
         Pitch { address, rows, width: width * size, stride }
     }
 
