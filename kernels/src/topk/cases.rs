@@ -24,7 +24,7 @@ impl Op for TopK {
     }
 }
 
-/// One row, one column, primes, more than one tile and block of queries, ties, `k` of 1, in lists and rounds of every length, and beyond the
+/// One row, one column, primes, more than one tile and block of queries, ties, `k` of 1, of more than one list or round, and beyond the
 /// base, and an annotation run.
 pub fn cases() -> Vec<Case> {
     let case = |metric: Metric, (queries, rows, width): (usize, usize, usize), k: usize, fill: Option<Fill>| {

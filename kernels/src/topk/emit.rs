@@ -1,10 +1,10 @@
 //! The PTX that scores a base and keeps each query's best rows; [`super::emit_list`] has what a list is and how lists are merged.
 //!
-//! A block of 128 threads takes 64 queries and walks over the tiles of its segment of the base, 128 rows each. A thread sums 8 x 8 scores in
-//! four 4 x 4 parts, every score one chain of fused multiply-adds from the first column to the last, as on the CPU. Both operands come in
-//! steps of 8 columns, `[column][row]` in shared memory with rows of 68 and 132 floats: a warp that writes 8 columns of 4 rows meets every
-//! bank once, and a thread reads four rows at a time. The scores then cross shared memory, so that a warp has 16 queries to itself and a
-//! lane four neighbours of 32 rows' distance: nobody else touches its lists, and what does not beat a list's last entry ends there.
+//! A block of 128 threads takes 64 queries and walks over the tiles of its segment of the base, 128 rows each. A thread sums 8 x 8 scores
+//! in four 4 x 4 parts, every score one chain of fused multiply-adds from the first column to the last, as on the CPU. Both operands come
+//! in steps of 8 columns, `[column][row]` in shared memory with rows of 68 and 132 floats: a warp that writes 8 columns of 4 rows meets
+//! every bank once, and a thread reads four rows at a time. The scores then cross shared memory, so that a warp has 16 queries to itself,
+//! and a lane four rows of the tile. Nobody else touches a query's list, and a score that does not beat its last entry ends there.
 
 use super::Metric;
 use super::emit_list::{self as list, LIST_ENTRIES};
@@ -50,7 +50,7 @@ pub(super) fn text(metric: Metric, slots: usize) -> Text {
     let about = format!(
         "The {} best rows of a segment of the base for every query, {}.\n\
          Grid: (ceil(queries / {QUERIES}), segments). Block: {THREADS} threads. Strides count elements.\n\
-         lists[segment][query][{}]: descending; the first {} - k are taken by entries that nothing beats, so that the k-th best is the last.\n\
+         lists[segment][query][{}]: descending; nothing beats the first {} - k, so that the k-th best is the last.\n\
          bounds[query], if not null: only entries below it count. tiles: tiles of {ROWS} rows a segment.\n\
          Shared: 2 stages of queries [{DEPTH}][{}] and rows [{DEPTH}][{}] f32, scores [{QUERIES}][{ROWS}] f32, last entries [{QUERIES}] u64.",
         32 * slots,

@@ -1,9 +1,9 @@
 //! A warp's sorted list of the best entries, and the PTX that merges the lists of the base's segments.
 //!
-//! An entry is one number of 64 bits, the larger the better: above the score with its bits in ascending order (0 for NaN, which is thus behind
-//! every number), below the complement of the row, so that of equal scores the smaller row wins. 0 is no entry at all. A lane holds `slots`
-//! neighbours of the list in registers; an entry x goes in by `list[i] = max(list[i], min(list[i - 1], x))`, everywhere at once. Entries differ
-//! and their order is total: what a list ends with does not depend on the order in which they come.
+//! An entry is one number of 64 bits, the larger the better: above the score with its bits in ascending order (0 for NaN, which is thus
+//! behind every number), below the complement of the row, so that of equal scores the smaller row wins. 0 is no entry at all. A lane holds
+//! `slots` neighbours of the list in registers; an entry x goes in by `list[i] = max(list[i], min(list[i - 1], x))`, everywhere at once.
+//! Entries differ and their order is total: what a list ends with does not depend on the order in which they come.
 
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
