@@ -3,7 +3,7 @@
 
 use super::{Backward, Forward};
 use crate::Result;
-use crate::runtime::{CudaStream, Float, Launch, Tensor, entry};
+use crate::runtime::{CudaStream, Float, Tensor, entry};
 
 const TEXT: &str = include_str!("embedding.ptx");
 const SORTED: &str = include_str!("sorted.ptx");
@@ -70,18 +70,33 @@ pub(crate) fn sort(stream: &CudaStream, op: &'static str, ids: Tensor<u32>, rows
     let passes = (u32::BITS - (rows as u32).leading_zeros()).div_ceil(BITS).max(1) as usize;
     for pass in 0..passes {
         let (target, source) = (lists[pass % 2], (pass > 0).then(|| lists[(pass + 1) % 2]));
-        let by_tile = |launch: Launch<'_>| {
-            let launch = launch.scratch("counts", counts).optional_scratch("source", source).read("ids", ids);
-            let launch = launch.value("tokens", tokens as u32).value("tiles", tiles as u32);
-            launch.value("rows", rows as u32).value("shift", pass as u32 * BITS).submit()
-        };
-        by_tile(stream.launch(SORTED, "embedding_count_u32", grid, THREADS))?;
+        let shift = pass as u32 * BITS;
+        stream
+            .launch(SORTED, "embedding_count_u32", grid, THREADS)
+            .scratch("counts", counts)
+            .optional_scratch("source", source)
+            .read("ids", ids)
+            .value("tokens", tokens as u32)
+            .value("tiles", tiles as u32)
+            .value("rows", rows as u32)
+            .value("shift", shift)
+            .submit()?;
         stream
             .launch(SORTED, "embedding_offsets_u32", [1, 1, 1], (DIGITS * 32) as u32)
             .scratch("counts", counts)
             .value("tiles", tiles as u32)
             .submit()?;
-        by_tile(stream.launch(SORTED, "embedding_place_u32", grid, THREADS).scratch("order", target))?;
+        stream
+            .launch(SORTED, "embedding_place_u32", grid, THREADS)
+            .scratch("order", target)
+            .scratch("counts", counts)
+            .optional_scratch("source", source)
+            .read("ids", ids)
+            .value("tokens", tokens as u32)
+            .value("tiles", tiles as u32)
+            .value("rows", rows as u32)
+            .value("shift", shift)
+            .submit()?;
     }
     Ok(lists[(passes + 1) % 2])
 }
