@@ -117,17 +117,17 @@ impl<'a> Searcher<'a> {
         done: &mut dyn FnMut(usize),
     ) -> Result<Vec<Vec<Hit>>> {
         let spec = self.index.spec();
-        let vectors = queries.len() / spec.width;
+        let query_vectors = queries.len() / spec.width;
         let mut plan = Plan::new(Class::Activations);
-        let query = plan.tensor("query", [vectors, spec.width]);
-        let (scores, indices) = (plan.tensor("scores", [vectors, depth]), plan.tensor("indices", [vectors, depth]));
+        let query = plan.tensor("query", [query_vectors, spec.width]);
+        let (scores, indices) = (plan.tensor("scores", [query_vectors, depth]), plan.tensor("indices", [query_vectors, depth]));
         let _arena = Arena::allocate(self.stream.device(), plan)?;
         self.stream.upload(query, queries)?;
         let metric = match spec.metric {
             IndexMetric::InnerProduct => Metric::InnerProduct,
             IndexMetric::Euclidean => Metric::Euclidean,
         };
-        let mut best: Vec<Vec<Hit>> = vec![Vec::new(); vectors / vectors_per_query];
+        let mut best: Vec<Vec<Hit>> = vec![Vec::new(); query_vectors / vectors_per_query];
         for tile in 0..self.index.blocks().div_ceil(self.tile_blocks) {
             let Tile { first_item, vectors, .. } = self.load(tile)?;
             let base = self.base.row_range(0, vectors);
