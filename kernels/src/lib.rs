@@ -44,5 +44,5 @@ kernels! {
 
 /// Every PTX text that the kernels can emit: entry and module.
 pub fn texts() -> Vec<(String, String)> {
-    [attention::texts(), gemm::texts()].concat()
+    [attention::texts(), contrastive::texts(), gemm::texts()].concat()
 }
