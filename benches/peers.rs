@@ -7,8 +7,8 @@
 //!
 //! A line holds `workload`, `seconds` (`minimum` and `median`), `repeats`, `flops` of one run, `threads`, `checks`: numbers
 //! computed before the timing, which whoever computes the same from the same values gets too, and `memory`: by how many bytes the
-//! process grew at most while it computed them, results included and inputs not (null where that is not known). What cannot be run has
-//! an `error` instead.
+//! process grew at most in a first run, results included and inputs not (null where that is not known). What cannot be run has an
+//! `error` instead.
 
 mod workload;
 
@@ -107,8 +107,9 @@ impl Session {
             self.open = None;
             let mut workload = workload::open(name, &self.device)?;
             let before = mark_resident();
-            let checks = workload.check()?;
+            workload.run()?;
             let memory = before.and_then(|before| Some(resident("VmHWM:")?.saturating_sub(before)));
+            let checks = workload.check()?;
             self.open = Some(Open { name: name.to_string(), workload, checks, memory });
         }
         let Some(Open { workload, checks, memory, .. }) = &mut self.open else { bail!("no workload is open") };

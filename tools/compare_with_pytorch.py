@@ -11,9 +11,9 @@ Above 1 we are faster.
 
 Before the timing both sides compute the workload once from the same numbers (integer hashes, no files) and the results are compared:
 values of a product, the cell embeddings of the encoder, loss and gradient norm of two training steps, the contrastive loss and its
-gradients. A workload whose results differ is not timed, and the exit status is 1. The last columns say by how much either process grew
-at most in that first run: results and what lies between, without the inputs. This guards the comparison; the tests under tests/ are
-what says that the engine is right.
+gradients. A workload whose results differ is not timed, and the exit status is 1. This guards the comparison; the tests under tests/
+are what says that the engine is right. The last columns say by how much either process grew at most in a first run: results and what
+lies between, without the inputs.
 
 PyTorch runs eagerly in the fastest form that is a few lines: F.linear, F.scaled_dot_product_attention and F.layer_norm under
 torch.inference_mode(); training with fused AdamW; bf16 with weights and activations in bf16. No torch.compile.
@@ -232,7 +232,7 @@ class Train:
         self.last = [loss.item(), norm.item()]
 
     def check(self):
-        """Loss and length of the gradient in each of the first two steps."""
+        """Loss and length of the gradient in each of two steps, the second and the third."""
         self.run()
         first = self.last
         self.run()
@@ -305,15 +305,15 @@ def resident(field):
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
 
 
-def check_with_memory(workload):
-    """Its checks, and by how many bytes the process grew at most meanwhile; none where that is not known."""
+def run_first(workload):
+    """Runs it, and says by how many bytes the process grew at most meanwhile; none where that is not known."""
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS:")
     except OSError:
-        return workload.check(), None
-    checks = workload.check()
-    return checks, resident("VmHWM:") - before
+        before = None
+    workload.run()
+    return None if before is None else resident("VmHWM:") - before
 
 
 def agree(ours, theirs, element):
@@ -329,7 +329,8 @@ def compare(ours, name, options, peaks):
     if "error" in answer:
         return {"workload": name, "error": answer["error"]}
     theirs = {"gemm": Gemm, "encoder": Encoder, "train": Train, "contrastive": Contrastive}[kind](DTYPES[element], sizes)
-    checks, memory = check_with_memory(theirs)
+    memory = run_first(theirs)
+    checks = theirs.check()
     row = {"workload": name, "checks": {"ours": answer["checks"], "pytorch": checks}}
     row["memory"] = {"ours": answer["memory"], "pytorch": memory}
     if not agree(answer["checks"], checks, element):

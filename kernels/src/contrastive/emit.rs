@@ -64,7 +64,7 @@ pub(super) fn params(k: &mut Kernel) {
 pub(super) fn positions(k: &mut Kernel, owned: Owned) {
     k.regs(Kind::B32, "shared thread own_lane met_lane copy_row copy_depth start count first_owned items group queries width index");
     k.regs(Kind::B64, "bytes address");
-    k.regs(Kind::Pred, "inside nothing given");
+    k.regs(Kind::Pred, "inside nothing");
     k.regs(Kind::F32, "temperature inverse scale");
     ptx!(k, "mov.u32 %shared, shared_memory;\nmov.u32 %thread, %tid.x;");
     ptx!(k, "shr.u32 %own_lane, %thread, 4;\nand.b32 %met_lane, %thread, 15;");
@@ -149,7 +149,7 @@ pub(super) struct Scores {
 pub(super) fn declare(k: &mut Kernel) -> Scores {
     k.regs(Kind::B32, "met_first query depth_left copy_left offset size own_at met_at_shared class_index");
     k.regs(Kind::B64, "classes");
-    k.regs(Kind::Pred, "more last deep_enough wins is_nan same more_queries");
+    k.regs(Kind::Pred, "more last deep_enough wins is_nan same more_queries classed");
     let scores = Scores {
         best: k.grid(Kind::F32, "best", 4, 4),
         winner: k.grid(Kind::B32, "winner", 4, 4),
@@ -161,7 +161,7 @@ pub(super) fn declare(k: &mut Kernel) -> Scores {
         own_class: k.array(Kind::B32, "own_class", 4),
         met_class: k.array(Kind::B32, "met_class", 4),
     };
-    ptx!(k, "ld.param.u64 %classes, [classes];\nsetp.ne.u64 %given, %classes, 0;\ncvta.to.global.u64 %classes, %classes;");
+    ptx!(k, "ld.param.u64 %classes, [classes];\nsetp.ne.u64 %classed, %classes, 0;\ncvta.to.global.u64 %classes, %classes;");
     items(k, "%first_owned", "%own_lane", &scores.own_item, &scores.own_class);
     scores
 }
@@ -170,7 +170,7 @@ pub(super) fn declare(k: &mut Kernel) -> Scores {
 fn items(k: &mut Kernel, first: &str, lane: &str, items: &[Reg], classes: &[Reg]) {
     for (index, (item, class)) in items.iter().zip(classes).enumerate() {
         ptx!(k, "shl.b32 {item}, {lane}, 2;\nadd.u32 {item}, {item}, {first};\nadd.u32 {item}, {item}, {index};\nmov.u32 {class}, {item};");
-        ptx!(k, "setp.lt.and.u32 %inside, {item}, %count, %given;\nadd.u32 %class_index, {item}, %start;");
+        ptx!(k, "setp.lt.and.u32 %inside, {item}, %count, %classed;\nadd.u32 %class_index, {item}, %start;");
         ptx!(k, "mad.wide.u32 %address, %class_index, 4, %classes;\n@%inside ld.global.u32 {class}, [%address];");
     }
 }

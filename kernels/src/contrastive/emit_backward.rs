@@ -35,9 +35,10 @@ pub(super) fn text(owned: Owned, many: bool) -> Text {
     k.block(THREADS, if many { 1 } else { 2 });
     k.shared(Some(if many { 2 * STAGES } else { STAGES }));
     positions(k, owned);
-    ptx!(k, "@%nothing ret;");
-    let scores = declare(k);
     k.regs(Kind::F32, "weight own_weight t other slope slope_sum");
+    ptx!(k, "mov.f32 %slope_sum, {};\n@%nothing bra MET_DONE;", float(0.0));
+    let scores = declare(k);
+    k.regs(Kind::Pred, "given");
     k.regs(Kind::B32, "directions terms slopes_write");
     let own_sums = k.array(Kind::F32, "own_logsumexp", 4);
     let met_sums = k.array(Kind::F32, "met_logsumexp", 4);
@@ -47,7 +48,6 @@ pub(super) fn text(owned: Owned, many: bool) -> Text {
     ptx!(k, "ld.param.u64 %address, [dloss];\ncvta.to.global.u64 %address, %address;\nld.global.f32 %weight, [%address];");
     ptx!(k, "div.rn.f32 %weight, %weight, %t;\nmul.rn.f32 %weight, %weight, %inverse;");
     ptx!(k, "cvt.rn.f32.u32 %own_weight, %directions;\nmul.rn.f32 %own_weight, %own_weight, %weight;\nneg.f32 %own_weight, %own_weight;");
-    ptx!(k, "mov.f32 %slope_sum, {};", float(0.0));
     ptx!(k, "mul.lo.u32 %slopes_write, %met_lane, {};\nadd.u32 %slopes_write, %slopes_write, %shared;", 4 * PITCH);
     ptx!(k, "shl.b32 %index, %own_lane, 4;\nadd.u32 %slopes_write, %slopes_write, %index;");
     sums(k, "owned_logsumexp", &scores.own_item, &own_sums);
@@ -78,6 +78,7 @@ pub(super) fn text(owned: Owned, many: bool) -> Text {
         _ => gather(k, many),
     }
     ptx!(k, "bar.sync 0;\nadd.u32 %met_first, %met_first, {TILE};\nsetp.lt.u32 %more, %met_first, %count;\n@%more bra MET_LOOP;");
+    ptx!(k, "MET_DONE:");
     if owned == Owned::Cells {
         slope_sum(k);
     }
