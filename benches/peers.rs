@@ -7,8 +7,8 @@
 //!
 //! A line holds `workload`, `seconds` (`minimum` and `median`), `repeats`, `flops` of one run, `threads`, `checks`: numbers
 //! computed before the timing, which whoever computes the same from the same values gets too, and `memory`: by how many bytes the
-//! process grew at most in a first run, results included and inputs not (null where that is not known). What cannot be run has an
-//! `error` instead.
+//! process grew at most in a first run, beyond the tensors that were allocated before it: inputs and results (null where that is not
+//! known). What cannot be run has an `error` instead.
 
 mod workload;
 

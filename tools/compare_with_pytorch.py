@@ -12,8 +12,8 @@ Above 1 we are faster.
 Before the timing both sides compute the workload once from the same numbers (integer hashes, no files) and the results are compared:
 values of a product, the cell embeddings of the encoder, loss and gradient norm of two training steps, the contrastive loss and its
 gradients. A workload whose results differ is not timed, and the exit status is 1. This guards the comparison; the tests under tests/
-are what says that the engine is right. The last columns say by how much either process grew at most in a first run: results and what
-lies between, without the inputs.
+are what says that the engine is right. The last columns say by how much either process grew at most in a first run, without the
+inputs: PyTorch's results are in its number, ours were allocated before and are not.
 
 PyTorch runs eagerly in the fastest form that is a few lines: F.linear, F.scaled_dot_product_attention and F.layer_norm under
 torch.inference_mode(); training with fused AdamW; bf16 with weights and activations in bf16. No torch.compile.
