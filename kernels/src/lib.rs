@@ -34,6 +34,7 @@ kernels! {
     activation,
     adamw,
     attention: texts,
+    contrastive: texts,
     cross_entropy,
     dropout,
     embedding,
