@@ -181,6 +181,8 @@ impl<T: Float> CellModel<T> {
             lengths: plan.tensor("lengths", [dims.batch]),
             known_lengths: plan.tensor("known_lengths", [dims.batch]),
         });
+        // Its targets are uploaded with the batch: in inference, what is planned behind the encoder lies over its layers.
+        let class_loss = ClassLoss::plan(plan, dims.batch, purpose.label_smoothing);
         let encoder = self.encoder.plan(plan, dims, training, dropout, weights.mvc > 0.0);
         let classify = weights.classification > 0.0 || purpose.classify;
         let classifier = self
@@ -196,7 +198,6 @@ impl<T: Float> CellModel<T> {
         let mvc =
             self.mvc.filter(|_| weights.mvc > 0.0).map(|head| (head.plan(plan, tokens), training.then(|| head.plan_gradients(plan, dims))));
         let dhidden = (training && expression.is_some()).then(|| plan.tensor("dhidden_expression", [tokens, self.encoder.width()]));
-        let class_loss = ClassLoss::plan(plan, dims.batch, purpose.label_smoothing);
         let mse = ["expression", "mvc"].map(|name| {
             plan.under(name, |plan| MseTensors {
                 loss: plan.tensor("loss", [1]),
