@@ -21,11 +21,12 @@ use serde_json::{Value, json};
 use workload::{STANDARD, Workload};
 
 /// What is run once when benches are only tried.
-const TRIAL: [&str; 7] = [
+const TRIAL: [&str; 8] = [
     "peak_f32",
     "gemm_f32_40x33x17",
     "gemm_bf16_40x33x17",
     "encoder_f32_b1_s16",
+    "qformer_f32_b1_s16",
     "train_f32_b1_s16",
     "search_f32_n300_w7_q3_k5",
     "contrastive_f32_40x3x17",

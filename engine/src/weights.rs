@@ -4,7 +4,7 @@
 //! one model: weights and, when it is trained, gradients and the optimizer's moments, one allocation each.
 
 use scmmgpt_kernels::runtime::philox::{Site, normal, uniform};
-use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Real, Shape, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Arena, Class, Device, Element, Float, Plan, Real, Shape, Stream, Tensor};
 use scmmgpt_loader::checkpoint::Checkpoint;
 
 use crate::{Error, Result};
@@ -16,6 +16,8 @@ pub enum Init {
     Zeros,
     /// All ones.
     Ones,
+    /// This everywhere.
+    Constant(f64),
     /// Uniform in [-bound, bound).
     Uniform(f64),
     /// Normal with this standard deviation.
@@ -113,16 +115,36 @@ impl<T: Float> ParameterPlan<T> {
 
     /// Declares a parameter.
     pub fn parameter(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Parameter<T> {
-        let (name, shape) = (format!("{}{name}", self.path), shape.into());
-        let value = self.weights.tensor(&name, shape);
-        let gradient = self.trainable.then(|| self.gradients.tensor(&name, shape));
+        let name = format!("{}{name}", self.path);
+        let (parameter, moments) = self.reserve(&name, shape.into());
+        self.declared.push(Declared { name, parameter, moments, init });
+        parameter
+    }
+
+    /// Declares checkpoint tensors of one shape that lie one below the other in memory: the matrices `[rows, width]` of several layers
+    /// as one `[names * rows, width]`, so that one product serves them all; vectors as the parts of one.
+    pub fn packed(&mut self, names: &[String], shape: impl Into<Shape>, init: Init) -> Parameter<T> {
+        let (shape, count) = (shape.into(), names.len());
+        let whole = if shape.rank() == 1 { [count * shape.len()].into() } else { [count * shape.rows(), shape.width()].into() };
+        let (all, all_moments) = self.reserve(&format!("{}{}", self.path, names.join(" + ")), whole);
+        for (index, name) in names.iter().enumerate() {
+            let gradient = all.gradient.map(|gradient| part(gradient, shape, index));
+            let moments = all_moments.map(|all| Moments { first: part(all.first, shape, index), second: part(all.second, shape, index) });
+            let parameter = Parameter { value: part(all.value, shape, index), gradient };
+            self.declared.push(Declared { name: format!("{}{name}", self.path), parameter, moments, init });
+        }
+        all
+    }
+
+    /// Memory of one parameter.
+    fn reserve(&mut self, name: &str, shape: Shape) -> (Parameter<T>, Option<Moments<T>>) {
+        let value = self.weights.tensor(name, shape);
+        let gradient = self.trainable.then(|| self.gradients.tensor(name, shape));
         let moments = self.trainable.then(|| Moments {
             first: self.optimizer.tensor(&format!("{name}.first_moment"), shape),
             second: self.optimizer.tensor(&format!("{name}.second_moment"), shape),
         });
-        let parameter = Parameter { value, gradient };
-        self.declared.push(Declared { name, parameter, moments, init });
-        parameter
+        (Parameter { value, gradient }, moments)
     }
 
     /// The plan of the weights' memory, for values that are computed from weights and kept beside them.
@@ -156,6 +178,14 @@ impl<T: Float> ParameterPlan<T> {
     }
 }
 
+/// Tensor `index` of those that [`ParameterPlan::packed`] laid one below the other.
+fn part<E: Element>(whole: Tensor<E>, shape: Shape, index: usize) -> Tensor<E> {
+    match shape.rank() {
+        1 => whole.columns(index * shape.len(), shape.len()),
+        _ => whole.row_range(index * shape.rows(), shape.rows()),
+    }
+}
+
 /// The parameters of one model and their memory.
 #[derive(Debug)]
 pub struct Parameters<T: Float> {
@@ -180,6 +210,7 @@ impl<T: Float> Parameters<T> {
                 match declared.init {
                     Init::Zeros => 0.0,
                     Init::Ones => 1.0,
+                    Init::Constant(value) => value,
                     Init::Uniform(bound) => {
                         let word = site.words(index as u64 / 4)[index % 4];
                         bound * (2.0 * f64::from(uniform(word)) - 1.0)
@@ -244,19 +275,23 @@ impl<T: Float> Parameters<T> {
     }
 }
 
-/// The other names under which scGPT checkpoints keep the packed attention projection: PyTorch's own layer, and the wrapper of
-/// later releases.
-const LAYOUTS: [(&str, &str); 4] = [
+/// The other names under which checkpoints keep a parameter: scGPT's packed attention projection in PyTorch's own layer and in the
+/// wrapper of later releases; the names that we have changed (module text of [`crate::model`]).
+const LAYOUTS: [(&str, &str); 5] = [
     ("self_attn.Wqkv.weight", "self_attn.in_proj_weight"),
     ("self_attn.Wqkv.bias", "self_attn.in_proj_bias"),
     ("self_attn.Wqkv.", "self_attn._impl.Wqkv."),
     ("self_attn.out_proj.", "self_attn._impl.out_proj."),
+    ("matching_head.", "gtm_head."),
 ];
 
-/// The name under which this checkpoint keeps a parameter: as it is, or under `module.` (a distributed save), in any of [`LAYOUTS`].
+/// What checkpoints put in front of a name: a distributed save, and scMMGPT's stage 1 around its own parts and around scGPT's.
+const WRAPPERS: [&str; 4] = ["", "module.", "blip2qformer.", "blip2qformer.cell_encoder.model."];
+
+/// The name under which this checkpoint keeps a parameter: as it is or inside one of [`WRAPPERS`], in any of [`LAYOUTS`].
 fn resolve(checkpoint: &Checkpoint, name: &str) -> String {
     let plain = name.to_string();
-    for wrapper in ["", "module."] {
+    for wrapper in WRAPPERS {
         let candidates = std::iter::once(plain.clone()).chain(LAYOUTS.iter().map(|(ours, theirs)| plain.replace(ours, theirs)));
         for candidate in candidates.map(|candidate| format!("{wrapper}{candidate}")) {
             if checkpoint.contains(&candidate) {

@@ -7,6 +7,9 @@ use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use crate::Result;
 use crate::weights::{Init, Parameter, ParameterPlan};
 
+/// How BERT's matrices and tables start.
+pub const BERT_INIT: Init = Init::Normal(0.02);
+
 /// Weights of a linear layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear<T: Float> {
@@ -23,6 +26,21 @@ impl<T: Float> Linear<T> {
             weight: plan.parameter("weight", [output, input], Init::linear(input)),
             bias: bias.then(|| plan.parameter("bias", [output], Init::linear(input))),
         })
+    }
+
+    /// Declares `name.weight` and `name.bias` with BERT's initialisation: normal weights, no bias.
+    pub fn declare_bert(plan: &mut ParameterPlan<T>, name: &str, input: usize, output: usize) -> Self {
+        Self::declare_packed(plan, &[name.to_string()], input, output)
+    }
+
+    /// Declares several layers `NAME.weight`, `[output, input]`, and `NAME.bias` as one of `names * output` outputs, with BERT's
+    /// initialisation.
+    pub fn declare_packed(plan: &mut ParameterPlan<T>, names: &[String], input: usize, output: usize) -> Self {
+        let all = |end: &str| names.iter().map(|name| format!("{name}.{end}")).collect::<Vec<_>>();
+        Linear {
+            weight: plan.packed(&all("weight"), [output, input], BERT_INIT),
+            bias: Some(plan.packed(&all("bias"), [output], Init::Zeros)),
+        }
     }
 
     /// States the scratch that [`Linear::backward`] needs for `rows` rows.
