@@ -24,6 +24,7 @@ impl<T: Float> TokenLoss<T> {
     /// Plans the loss of at most `rows` rows over `vocabulary` tokens.
     pub fn plan(plan: &mut Plan, rows: usize, vocabulary: usize, training: bool) -> Self {
         let chunk = (CHUNK / vocabulary).clamp(1, rows.max(1));
+        plan.scratch(cross_entropy::scratch(chunk));
         plan.under("token_loss", |plan| TokenLoss {
             logits: plan.tensor("logits", [chunk, vocabulary]),
             dlogits: training.then(|| plan.tensor("dlogits", [chunk, vocabulary])),

@@ -91,7 +91,7 @@ mod tests {
     fn blocks_expand_as_their_formulas_say() {
         let half = |value: f32| f16::from_f32(value).to_le_bytes();
         let codes: Vec<u8> = (0..16).map(|index| index | (15 - index) << 4).collect();
-        let order = (0..16).chain((0..16).rev()).map(f32::from);
+        let order = (0..16u8).chain((0..16u8).rev()).map(f32::from);
 
         let q4_0: Vec<u8> = half(0.5).into_iter().chain(codes.iter().copied()).collect();
         assert_eq!(Storage::Q4_0.expand(&q4_0), order.clone().map(|code| 0.5 * (code - 8.0)).collect::<Vec<_>>());
