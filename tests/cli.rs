@@ -1,27 +1,13 @@
 //! The program as a user runs it: train, annotate, embed, score; errors and exit codes; killed and resumed.
 
-use std::path::{Path, PathBuf};
+mod program;
+
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
+use program::{program, root};
 use scmmgpt_loader::h5ad::{AnnData, Column};
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The program, built in the profile of the tests.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let folder = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_path_buf();
-        let profile = if folder.ends_with("release") { "release" } else { "dev" };
-        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--profile", profile]).current_dir(root()).status().unwrap();
-        assert!(built.success());
-        folder.join("scmmgpt-engine")
-    })
-}
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(program()).args(arguments).current_dir(root()).output().unwrap()
@@ -178,7 +164,7 @@ fn bad_input_is_refused_with_its_code_and_nothing_is_written() {
     assert!(fail(2, &["train", "--config", "no_such.toml"]).contains("--out"));
     assert!(fail(3, &strings(&train(&["--set", &format!("data.train=[{text:?}]")]))).contains("text.h5ad"));
     assert!(fail(3, &strings(&train(&["--set", "data.label_key=no_such_column"]))).contains("no_such_column"));
-    assert!(fail(6, &strings(&train(&["--device", "cuda:0"]))).contains("--device cpu"));
+    assert!(fail(6, &strings(&train(&["--device", "cuda:99"]))).contains("--device cpu"));
     assert!(fail(4, &["infer", "embed", "--model", &out, "--cells", CELLS, "--output", &output]).contains("config.json"));
     assert!(!Path::new(&out).exists() && !Path::new(&output).exists());
     let plan = succeed(&strings(&train(&["--dry-run"])));

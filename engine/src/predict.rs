@@ -1,6 +1,6 @@
 //! Cells through a trained encoder, batch by batch: embeddings and class probabilities.
 
-use scmmgpt_loader::batch::{Collator, SampleKey};
+use scmmgpt_loader::batch::{CellBatch, Collator, SampleKey};
 use scmmgpt_loader::batch_order::BatchOrder;
 use scmmgpt_loader::dataset::CellDataset;
 use scmmgpt_loader::prefetch::Prefetcher;
@@ -54,11 +54,14 @@ pub(crate) fn predict(
     let batches = order.epoch(0);
     let position: std::collections::HashMap<usize, usize> = rows.iter().enumerate().map(|(place, &row)| (row, place)).collect();
     let mut done = 0;
-    for batch in Prefetcher::new(Arc::clone(dataset), collator.clone(), batches, key, 0, PREFETCH)? {
-        let mut batch = batch?;
-        batch.labels.iter_mut().for_each(|label| *label = relabel(*label));
+    let batches = Prefetcher::new(Arc::clone(dataset), collator.clone(), batches, key, 0, PREFETCH)?;
+    let mut batches = relabelled(batches, relabel);
+    let mut next = batches.next().transpose()?;
+    next.iter().try_for_each(|first| workspace.stage(first))?;
+    while let Some(batch) = next {
+        next = batches.next().transpose()?;
         let share = batch.batch as f64 / rows.len() as f64;
-        let losses = workspace.forward(model, &batch, None)?;
+        let losses = workspace.forward_staged(model, next.as_ref(), None)?;
         predictions.losses.add(&losses, share);
         let (embeddings, logits) = (workspace.cell_embeddings()?, workspace.logits()?);
         let (width, classes) = (embeddings.len() / batch.batch, logits.len() / batch.batch);
@@ -73,6 +76,18 @@ pub(crate) fn predict(
         progress(done);
     }
     Ok(predictions)
+}
+
+/// Batches whose labels are the head's classes.
+pub(crate) fn relabelled(
+    batches: Prefetcher,
+    relabel: impl Fn(i32) -> i32,
+) -> impl Iterator<Item = std::result::Result<CellBatch, scmmgpt_loader::Error>> {
+    batches.map(move |batch| {
+        let mut batch = batch?;
+        batch.labels.iter_mut().for_each(|label| *label = relabel(*label));
+        Ok(batch)
+    })
 }
 
 /// `softmax(logits / temperature)` of one cell.

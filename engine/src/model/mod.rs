@@ -28,6 +28,7 @@
 //!
 //! Checkpoints with the names of either side load.
 
+mod batch_feed;
 pub mod bert;
 pub mod captioning_head;
 pub mod cell_encoder;

@@ -21,8 +21,10 @@ pub struct KernelHealth {
 /// What a device is, and what came of the kernels.
 #[derive(Clone, Debug, Serialize)]
 pub struct Health {
-    /// The device in its own words; an emulated one says there that no hardware is behind it.
+    /// The device in its own words.
     pub device: String,
+    /// Whether it is software that stands in for a GPU, by what its driver reports.
+    pub software: bool,
     /// One entry a kernel.
     pub kernels: Vec<KernelHealth>,
 }
@@ -51,5 +53,5 @@ pub fn examine(device: &Device, progress: &mut dyn FnMut(&KernelHealth)) -> Heal
         progress(&health);
         kernels.push(health);
     }
-    Health { device: device.describe(), kernels }
+    Health { device: device.describe(), software: device.is_software(), kernels }
 }

@@ -16,7 +16,7 @@ use super::trainer::{Observer, Progress};
 use crate::config::TrainConfig;
 use crate::layer::Dropout;
 use crate::model::cell_model::{CellModel, LossWeights, Losses, Workspace};
-use crate::predict::{PREFETCH, Predictions, Request, argmax, predict, probabilities};
+use crate::predict::{PREFETCH, Predictions, Request, argmax, predict, probabilities, relabelled};
 use crate::weights::{Declared, Parameters, Values};
 use crate::{Error, Result};
 
@@ -56,15 +56,18 @@ impl Loop<'_> {
         let batches = self.order.epoch(epoch);
         let count = batches.len();
         let key = SampleKey { seed: self.config.seed, epoch, training: true };
-        let (dataset, start) = (self.data.dataset.clone(), self.state.position);
+        let (data, start) = (self.data, self.state.position);
         let (mut step_losses, mut cells) = (Losses::default(), Vec::new());
-        for batch in Prefetcher::new(dataset, self.collator.clone(), batches, key, start, PREFETCH)? {
-            let mut batch = batch?;
-            batch.labels.iter_mut().for_each(|label| *label = relabel(self.data, *label));
+        let batches = Prefetcher::new(data.dataset.clone(), self.collator.clone(), batches, key, start, PREFETCH)?;
+        let mut batches = relabelled(batches, |label| relabel(data, label));
+        let mut next = batches.next().transpose()?;
+        next.iter().try_for_each(|first| self.workspace.stage(first))?;
+        while let Some(batch) = next {
+            next = batches.next().transpose()?;
             let probability = self.config.model.hidden_dropout_prob;
             let step = epoch * count as u64 + self.state.position as u64;
             let dropout = (probability > 0.0).then_some(Dropout::new(probability, self.config.seed, step));
-            let losses = self.workspace.forward(self.model, &batch, dropout)?;
+            let losses = self.workspace.forward_staged(self.model, next.as_ref(), dropout)?;
             let scale = 1.0 / train.gradient_accumulation_steps as f64;
             self.state.loss_sum += losses.total(&self.weights());
             step_losses.add(&losses, scale);

@@ -146,7 +146,8 @@ impl Trainer {
         let (parameters, model) = self.declare();
         let count = parameters.count();
         let [weights, gradients, optimizer] = parameters.into_plans();
-        (vec![weights, gradients, optimizer, model.plan(self.largest(), &self.purpose(true))], count)
+        let largest = self.largest();
+        (vec![weights, gradients, optimizer, model.plan(largest, &self.purpose(true)), model.batch_plan(largest)], count)
     }
 
     /// Trains, writes the model to `folder` and evaluates it on the test cells.
