@@ -10,7 +10,7 @@
 
 use super::Layout;
 use super::emit::{Finish, Stored, layout_name};
-use super::emit_mma_operand::{Operand, fetch, issue, prepare, prepare_fetch};
+use super::emit_mma_operand::{Operand, fetch, prepare, prepare_fetch, start_copy};
 use super::emit_mma_store::write_out;
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
@@ -140,7 +140,7 @@ impl Variant {
             k.params(".u32", "segment");
         }
         k.block(self.tile.threads(), self.tile.blocks);
-        k.shared(None);
+        k.dynamic_shared(self.tile.shared_bytes());
         positions(k, self);
         let [a, b] = self.operands();
         prepare(k, a);
@@ -184,8 +184,8 @@ fn positions(k: &mut Kernel, variant: Variant) {
 fn main_loop(k: &mut Kernel, variant: Variant, a: Operand, b: Operand) -> Vec<Vec<Vec<Reg>>> {
     let Variant { stored, tile, .. } = variant;
     let (down, across, steps) = (a.parts(), 2 * b.parts(), tile.depth / STEP);
-    k.regs(Kind::B32, "read write size");
-    k.regs(Kind::Pred, "valid wraps more");
+    k.regs(Kind::B32, "read write");
+    k.regs(Kind::Pred, "valid wraps done");
     let acc: Vec<_> = (0..down).map(|row| k.grid(Kind::F32, &format!("acc_{row}"), across, 4)).collect();
     let af = [0, 1].map(|set| k.grid(Kind::B32, &format!("af_{set}"), down, 4));
     let bf = [0, 1].map(|set| k.grid(Kind::B32, &format!("bf_{set}"), across / 2, 4));
@@ -194,11 +194,11 @@ fn main_loop(k: &mut Kernel, variant: Variant, a: Operand, b: Operand) -> Vec<Ve
     for register in acc.iter().flatten().flatten() {
         ptx!(k, "mov.f32 {register}, {};", float(0.0));
     }
+    let copies: Vec<_> = [a, b].into_iter().flat_map(|operand| (0..operand.copies()).map(move |copy| (operand, copy))).collect();
     k.note("Fill all stages but one.");
     ptx!(k, "mov.u32 %write, 0;");
     for _ in 0..tile.stages - 1 {
-        issue(k, a);
-        issue(k, b);
+        copies.iter().for_each(|(operand, copy)| start_copy(k, *operand, *copy));
         ptx!(k, "cp.async.commit_group;\nsub.u32 %left_k, %left_k, {};", tile.depth);
         ptx!(k, "add.u32 %write, %write, {};", tile.stage_bytes());
     }
@@ -207,42 +207,52 @@ fn main_loop(k: &mut Kernel, variant: Variant, a: Operand, b: Operand) -> Vec<Ve
         fetch(k, operand, 0, set);
     }
     k.note("left_k counts from the stage that is started next, which is as many ahead as the ring has.");
-    ptx!(k, "setp.le.s32 %more, %left_k, {};\n@%more bra SUMMED;", -((tile.depth * (tile.stages - 1)) as i64));
-    ptx!(k, "DEPTH_LOOP:\n.pragma \"nounroll\";");
+    let last = -((tile.depth * (tile.stages - 1)) as i64);
+    ptx!(k, "setp.le.s32 %done, %left_k, {last};\n@%done bra SUMMED;\nDEPTH_LOOP:\n.pragma \"nounroll\";");
     for step in 0..steps {
         let (now, next) = (step % 2, (step + 1) % 2);
         if step + 1 == steps {
             k.note("The next stage has landed, and everybody has read this one, which is overwritten next.");
             ptx!(k, "cp.async.wait_group {};\nbar.sync 0;", tile.stages - 2);
+            // The branch also keeps the assembler from making all products before the barrier, and from waiting for operands after it.
+            ptx!(k, "setp.le.s32 %done, %left_k, {last};\n@%done bra LAST_STEP;");
             ptx!(k, "mov.u32 %write, %read;\nadd.u32 %read, %read, {};", tile.stage_bytes());
             ptx!(k, "setp.eq.u32 %wraps, %read, {};\nselp.u32 %read, 0, %read, %wraps;", tile.shared_bytes());
         }
         k.note(format!("Operands of step {} of {steps}.", (step + 1) % steps));
         fetch(k, a, (step + 1) % steps, &af[next]);
         fetch(k, b, (step + 1) % steps, &bf[next]);
-        if step == 0 {
-            k.note("Start the stage that the ring has room for.");
-            issue(k, a);
-            issue(k, b);
+        // All steps but the last share the copies, so that they do not stand in the way of the operands.
+        if let Some(copies) = copies.chunks(copies.len().div_ceil(steps - 1)).nth(step) {
+            k.note("Start a part of the stage that the ring has room for.");
+            copies.iter().for_each(|(operand, copy)| start_copy(k, *operand, *copy));
+        }
+        if step + 2 == steps {
             ptx!(k, "cp.async.commit_group;\nsub.u32 %left_k, %left_k, {};", tile.depth);
         }
         k.note(format!("Products of step {step}."));
-        for (row, sums) in acc.iter().enumerate() {
-            let [a0, a1, a2, a3] = std::array::from_fn(|index| &af[now][row][index]);
-            for at in 0..across {
-                // There and back, so that neighbours share an operand.
-                let column = if row % 2 == 0 { at } else { across - 1 - at };
-                let [b0, b1] = std::array::from_fn(|index| &bf[now][column / 2][2 * (column % 2) + index]);
-                let [c0, c1, c2, c3] = std::array::from_fn(|index| &sums[column][index]);
-                ptx!(
-                    k,
-                    "mma.sync.aligned.m16n8k16.row.col.f32.{e}.{e}.f32 {{{c0}, {c1}, {c2}, {c3}}}, {{{a0}, {a1}, {a2}, {a3}}}, {{{b0}, {b1}}}, {{{c0}, {c1}, {c2}, {c3}}};",
-                    e = stored.name()
-                );
-            }
-        }
+        products(k, stored, &acc, &af[now], &bf[now]);
     }
-    ptx!(k, "setp.gt.s32 %more, %left_k, {};\n@%more bra DEPTH_LOOP;", -((tile.depth * (tile.stages - 1)) as i64));
+    ptx!(k, "bra.uni DEPTH_LOOP;\nLAST_STEP:");
+    products(k, stored, &acc, &af[1], &bf[1]);
     ptx!(k, "SUMMED:\ncp.async.wait_all;\nbar.sync 0;");
     acc
+}
+
+/// One step along k of a warp's part of the tile.
+fn products(k: &mut Kernel, stored: Stored, acc: &[Vec<Vec<Reg>>], a: &[Vec<Reg>], b: &[Vec<Reg>]) {
+    for (row, (sums, a)) in acc.iter().zip(a).enumerate() {
+        let [a0, a1, a2, a3] = std::array::from_fn(|index| &a[index]);
+        for at in 0..sums.len() {
+            // There and back, so that neighbours share an operand.
+            let column = if row % 2 == 0 { at } else { sums.len() - 1 - at };
+            let [b0, b1] = std::array::from_fn(|index| &b[column / 2][2 * (column % 2) + index]);
+            let [c0, c1, c2, c3] = std::array::from_fn(|index| &sums[column][index]);
+            ptx!(
+                k,
+                "mma.sync.aligned.m16n8k16.row.col.f32.{e}.{e}.f32 {{{c0}, {c1}, {c2}, {c3}}}, {{{a0}, {a1}, {a2}, {a3}}}, {{{b0}, {b1}}}, {{{c0}, {c1}, {c2}, {c3}}};",
+                e = stored.name()
+            );
+        }
+    }
 }

@@ -47,7 +47,7 @@ impl Operand {
     }
 
     /// Copies a thread makes for a stage.
-    fn copies(self) -> usize {
+    pub(super) fn copies(self) -> usize {
         let rows = if self.deep { self.across } else { self.depth };
         rows / self.rows_at_once()
     }
@@ -64,7 +64,10 @@ pub(super) fn prepare(k: &mut Kernel, operand: Operand) {
     let swizzle = operand.swizzle();
     let (extent, first) = if name == "a" { ("%m", "%first_row") } else { ("%n", "%first_column") };
     k.regs(Kind::B64, &format!("{name} {name}_step {name}_tile {name}_from"));
-    k.regs(Kind::B32, &format!("{name}_stride {name}_chunk {name}_row {name}_last {name}_key {name}_write {name}_at {name}_row_at"));
+    k.regs(
+        Kind::B32,
+        &format!("{name}_stride {name}_chunk {name}_row {name}_last {name}_key {name}_write {name}_at {name}_size {name}_row_at"),
+    );
     let offsets = k.array(Kind::B32, &format!("{name}_offset"), operand.copies());
     let places = k.array(Kind::B32, &format!("{name}_k"), if deep { 1 } else { operand.copies() });
     k.note(format!(
@@ -106,19 +109,21 @@ pub(super) fn prepare(k: &mut Kernel, operand: Operand) {
     ptx!(k, "shl.b64 %{name}_tile, %{name}_tile, 1;\nadd.u64 %{name}, %{name}, %{name}_tile;");
 }
 
-/// Starts the copies of the next stage, to `%write`; beyond k they fill with zeros.
-pub(super) fn issue(k: &mut Kernel, operand: Operand) {
+/// Starts one copy of the next stage, to `%write`; beyond k it fills with zeros. After the last the tile moves on.
+pub(super) fn start_copy(k: &mut Kernel, operand: Operand, copy: usize) {
     let Operand { name, deep, .. } = operand;
     let (rows, row_bytes) = (operand.rows_at_once(), operand.swizzle().row_bytes);
-    ptx!(k, "add.u32 %{name}_at, %{name}_write, %write;");
-    for copy in 0..operand.copies() {
-        if !deep || copy == 0 {
-            ptx!(k, "setp.gt.s32 %valid, %left_k, %{name}_k_{copy};\nselp.u32 %size, {CHUNK}, 0, %valid;");
-        }
-        ptx!(k, "cvt.u64.u32 %{name}_from, %{name}_offset_{copy};\nadd.u64 %{name}_from, %{name}_from, %{name};");
-        ptx!(k, "cp.async.cg.shared.global [%{name}_at + {}], [%{name}_from], {CHUNK}, %size;", copy * rows * row_bytes);
+    if copy == 0 {
+        ptx!(k, "add.u32 %{name}_at, %{name}_write, %write;");
     }
-    ptx!(k, "add.u64 %{name}, %{name}, %{name}_step;");
+    if !deep || copy == 0 {
+        ptx!(k, "setp.gt.s32 %valid, %left_k, %{name}_k_{copy};\nselp.u32 %{name}_size, {CHUNK}, 0, %valid;");
+    }
+    ptx!(k, "cvt.u64.u32 %{name}_from, %{name}_offset_{copy};\nadd.u64 %{name}_from, %{name}_from, %{name};");
+    ptx!(k, "cp.async.cg.shared.global [%{name}_at + {}], [%{name}_from], {CHUNK}, %{name}_size;", copy * rows * row_bytes);
+    if copy + 1 == operand.copies() {
+        ptx!(k, "add.u64 %{name}, %{name}, %{name}_step;");
+    }
 }
 
 /// Which row of a stage this lane gives to `ldmatrix`, within its warp's share: `first` is where the share begins.
