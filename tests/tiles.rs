@@ -19,9 +19,26 @@ struct Product {
     counters: Counters,
 }
 
+/// Element `index` of an operand, in [-1, 1).
+fn element(index: u32, salt: u32) -> bf16 {
+    let word = (index.wrapping_mul(0x9e37_79b1) ^ salt.wrapping_mul(0x85eb_ca6b)).wrapping_mul(0x2c1b_3c6d) >> 8;
+    bf16::from_f32(word as f32 / 8_388_608.0 - 1.0)
+}
+
 fn matrix(count: u32, salt: u32) -> Vec<u8> {
-    let value = |index: u32| (index.wrapping_mul(0x9e37_79b1) ^ salt.wrapping_mul(0x85eb_ca6b)).wrapping_mul(0x2c1b_3c6d) >> 8;
-    (0..count).flat_map(|index| bf16::from_f32(value(index) as f32 / 8_388_608.0 - 1.0).to_le_bytes()).collect()
+    (0..count).flat_map(|index| element(index, salt).to_le_bytes()).collect()
+}
+
+/// Compares every 67th element with its sum in f64.
+fn check(layout: &str, c: &[u8]) {
+    for at in (0..M * N).step_by(67) {
+        let (row, column) = (at / N, at % N);
+        let a = |p: u32| element(if layout == "tn" { p * M + row } else { row * K + p }, 1).to_f64();
+        let b = |p: u32| element(if layout == "nt" { column * K + p } else { p * N + column }, 2).to_f64();
+        let expected = ((0..K).map(|p| a(p) * b(p)).sum::<f64>() + element(column, 3).to_f64()).max(0.0);
+        let got = bf16::from_le_bytes([c[2 * at as usize], c[2 * at as usize + 1]]).to_f64();
+        assert!((got - expected).abs() <= expected / 256.0 + 1e-4, "{layout} {row},{column}: expected {expected}, got {got}");
+    }
 }
 
 /// `relu(op(a) op(b) + bias)` by one tile.
@@ -62,7 +79,11 @@ fn every_tile_gives_the_same_bits_without_conflicts() {
                     assert_eq!(counters.bank_conflicts, 0, "{layout} {tile:?}");
                     assert_eq!(counters.global_sectors, counters.global_sectors_least, "{layout} {tile:?}");
                     assert_eq!(counters.copies_left, 0, "{layout} {tile:?}");
-                    assert!(c == *first.get_or_insert_with(|| c.clone()), "{layout} {tile:?} differs under seed {seed} and {mma:?}");
+                    let first = first.get_or_insert_with(|| {
+                        check(layout, &c);
+                        c.clone()
+                    });
+                    assert!(c == *first, "{layout} {tile:?} differs under seed {seed} and {mma:?}");
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Launches of the matrix products: which text a call takes, and its grid.
 //!
-//! bf16 goes to tensor cores where every matrix has rows that start at multiples of 16 bytes and are as many of them long; any other
+//! bf16 goes to tensor cores where the rows of every matrix start at multiples of 16 bytes and are whole numbers of them long; any other
 //! bf16, and f32, to the texts without. The tile of `c` a block makes is chosen by m and n, and no bit depends on it. What is
 //! accumulated over a long k is summed in segments, whose length depends on n and k alone, and the segments are added in order.
 
@@ -14,6 +14,8 @@ const SEGMENTS: &str = include_str!("segments.ptx");
 
 /// Blocks that keep a device busy: an A100 has 108 multiprocessors.
 const BUSY: usize = 108;
+/// Row strides from which the offsets inside a tile would leave 32 bits.
+const FAR: usize = 1 << 23;
 /// Shortest segment, longest list of them.
 const SHORTEST: usize = 1024;
 const MOST: usize = 16;
@@ -77,7 +79,7 @@ impl<T: Float, C: Element> Product<T, C> {
     fn launch(self, stream: &CudaStream, op: &'static str) -> Result<()> {
         match T::NAME {
             "f32" => self.without_tensor_cores(stream, Stored::F32),
-            "bf16" if self.is_aligned(stream) => self.on_tensor_cores(stream, op, Stored::Bf16),
+            "bf16" if self.suits_tensor_cores(stream) => self.on_tensor_cores(stream, op, Stored::Bf16),
             "bf16" => self.without_tensor_cores(stream, Stored::Bf16),
             element => Err(Error::NoCudaKernel { op, element }),
         }
@@ -87,9 +89,10 @@ impl<T: Float, C: Element> Product<T, C> {
         if self.layout == Layout::TN { self.a.rows() } else { self.a.width() }
     }
 
-    fn is_aligned(&self, stream: &CudaStream) -> bool {
+    fn suits_tensor_cores(&self, stream: &CudaStream) -> bool {
         let narrow = [Some(self.a), Some(self.b), self.bias, self.other];
-        stream.has_whole_chunks(self.c) && narrow.into_iter().flatten().all(|tensor| stream.has_whole_chunks(tensor))
+        let near = self.a.row_stride().max(self.b.row_stride()) < FAR;
+        near && stream.has_whole_chunks(self.c) && narrow.into_iter().flatten().all(|tensor| stream.has_whole_chunks(tensor))
     }
 
     fn without_tensor_cores(&self, stream: &CudaStream, stored: Stored) -> Result<()> {
@@ -107,8 +110,8 @@ impl<T: Float, C: Element> Product<T, C> {
         if self.finish == Finish::Accumulate && segment < k {
             stream.need_scratch(op, scratch(m, n, k))?;
             let tile = if m <= SMALL.rows { SMALL } else { MEDIUM };
-            let segments = k.div_ceil(segment) as u32;
-            let grid = [m.div_ceil(tile.rows) as u32, n.div_ceil(tile.columns) as u32, segments];
+            let segments = k.div_ceil(segment);
+            let grid = [m.div_ceil(tile.rows), n.div_ceil(tile.columns), segments].map(|blocks| blocks as u32);
             let launch = self.variant(stream, Variant { stored, layout: self.layout, tile, finish: Finish::Partial }, grid);
             self.arguments(launch.scratch("c", 0), n).value("segment", segment as u32).submit()?;
             let (grid, threads) = elementwise(m, n / 4);
@@ -118,12 +121,13 @@ impl<T: Float, C: Element> Product<T, C> {
                 .scratch("partial", 0)
                 .value("height", m as u32)
                 .value("width", n as u32)
-                .value("segments", segments)
+                .value("segments", segments as u32)
                 .value("c_stride", self.c.row_stride() as u32)
                 .submit();
         }
         let tile = tile(stream, m, n);
-        let grid = [RASTER as u32, n.div_ceil(tile.columns) as u32, m.div_ceil(RASTER * tile.rows) as u32];
+        let (down, across) = (m.div_ceil(tile.rows), n.div_ceil(tile.columns));
+        let grid = [down.min(RASTER), across, down.div_ceil(RASTER)].map(|blocks| blocks as u32);
         let launch = self.variant(stream, Variant { stored, layout: self.layout, tile, finish: self.finish }, grid);
         self.arguments(launch.write("c", self.c), self.c.row_stride()).submit()
     }
@@ -150,5 +154,25 @@ impl<T: Float, C: Element> Product<T, C> {
             Some(other) => launch.value("other_stride", other.row_stride() as u32),
             None => launch,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_cover_k_and_keep_to_whole_steps() {
+        for n in [8, 512, 768, 1536, 4096] {
+            for k in [1, 1023, 2047, 2048, 9600, 76_800] {
+                let (segment, tiles) = (segment(n, k), n.div_ceil(MEDIUM.columns));
+                assert!(segment >= k.min(SHORTEST) && segment.is_multiple_of(MEDIUM.depth), "n {n} k {k}: {segment}");
+                assert!(k.div_ceil(segment) <= MOST);
+                assert!(segment >= k || tiles * tiles < 2 * BUSY, "n {n} k {k}: wide enough to be left whole");
+                let expected = if segment < k { k.div_ceil(segment) * 24 * n * 4 } else { 0 };
+                assert_eq!(scratch(24, n, k), expected);
+            }
+        }
+        assert!(segment(512, 76_800) < 76_800 / 8);
     }
 }

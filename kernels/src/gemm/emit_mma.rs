@@ -93,7 +93,10 @@ impl Variant {
                 "Grid: (ceil(m / {rows}), ceil(n / {columns}), ceil(k / segment)): block z sums k from z segment on into matrix z of c."
             )
         } else {
-            format!("Grid: ({RASTER}, ceil(n / {columns}), ceil(m / {})): x and z make the row of tiles.", RASTER * rows)
+            format!(
+                "Grid: ({RASTER}, ceil(n / {columns}), ceil(m / {})): x and z make the row of tiles; x may be less if z is 1.",
+                RASTER * rows
+            )
         };
         format!(
             "c = {}(op(a) op(b)), layout {}, elements {}, sums f32. Strides count elements.\n\

@@ -106,3 +106,40 @@ fn run_in<T: Float>(storage: &Storage<T>, case: &Case, passes: &Passes<T>) -> Re
     }
     storage.results(case, case.differentiable)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::Result;
+    use crate::runtime::{Real, Stream};
+    use crate::testing::{Bindings, Op};
+
+    /// Copies x to y; its first call, which is the device's, is off by some roundings of bf16.
+    struct Rough {
+        calls: AtomicUsize,
+        roundings: f64,
+    }
+
+    impl Op for Rough {
+        fn forward<T: Float>(&self, stream: &Stream, t: &Bindings<T>) -> Result<()> {
+            let off = if self.calls.fetch_add(1, Ordering::Relaxed) == 0 { self.roundings / 256.0 } else { 0.0 };
+            let x = stream.fetch(t.value("x"))?;
+            let y: Vec<T> = x.iter().map(|x| T::from_acc(x.to_acc() * T::Acc::of(1.0 + off))).collect();
+            stream.upload(t.value("y"), &y)
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_too_rough_is_found() {
+        let device = Device::cpu(1).unwrap();
+        let verdict = |roundings| {
+            let op = Rough { calls: AtomicUsize::new(0), roundings };
+            verify_bf16_on(&device, &Case::new("rough", op).input("x", [3, 5]).output("y", [3, 5]).forward_only(), 1)
+        };
+        assert_eq!(verdict(0.0), Ok(true));
+        assert_eq!(verdict(1.0), Ok(true));
+        assert!(verdict(4.0).unwrap_err().contains("bf16 on the device"));
+    }
+}
