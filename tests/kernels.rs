@@ -23,6 +23,9 @@ fn has_cuda(kernel: &str) -> bool {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../kernels/src/{kernel}/cuda.rs")).exists()
 }
 
+/// Kernels whose PTX takes bf16 too; the others refuse it.
+const IN_BF16: [&str; 1] = ["gemm"];
+
 #[test]
 fn a_cuda_device_agrees_with_the_cpu() {
     let Some(device) = driver::device() else { return };
@@ -32,6 +35,10 @@ fn a_cuda_device_agrees_with_the_cpu() {
         for case in cases.iter().filter(|case| !case.timed) {
             match testing::verify_on(&device, case, 1) {
                 Ok(ran) => assert_eq!(ran, has_cuda(kernel), "{kernel} {}: a folder with cuda.rs runs all its cases", case.name),
+                Err(message) => failures.push(format!("{kernel} {message}")),
+            }
+            match testing::verify_bf16_on(&device, case, 1) {
+                Ok(ran) => assert_eq!(ran, IN_BF16.contains(&kernel), "{kernel} {} in bf16", case.name),
                 Err(message) => failures.push(format!("{kernel} {message}")),
             }
         }

@@ -36,6 +36,7 @@ pub struct Cuda {
     name: String,
     driver_version: i32,
     hardware: bool,
+    shared_limit: usize,
     /// By address and length of the text, which lives as long as the program.
     modules: Mutex<HashMap<(usize, usize), Arc<Module>>>,
 }
@@ -94,11 +95,12 @@ impl Cuda {
         for place in places {
             hardware |= attribute(device, place)? != 0;
         }
+        let shared_limit = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.unsigned_abs() as usize;
         // SAFETY: the device exists; the pointer is to a local of the type that the call writes.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         let name = String::from_utf8_lossy(&name[..length]).into_owned();
-        let cuda = Cuda { context, device, ordinal, name, driver_version, hardware, modules: Mutex::default() };
+        let cuda = Cuda { context, device, ordinal, name, driver_version, hardware, shared_limit, modules: Mutex::default() };
         cuda.bind()?;
         Ok(Arc::new(cuda))
     }
