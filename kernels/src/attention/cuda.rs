@@ -1,7 +1,8 @@
 //! Launches of attention.
 
 use super::emit::{MAX_DROPOUT_HEAD_DIM, MAX_HEAD_DIM, Shape};
-use super::{Backward, Dims, Dropout, Forward, Mask, emit_backward, emit_forward};
+use super::emit_mma::Tile;
+use super::{Backward, Dims, Dropout, Forward, Mask, emit_backward, emit_forward, emit_mma_forward};
 use crate::runtime::emit::{Text, kept};
 use crate::runtime::{CudaStream, Float, Launch, Tensor};
 use crate::{Error, Result};
@@ -9,14 +10,32 @@ use crate::{Error, Result};
 /// Causal offset that hides nothing.
 const NO_OFFSET: u32 = 1 << 30;
 
-fn shape_of<T: Float>(op: &'static str, dims: &Dims, dropout: Option<&Dropout>) -> Result<Shape> {
-    if T::NAME != "f32" {
+fn head_dim<T: Float>(op: &'static str, dims: &Dims) -> Result<usize> {
+    if !matches!(T::NAME, "f32" | "bf16") {
         return Err(Error::NoCudaKernel { op, element: T::NAME });
     }
     if dims.head_dim > MAX_HEAD_DIM {
         return Err(Error::Argument { op, argument: "head_dim", value: dims.head_dim as f64, expected: "at most 128 on CUDA devices" });
     }
-    Ok(Shape { head_dim: dims.head_dim, dropout: dropout.is_some() })
+    Ok(dims.head_dim)
+}
+
+fn shape_of<T: Float>(op: &'static str, dims: &Dims, dropout: Option<&Dropout>) -> Result<Shape> {
+    Ok(Shape { head_dim: head_dim::<T>(op, dims)?, dropout: dropout.is_some() })
+}
+
+/// Tensor cores are fed by copies of 16 bytes: rows must begin at multiples of that.
+fn aligned<T: Float, const N: usize>(op: &'static str, tensors: [(&'static str, Tensor<T>); N]) -> Result<()> {
+    const ELEMENTS: usize = 8;
+    for (argument, tensor) in tensors {
+        for value in [tensor.row_stride(), tensor.offset()] {
+            if !value.is_multiple_of(ELEMENTS) {
+                let expected = "rows that begin at multiples of 8 elements, in bf16 on CUDA devices";
+                return Err(Error::Argument { op, argument, value: value as f64, expected });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn grid(rows: usize, shape: Shape, heads: usize, batch: usize) -> [u32; 3] {
@@ -27,6 +46,13 @@ fn launch<'a>(stream: &'a CudaStream, shape: Shape, pass: &str, make: fn(Shape) 
     let entry = shape.name(pass);
     let text = kept(&entry, || make(shape));
     stream.launch(text, entry, grid, shape.threads() as u32)
+}
+
+fn launch_tile<'a>(stream: &'a CudaStream, tile: Tile, pass: &str, make: fn(Tile) -> Text, sizes: [usize; 3]) -> Launch<'a> {
+    let [rows, heads, batch] = sizes;
+    let entry = tile.name(pass);
+    let text = kept(&entry, || make(tile));
+    stream.launch(text, entry, [rows.div_ceil(tile.rows()) as u32, heads as u32, batch as u32], tile.threads() as u32)
 }
 
 fn lengths<'a>(
@@ -71,9 +97,19 @@ fn scales(launch: Launch<'_>, scale: f64, both: bool, dropout: Option<Dropout>) 
 
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let dims = args.dims;
-    let shape = shape_of::<T>(op, &dims, args.dropout.as_ref())?;
-    let grid = grid(dims.query_len, shape, dims.num_heads, dims.batch);
-    let launch = launch(stream, shape, "forward", emit_forward::text, grid).shared(emit_forward::shared_bytes(shape) as u32);
+    let launch = if T::NAME == "bf16" {
+        let tile = Tile::forward(head_dim::<T>(op, &dims)?, args.dropout.is_some());
+        aligned(op, [("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
+        if args.scale <= 0.0 {
+            return Err(Error::Argument { op, argument: "scale", value: args.scale, expected: "above 0 in bf16 on CUDA devices" });
+        }
+        launch_tile(stream, tile, "forward", emit_mma_forward::text, [dims.query_len, dims.num_heads, dims.batch])
+            .shared(emit_mma_forward::shared_bytes(tile) as u32)
+    } else {
+        let shape = shape_of::<T>(op, &dims, args.dropout.as_ref())?;
+        let grid = grid(dims.query_len, shape, dims.num_heads, dims.batch);
+        launch(stream, shape, "forward", emit_forward::text, grid).shared(emit_forward::shared_bytes(shape) as u32)
+    };
     let launch = launch.write("out", args.out).write("logsumexp", args.logsumexp).read("q", args.q).read("k", args.k).read("v", args.v);
     let launch = lengths(launch, args.query_lengths, args.key_lengths, args.mask, &dims)
         .value("out_stride", args.out.row_stride() as u32)
@@ -85,6 +121,9 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
 
 pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Backward<T>) -> Result<()> {
     let dims = args.dims;
+    if T::NAME == "bf16" {
+        return Err(Error::NoCudaKernel { op, element: T::NAME });
+    }
     let shape = shape_of::<T>(op, &dims, args.dropout.as_ref())?;
     if shape.dropout && shape.head_dim > MAX_DROPOUT_HEAD_DIM {
         let expected = "at most 64 for gradients under dropout on CUDA devices";

@@ -14,6 +14,9 @@ mod emit;
 mod emit_backward;
 mod emit_dropout;
 mod emit_forward;
+mod emit_mma;
+mod emit_mma_dropout;
+mod emit_mma_forward;
 #[cfg(test)]
 mod tests;
 
