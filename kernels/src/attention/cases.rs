@@ -3,7 +3,7 @@
 use super::{Backward, Dims, Dropout, Forward, Mask, backward, forward, scratch};
 use crate::Result;
 use crate::runtime::philox::Site;
-use crate::runtime::{Float, Stream, Tensor};
+use crate::runtime::{Float, Stream, Tensor, bf16};
 use crate::testing::{Bindings, Case, Fill, Op, Tolerance};
 
 #[derive(Clone, Copy)]
@@ -174,7 +174,7 @@ impl Draft {
         case.output("out", [query_rows, queries])
             .statistic("logsumexp", [batch, num_heads, query_len])
             .tolerance(Tolerance::f32().reduction(key_len.max(query_len)))
-            .scratch(scratch::<f64>(&dims))
+            .scratch(scratch::<bf16>(&dims))
             .bytes(4 * (2 * query_rows * queries + 2 * key_rows * keys))
             .flops(4 * num_heads * head_dim * pairs)
     }

@@ -2,7 +2,9 @@
 
 use super::emit::{MAX_DROPOUT_HEAD_DIM, MAX_HEAD_DIM, Shape};
 use super::emit_mma::Tile;
-use super::{Backward, Dims, Dropout, Forward, Mask, emit_backward, emit_forward, emit_mma_forward};
+use super::{
+    Backward, Dims, Dropout, Forward, Mask, emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys, scratch,
+};
 use crate::runtime::emit::{Text, kept};
 use crate::runtime::{CudaStream, Float, Launch, Tensor};
 use crate::{Error, Result};
@@ -22,20 +24,6 @@ fn head_dim<T: Float>(op: &'static str, dims: &Dims) -> Result<usize> {
 
 fn shape_of<T: Float>(op: &'static str, dims: &Dims, dropout: Option<&Dropout>) -> Result<Shape> {
     Ok(Shape { head_dim: head_dim::<T>(op, dims)?, dropout: dropout.is_some() })
-}
-
-/// Tensor cores are fed by copies of 16 bytes: rows must begin at multiples of that.
-fn aligned<T: Float, const N: usize>(op: &'static str, tensors: [(&'static str, Tensor<T>); N]) -> Result<()> {
-    const ELEMENTS: usize = 8;
-    for (argument, tensor) in tensors {
-        for value in [tensor.row_stride(), tensor.offset()] {
-            if !value.is_multiple_of(ELEMENTS) {
-                let expected = "rows that begin at multiples of 8 elements, in bf16 on CUDA devices";
-                return Err(Error::Argument { op, argument, value: value as f64, expected });
-            }
-        }
-    }
-    Ok(())
 }
 
 fn grid(rows: usize, shape: Shape, heads: usize, batch: usize) -> [u32; 3] {
@@ -95,14 +83,28 @@ fn scales(launch: Launch<'_>, scale: f64, both: bool, dropout: Option<Dropout>) 
         .value("kept", (65536.0 / f64::from(65536 - threshold)) as f32)
 }
 
+/// What the tensor cores ask of a call beyond its shapes.
+fn tensor_cores<T: Float, const N: usize>(op: &'static str, scale: f64, tensors: [(&'static str, Tensor<T>); N]) -> Result<()> {
+    const ELEMENTS: usize = 8;
+    if scale <= 0.0 {
+        return Err(Error::Argument { op, argument: "scale", value: scale, expected: "above 0 in bf16 on CUDA devices" });
+    }
+    for (argument, tensor) in tensors {
+        for value in [tensor.row_stride(), tensor.offset()] {
+            if !value.is_multiple_of(ELEMENTS) {
+                let expected = "rows that begin at multiples of 8 elements, in bf16 on CUDA devices";
+                return Err(Error::Argument { op, argument, value: value as f64, expected });
+            }
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let dims = args.dims;
     let launch = if T::NAME == "bf16" {
         let tile = Tile::forward(head_dim::<T>(op, &dims)?, args.dropout.is_some());
-        aligned(op, [("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
-        if args.scale <= 0.0 {
-            return Err(Error::Argument { op, argument: "scale", value: args.scale, expected: "above 0 in bf16 on CUDA devices" });
-        }
+        tensor_cores(op, args.scale, [("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
         launch_tile(stream, tile, "forward", emit_mma_forward::text, [dims.query_len, dims.num_heads, dims.batch])
             .shared(emit_mma_forward::shared_bytes(tile) as u32)
     } else {
@@ -122,7 +124,7 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
 pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Backward<T>) -> Result<()> {
     let dims = args.dims;
     if T::NAME == "bf16" {
-        return Err(Error::NoCudaKernel { op, element: T::NAME });
+        return backward_on_tensor_cores(stream, op, args);
     }
     let shape = shape_of::<T>(op, &dims, args.dropout.as_ref())?;
     if shape.dropout && shape.head_dim > MAX_DROPOUT_HEAD_DIM {
@@ -132,13 +134,36 @@ pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Ba
     let shared = emit_backward::shared_bytes(shape) as u32;
     let queries =
         launch(stream, shape, "backward_queries", emit_backward::queries, grid(dims.query_len, shape, dims.num_heads, dims.batch));
-    let queries = operands(queries.shared(shared).write("dq", args.dq), &args).value("dq_stride", args.dq.row_stride() as u32);
-    scales(strides(queries, &args), args.scale, true, args.dropout).submit()?;
+    of_queries(queries.shared(shared), &args).submit()?;
     let keys = launch(stream, shape, "backward_keys", emit_backward::keys, grid(dims.key_len, shape, dims.num_kv_heads, dims.batch));
-    let keys = operands(keys.shared(shared).write("dk", args.dk).write("dv", args.dv), &args)
+    of_keys(keys.shared(shared), &args).submit()
+}
+
+fn backward_on_tensor_cores<T: Float>(stream: &CudaStream, op: &'static str, args: Backward<T>) -> Result<()> {
+    let dims = args.dims;
+    let (head_dim, dropout) = (head_dim::<T>(op, &dims)?, args.dropout.is_some());
+    let gradients = [("dq", args.dq), ("dk", args.dk), ("dv", args.dv), ("dout", args.dout)];
+    tensor_cores(op, args.scale, gradients)?;
+    tensor_cores(op, args.scale, [("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
+    stream.need_scratch(op, scratch::<T>(&dims))?;
+    let (queries, keys) = (Tile::queries(head_dim, dropout), Tile::keys(head_dim, dropout));
+    let sizes = [dims.query_len, dims.num_heads, dims.batch];
+    let launch = launch_tile(stream, queries, "backward_queries", emit_mma_backward::queries, sizes);
+    of_queries(launch.shared(emit_mma_backward::shared_bytes(queries) as u32), &args).scratch("statistics", 0).submit()?;
+    let launch = launch_tile(stream, keys, "backward_keys", emit_mma_keys::keys, [dims.key_len, dims.num_kv_heads, dims.batch]);
+    of_keys(launch.shared(emit_mma_keys::shared_bytes(keys) as u32), &args).scratch("statistics", 0).submit()
+}
+
+fn of_queries<'a, T: Float>(launch: Launch<'a>, args: &Backward<T>) -> Launch<'a> {
+    let launch = operands(launch.write("dq", args.dq), args).value("dq_stride", args.dq.row_stride() as u32);
+    scales(strides(launch, args), args.scale, true, args.dropout)
+}
+
+fn of_keys<'a, T: Float>(launch: Launch<'a>, args: &Backward<T>) -> Launch<'a> {
+    let launch = operands(launch.write("dk", args.dk).write("dv", args.dv), args)
         .value("dk_stride", args.dk.row_stride() as u32)
         .value("dv_stride", args.dv.row_stride() as u32);
-    scales(strides(keys, &args), args.scale, true, args.dropout).submit()
+    scales(strides(launch, args), args.scale, true, args.dropout)
 }
 
 fn operands<'a, T: Float>(launch: Launch<'a>, args: &Backward<T>) -> Launch<'a> {

@@ -5,7 +5,7 @@
 //! columns `4 x .. 4 x + 4`. Of a head's elements it holds `x, x + 8, ..`: rows never leave their eight lanes.
 
 use super::emit_mma::Tile;
-use super::{emit_backward, emit_forward, emit_mma_forward};
+use super::{emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys};
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
 
@@ -67,8 +67,12 @@ pub(super) const SCORE_PITCH: usize = 4 * (COLUMNS + 4);
 /// Every text of this kernel.
 pub(super) fn all() -> Vec<Text> {
     let shapes = HEAD_DIMS.into_iter().flat_map(|head_dim| [false, true].map(|dropout| Shape { head_dim, dropout }));
-    let on_tensor_cores =
-        HEAD_DIMS.into_iter().flat_map(|head_dim| [false, true].map(|dropout| emit_mma_forward::text(Tile::forward(head_dim, dropout))));
+    let on_tensor_cores = HEAD_DIMS.into_iter().flat_map(|head_dim| [false, true].map(|dropout| (head_dim, dropout)));
+    let on_tensor_cores = on_tensor_cores.flat_map(|(head_dim, dropout)| {
+        let forward = emit_mma_forward::text(Tile::forward(head_dim, dropout));
+        let queries = emit_mma_backward::queries(Tile::queries(head_dim, dropout));
+        [forward, queries, emit_mma_keys::keys(Tile::keys(head_dim, dropout))]
+    });
     shapes
         .flat_map(|shape| {
             let backward = !shape.dropout || shape.head_dim <= MAX_DROPOUT_HEAD_DIM;

@@ -23,10 +23,25 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// The tile of forward.
+    /// The tile of forward: two slabs a warp, as far as registers go.
     pub(super) fn forward(head_dim: usize, dropout: bool) -> Tile {
-        let (warps, slabs) = if head_dim <= 64 { (4, 2) } else { (8, 1) };
+        let (warps, slabs) = if head_dim <= if dropout { 32 } else { 64 } { (4, 2) } else { (8, 1) };
         Tile { head_dim, dropout, warps, slabs, columns: 64 }
+    }
+
+    /// The tile of `dq`.
+    pub(super) fn queries(head_dim: usize, dropout: bool) -> Tile {
+        Tile { columns: 32, ..Tile::forward(head_dim, dropout) }
+    }
+
+    /// The tile of `dk` and `dv`.
+    pub(super) fn keys(head_dim: usize, dropout: bool) -> Tile {
+        Tile { columns: if head_dim <= 64 { 32 } else { 16 }, ..Tile::forward(head_dim, dropout) }
+    }
+
+    /// The block's keys and values stay in registers while `dk` and `dv` are made.
+    pub(super) fn keys_are_held(self) -> bool {
+        self.slabs == 1
     }
 
     /// Rows a block.
@@ -82,6 +97,11 @@ impl Tile {
         self.threads() / self.chunks()
     }
 
+    /// Blocks that a multiprocessor has room for.
+    pub(super) fn blocks(self) -> usize {
+        8 / self.warps
+    }
+
     pub(super) fn name(self, pass: &str) -> String {
         let dropout = if self.dropout { "_dropout" } else { "" };
         format!("attention_{pass}_bf16_d{}_{}x{}_w{}{dropout}", self.head_dim, self.rows(), self.columns, self.warps)
@@ -123,44 +143,39 @@ pub(super) fn matrix(k: &mut Kernel, name: &str, head: &str, rows: &str, head_di
     ptx!(k, "mul.wide.u32 %bytes, {head}, {};\nadd.u64 %{name}, %{name}, %bytes;", 2 * head_dim);
 }
 
-/// A matrix whose rows come a step of columns at a time, from the first on or from the last.
+/// A matrix whose rows come a step of columns at a time, the last first: the thread's copies, of rows in falling order too, follow each
+/// other at one distance.
 pub(super) struct Stepped {
+    name: &'static str,
     /// The chunk that the thread copied last.
     from: Reg,
-    /// Bytes to the next one.
+    /// Bytes from the next one to it.
     stride: Reg,
-    backwards: bool,
     tile: Tile,
 }
 
 impl Stepped {
-    /// Begins with the step whose first row is row `first` of matrix `name`.
-    pub(super) fn new(k: &mut Kernel, tile: Tile, name: &str, first: &str, backwards: bool) -> Stepped {
+    /// Steps through matrix `name`.
+    pub(super) fn new(k: &mut Kernel, tile: Tile, name: &'static str) -> Stepped {
         let (from, stride) = (k.reg(Kind::B64, format_args!("{name}_from")), k.reg(Kind::B64, format_args!("{name}_copy_stride")));
         ptx!(k, "mul.wide.u32 {stride}, %{name}_row_step, {};", tile.rows_at_once());
-        ptx!(k, "add.u32 %index, %copy_row, {first};\nmad.wide.u32 {from}, %index, %{name}_row_step, %{name};");
-        ptx!(k, "cvt.u64.u32 %bytes, %chunk_bytes;\nadd.u64 {from}, {from}, %bytes;");
-        if backwards {
-            ptx!(k, "mad.wide.u32 {from}, %{name}_row_step, {}, {from};", tile.columns);
-        } else {
-            ptx!(k, "sub.u64 {from}, {from}, {stride};");
-        }
-        Stepped { from, stride, backwards, tile }
+        Stepped { name, from, stride, tile }
+    }
+
+    /// The next copy is of the step whose first row is row `first` of the matrix.
+    pub(super) fn start(&self, k: &mut Kernel, first: &str) {
+        let (name, from) = (self.name, &self.from);
+        ptx!(k, "add.u32 %index, %copy_row, {first};\nadd.u32 %index, %index, {};", self.tile.columns);
+        ptx!(k, "mad.wide.u32 {from}, %index, %{name}_row_step, %{name};\ncvt.u64.u32 %bytes, %chunk_bytes;\nadd.u64 {from}, {from}, %bytes;");
     }
 
     /// Copies the step to the tile that begins `offset` bytes behind the address in `to`, where `guard` holds; rows at and beyond `end`,
-    /// counted from the step's first, become 0. The next call copies the next step.
+    /// counted from the step's first, become 0. The next call copies the step before.
     pub(super) fn copy(&self, k: &mut Kernel, to: &str, offset: usize, guard: &str, end: Option<&str>) {
-        let count = self.tile.columns / self.tile.rows_at_once();
         let from = &self.from;
-        for index in 0..count {
-            let row = self.tile.rows_at_once() * if self.backwards { count - 1 - index } else { index };
+        for row in (0..self.tile.columns).step_by(self.tile.rows_at_once()).rev() {
             let to = format!("[{to} + {}]", offset + row * self.tile.row_bytes());
-            if self.backwards {
-                ptx!(k, "sub.u64 {from}, {from}, {};", self.stride);
-            } else {
-                ptx!(k, "add.u64 {from}, {from}, {};", self.stride);
-            }
+            ptx!(k, "sub.u64 {from}, {from}, {};", self.stride);
             match end {
                 Some(end) => {
                     ptx!(k, "add.u32 %index, %copy_row, {row};\nsetp.lt.u32 %copied, %index, {end};");
@@ -190,6 +205,7 @@ pub(super) fn copy_rows(k: &mut Kernel, tile: Tile, name: &str, to: &str, offset
 
 /// Addresses of the lane's row of 8 x 8 matrices in a tile, one for each of the first 32-byte pieces of a row; the exchange of chunks
 /// never leaves 128 bytes.
+#[derive(Clone)]
 pub(super) struct Stored {
     pieces: Vec<Reg>,
     tile: Tile,
@@ -238,12 +254,24 @@ impl Stored {
     }
 }
 
-/// Left operands of a product over the head: four registers a slab and step.
-pub(super) fn load_rows(k: &mut Kernel, rows: &[Vec<Reg>], from: &Stored) {
-    for (slab, registers) in rows.iter().enumerate() {
-        for (step, registers) in registers.chunks(4).enumerate() {
-            from.load(k, registers, 16 * slab, step, false);
+/// Left operands of products over the head.
+pub(super) enum Left {
+    /// Four registers a slab and step.
+    Held(Vec<Vec<Reg>>),
+    /// Loaded each time: rows of a tile from a row on ([`Order::RowsFirst`]).
+    Kept(Stored, usize),
+}
+
+impl Left {
+    /// Declares and loads the registers of a warp's rows.
+    pub(super) fn hold(k: &mut Kernel, tile: Tile, name: &str, from: &Stored, row: usize) -> Left {
+        let held = k.grid(Kind::B32, name, tile.slabs, 4 * tile.depth());
+        for (slab, registers) in held.iter().enumerate() {
+            for (step, registers) in registers.chunks(4).enumerate() {
+                from.load(k, registers, row + 16 * slab, step, false);
+            }
         }
+        Left::Held(held)
     }
 }
 
@@ -269,25 +297,35 @@ fn multiply(k: &mut Kernel, sums: &[Reg], a: &[Reg], b: &[Reg], fresh: bool) {
 pub(super) struct Fragments {
     left: Vec<Vec<Reg>>,
     right: Vec<Reg>,
+    depth: usize,
 }
 
 impl Fragments {
     pub(super) fn new(k: &mut Kernel, tile: Tile) -> Fragments {
         k.regs(Kind::F32, "zero");
         ptx!(k, "mov.f32 %zero, {};", float(0.0));
-        Fragments { left: k.grid(Kind::B32, "left", tile.slabs, 4), right: k.array(Kind::B32, "right", 4) }
+        Fragments { left: k.grid(Kind::B32, "left", tile.slabs, 4), right: k.array(Kind::B32, "right", 4), depth: tile.depth() }
     }
 
-    /// `scores[slab][4 e ..]` = rows of the slab . the eight columns `e`, over the head. The columns are the rows of a tile from `row`
-    /// on ([`Order::ChunksFirst`]).
-    pub(super) fn scores(&self, k: &mut Kernel, rows: &[Vec<Reg>], columns: &Stored, row: usize, scores: &[Vec<Reg>]) {
-        for step in 0..rows[0].len() / 4 {
+    /// `scores[slab][4 e ..]` = rows of the slab . the eight columns `e`, over the head, of so many slabs from `first` on. The columns are
+    /// the rows of a tile from `row` on ([`Order::ChunksFirst`]).
+    pub(super) fn scores(&self, k: &mut Kernel, left: &Left, first: usize, columns: &Stored, row: usize, scores: &[Vec<Reg>]) {
+        for step in 0..self.depth {
+            if let Left::Kept(stored, from) = left {
+                for (slab, registers) in self.left[..scores.len()].iter().enumerate() {
+                    stored.load(k, registers, from + 16 * (first + slab), step, false);
+                }
+            }
             for pair in 0..scores[0].len() / 8 {
                 columns.load(k, &self.right, row + 16 * pair, step, false);
-                for (rows, scores) in rows.iter().zip(scores) {
-                    let (left, scores) = (&rows[4 * step..], &scores[8 * pair..]);
-                    multiply(k, scores, left, &self.right, step == 0);
-                    multiply(k, &scores[4..], left, &self.right[2..], step == 0);
+                for (slab, scores) in scores.iter().enumerate() {
+                    let left = match left {
+                        Left::Held(registers) => &registers[first + slab][4 * step..],
+                        Left::Kept(..) => &self.left[slab],
+                    };
+                    for (right, scores) in self.right.chunks(2).zip(scores[8 * pair..].chunks(4)) {
+                        multiply(k, scores, left, right, step == 0);
+                    }
                 }
             }
         }

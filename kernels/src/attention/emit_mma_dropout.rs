@@ -8,11 +8,12 @@ use crate::runtime::emit::{Kernel, Kind};
 /// Shared bytes a warp: 32 calls of Philox, for 16 x 16 probabilities.
 pub(super) const TABLE: usize = 512;
 
-/// `%table_to`: the lane's entry of the warp's table, which begins `offset` bytes into shared memory; `%drawn_row` and `%drawn_key`: the
+/// `%table_to`: the lane's entry of the warp's table, one of those that lie `pitch` bytes apart from `offset` bytes into shared memory on;
+/// `%drawn_row` and `%drawn_key`: the
 /// query and the key that it draws for, counted from the first of 16 x 16.
-fn declare(k: &mut Kernel, offset: usize) {
+fn declare(k: &mut Kernel, offset: usize, pitch: usize) {
     k.regs(Kind::B32, "table_to table_at drawn_row drawn_key word_row word_key bits");
-    ptx!(k, "mad.lo.u32 %table_at, %warp, {TABLE}, %shared;\nadd.u32 %table_at, %table_at, {offset};");
+    ptx!(k, "mad.lo.u32 %table_at, %warp, {pitch}, %shared;\nadd.u32 %table_at, %table_at, {offset};");
     ptx!(k, "mad.lo.u32 %table_to, %lane, 16, %table_at;");
     ptx!(k, "and.b32 %drawn_row, %lane, 15;\nshr.u32 %drawn_key, %lane, 4;\nshl.b32 %drawn_key, %drawn_key, 3;");
 }
@@ -26,16 +27,16 @@ fn draw(k: &mut Kernel, row: &str, key: &str, [rows_on, keys_on]: [usize; 2]) {
 }
 
 /// [`declare`], for rows of queries: word `t` of a row's entry decides columns `2 t` and `2 t + 1`.
-pub(super) fn declare_by_queries(k: &mut Kernel, offset: usize) {
-    declare(k, offset);
+pub(super) fn declare_by_queries(k: &mut Kernel, offset: usize, pitch: usize) {
+    declare(k, offset, pitch);
     k.regs(Kind::B32, "drop_below");
     ptx!(k, "shl.b32 %drop_below, %threshold, 16;\nmad.lo.u32 %table_at, %group_row, 16, %table_at;");
     ptx!(k, "shl.b32 %bits, %twice, 1;\nadd.u32 %table_at, %table_at, %bits;");
 }
 
 /// [`declare`], for rows of keys: 16 bits of a query's entry a row.
-pub(super) fn declare_by_keys(k: &mut Kernel, offset: usize) {
-    declare(k, offset);
+pub(super) fn declare_by_keys(k: &mut Kernel, offset: usize, pitch: usize) {
+    declare(k, offset, pitch);
     ptx!(k, "shl.b32 %bits, %twice, 4;\nadd.u32 %table_at, %table_at, %bits;");
     ptx!(k, "shl.b32 %bits, %group_row, 1;\nadd.u32 %table_at, %table_at, %bits;");
 }

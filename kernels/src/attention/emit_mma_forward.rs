@@ -3,23 +3,18 @@
 //! Steps of keys run backwards, so that those which need a mask or an end come before the loop that has neither, and every copy
 //! ahead is of whole steps.
 
-use super::emit::{LENGTHS, lengths, sight};
+use super::emit::{LENGTHS, lengths};
 use super::emit_dropout as philox;
-use super::emit_mma::{
-    Fragments, Order, Stepped, Stored, Tile, copy_rows, declare_copies, lane_address, load_rows, matrix, positions, write_rows,
-};
+use super::emit_mma::{Fragments, Left, Order, Stepped, Stored, Tile, copy_rows, declare_copies, lane_address, matrix, positions, write_rows};
 use super::emit_mma_dropout as dropout;
+use super::emit_mma_mask::{edges, hide_keys, hide_others, skip_unless_selfish, slab_row};
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
 
 const MINUS_INFINITY: f32 = f32::NEG_INFINITY;
 
-/// Dynamic shared memory: queries (later the output), two stages of keys and values, dropout's tables.
+/// Dynamic shared memory: queries (later dropout's words, then the output), two stages of keys and values.
 pub(super) fn shared_bytes(tile: Tile) -> usize {
-    tables_at(tile) + if tile.dropout { tile.warps * dropout::TABLE } else { 0 }
-}
-
-fn tables_at(tile: Tile) -> usize {
     tile.bytes(tile.rows() + 4 * tile.columns)
 }
 
@@ -51,11 +46,11 @@ pub(super) fn text(tile: Tile) -> Text {
     k.params(".u32", "query_len key_len num_heads group offset out_stride q_stride k_stride v_stride");
     k.params(".f32", "score_scale");
     philox::params(k, tile.dropout);
-    k.block(tile.threads(), 2 - usize::from(tile.head_dim > 64));
+    k.block(tile.threads(), tile.blocks());
     k.shared(None);
     positions(k, tile);
-    k.regs(Kind::B32, "num_heads row seen clear step_at next limit_row turn ring_to seen_left slab_row clear_at");
-    k.regs(Kind::Pred, "inside nothing more selfish writes");
+    k.regs(Kind::B32, "num_heads step_at turn ring_to seen_left clear_at");
+    k.regs(Kind::Pred, "nothing more writes");
     k.regs(Kind::F32, "score_scale minus_scale passed base factor highest inverse");
     ptx!(k, "mov.u32 %head, %ctaid.y;");
     ptx!(k, "ld.param.u32 %group, [group];\nld.param.u32 %num_heads, [num_heads];\ndiv.u32 %kv_head, %head, %group;");
@@ -63,18 +58,13 @@ pub(super) fn text(tile: Tile) -> Text {
     philox::declare(k, tile.dropout);
     if tile.dropout {
         ptx!(k, "mad.lo.u32 %plane, %item, %num_heads, %head;");
-        dropout::declare_by_queries(k, tables_at(tile));
+        dropout::declare_by_queries(k, 0, tile.bytes(tile.warp_rows()));
     }
     lengths(k);
     for (name, head, rows) in [("q", "%head", "%query_len"), ("k", "%kv_head", "%key_len"), ("v", "%kv_head", "%key_len")] {
         matrix(k, name, head, rows, d);
     }
-    k.note("Below %seen some row of the block sees keys, below %clear every row does.");
-    ptx!(k, "add.u32 %row, %first_row, {};\nsub.u32 %limit_row, %queries, 1;\nmin.s32 %row, %row, %limit_row;", tile.rows() - 1);
-    sight(k, &Reg::named("seen"), "%row");
-    ptx!(k, "setp.lt.u32 %inside, %first_row, %queries;\nselp.u32 %seen, %seen, 0, %inside;");
-    sight(k, &Reg::named("clear"), "%first_row");
-
+    edges(k, tile);
     let fragments = Fragments::new(k, tile);
     let rows = Rows {
         sums: k.grid(Kind::F32, "sum", tile.slabs, 4 * tile.eighths()),
@@ -87,7 +77,6 @@ pub(super) fn text(tile: Tile) -> Text {
     for sum in rows.sums.iter().flatten() {
         ptx!(k, "mov.f32 {sum}, {};", float(0.0));
     }
-    let step = Step::new(k, tile, fragments);
     k.note("The queries and the last step of keys.");
     declare_copies(k, tile);
     k.regs(Kind::B32, "q_to");
@@ -99,15 +88,13 @@ pub(super) fn text(tile: Tile) -> Text {
         0u32.wrapping_sub(tile.columns as u32)
     );
     ptx!(k, "sub.u32 %seen_left, %seen, %step_at;");
-    let (keys, values) = (Stepped::new(k, tile, "k", "%step_at", true), Stepped::new(k, tile, "v", "%step_at", true));
+    let (keys, values) = (Stepped::new(k, tile, "k"), Stepped::new(k, tile, "v"));
+    keys.start(k, "%step_at");
+    values.start(k, "%step_at");
     keys.copy(k, "%ring_to", 0, "", Some("%seen_left"));
     values.copy(k, "%ring_to", tile.bytes(tile.columns), "", Some("%seen_left"));
     ptx!(k, "cp.async.wait_all;\nbar.sync 0;\nmov.u32 %turn, {};", tile.bytes(2 * tile.columns));
-    k.regs(Kind::B32, "q_lane");
-    let stored = Stored::new(k, tile, "q_at");
-    lane_address(k, tile, &Reg::named("q_lane"), Order::RowsFirst, "%warp_row", 0);
-    stored.point(k, &Reg::named("q_lane"));
-    load_rows(k, &step.queries, &stored);
+    let step = Step::new(k, tile, fragments);
     ptx!(k, "setp.eq.u32 %nothing, %seen, 0;\n@%nothing bra.uni KEYS_DONE;");
     ptx!(k, "add.u32 %clear_at, %step_at, {};\nsetp.le.u32 %inside, %clear_at, %clear;\n@%inside bra.uni CLEAR_LOOP;", tile.columns);
     for masked in [true, false] {
@@ -137,7 +124,7 @@ pub(super) fn text(tile: Tile) -> Text {
 /// Registers of a step of keys.
 struct Step {
     fragments: Fragments,
-    queries: Vec<Vec<Reg>>,
+    queries: Left,
     scores: Vec<Vec<Reg>>,
     keys: Stored,
     values: Stored,
@@ -148,27 +135,25 @@ struct Step {
 impl Step {
     fn new(k: &mut Kernel, tile: Tile, fragments: Fragments) -> Step {
         let (key_lane, value_lane) = (k.reg(Kind::B32, "k_lane"), k.reg(Kind::B32, "v_lane"));
+        let queries = Stored::new(k, tile, "q_at");
+        lane_address(k, tile, &key_lane, Order::RowsFirst, "%warp_row", 0);
+        queries.point(k, &key_lane);
+        let queries = Left::hold(k, tile, "query", &queries, 0);
         let ring = tile.bytes(tile.rows());
         lane_address(k, tile, &key_lane, Order::ChunksFirst, "0", ring);
         lane_address(k, tile, &value_lane, Order::RowsFirst, "0", ring + tile.bytes(tile.columns));
-        Step {
-            fragments,
-            queries: k.grid(Kind::B32, "query", tile.slabs, 4 * tile.depth()),
-            scores: k.grid(Kind::F32, "score", tile.slabs, 4 * tile.column_eighths()),
-            keys: Stored::new(k, tile, "k_at"),
-            values: Stored::new(k, tile, "v_at"),
-            key_lane,
-            value_lane,
-        }
+        let scores = k.grid(Kind::F32, "score", tile.slabs, 4 * tile.column_eighths());
+        let (keys, values) = (Stored::new(k, tile, "k_at"), Stored::new(k, tile, "v_at"));
+        Step { fragments, queries, scores, keys, values, key_lane, value_lane }
     }
 
     /// One step over all rows of the warp; then the other stage's turn.
     fn run(&self, k: &mut Kernel, tile: Tile, rows: &Rows, masked: bool) {
         self.keys.point(k, &self.key_lane);
-        self.fragments.scores(k, &self.queries, &self.keys, 0, &self.scores);
+        self.fragments.scores(k, &self.queries, 0, &self.keys, 0, &self.scores);
         for (slab, scores) in self.scores.iter().enumerate() {
             if masked {
-                self.hide(k, scores, slab);
+                hide_keys(k, scores, slab);
             }
             softmax(k, scores, &rows.sums[slab], &rows.top[2 * slab..], &rows.weight[2 * slab..], masked);
             if tile.dropout {
@@ -184,26 +169,10 @@ impl Step {
         ptx!(k, "neg.s32 %turn, %turn;");
     }
 
-    /// Keys that a row does not see count -inf.
-    fn hide(&self, k: &mut Kernel, scores: &[Reg], slab: usize) {
-        for half in 0..2 {
-            ptx!(k, "add.u32 %row, %first_row, %own_row;\nadd.u32 %row, %row, {};", 16 * slab + 8 * half);
-            sight(k, &Reg::named("limit_row"), "%row");
-            ptx!(k, "sub.s32 %limit_row, %limit_row, %step_at;\nsub.s32 %limit_row, %limit_row, %twice;");
-            for (eighth, scores) in scores.chunks(4).enumerate() {
-                for (column, score) in scores[2 * half..2 * half + 2].iter().enumerate() {
-                    ptx!(k, "setp.gt.s32 %inside, %limit_row, {};", 8 * eighth + column);
-                    ptx!(k, "selp.f32 {score}, {score}, {}, %inside;", float(MINUS_INFINITY));
-                }
-            }
-        }
-    }
-
     /// Rows behind a prefix see themselves: 16 x 16 products a slab, of which the diagonal counts.
     fn own_keys(&self, k: &mut Kernel, tile: Tile, rows: &Rows) {
         k.note("Rows behind a prefix see themselves too: the ring takes the block's own keys and values.");
-        ptx!(k, "add.u32 %index, %first_row, {};\nsetp.gt.u32 %selfish, %index, %self_from;", tile.rows());
-        ptx!(k, "setp.lt.and.u32 %selfish, %first_row, %self_to, %selfish;\n@!%selfish bra.uni OWN_DONE;");
+        skip_unless_selfish(k, tile, "OWN_DONE");
         let (ring, values) = (tile.bytes(tile.rows()), 2 * tile.bytes(tile.rows()));
         copy_rows(k, tile, "k", "%q_to", ring, ["%self_from", "%self_to"]);
         copy_rows(k, tile, "v", "%q_to", values, ["%self_from", "%self_to"]);
@@ -213,40 +182,18 @@ impl Step {
         self.values.point(k, &self.value_lane);
         ptx!(k, "cp.async.wait_all;\nbar.sync 0;");
         for slab in 0..tile.slabs {
-            let scores = &self.scores[slab][..8];
-            self.fragments.scores(k, &self.queries[slab..=slab], &self.keys, 16 * slab, &[scores.to_vec()]);
+            let scores = [self.scores[slab][..8].to_vec()];
+            self.fragments.scores(k, &self.queries, slab, &self.keys, 16 * slab, &scores);
             slab_row(k, slab);
-            for (index, score) in scores.iter().enumerate() {
-                own(k, index);
-                ptx!(k, "selp.f32 {score}, {score}, {}, %selfish;", float(MINUS_INFINITY));
-            }
-            softmax(k, scores, &rows.sums[slab], &rows.top[2 * slab..], &rows.weight[2 * slab..], true);
+            hide_others(k, &scores[0]);
+            softmax(k, &scores[0], &rows.sums[slab], &rows.top[2 * slab..], &rows.weight[2 * slab..], true);
             if tile.dropout {
-                drop(k, scores, "%slab_row");
+                drop(k, &scores[0], "%slab_row");
             }
-            self.fragments.gather(k, &[scores.to_vec()], &self.values, 16 * slab, &rows.sums[slab..=slab]);
+            self.fragments.gather(k, &scores, &self.values, 16 * slab, &rows.sums[slab..=slab]);
         }
         ptx!(k, "OWN_DONE:");
     }
-}
-
-/// `%slab_row`: the first query of the warp's slab.
-fn slab_row(k: &mut Kernel, slab: usize) {
-    ptx!(k, "add.u32 %slab_row, %first_row, %warp_row;\nadd.u32 %slab_row, %slab_row, {};", 16 * slab);
-}
-
-/// `%selfish`: accumulator `index` of the 16 x 16 products of a slab's rows (from `%slab_row` on) with themselves belongs to a row
-/// behind the prefix and to itself.
-fn own(k: &mut Kernel, index: usize) {
-    let (eighth, half, column) = (index / 4, index / 2 % 2, index % 2);
-    ptx!(
-        k,
-        "add.u32 %row, %twice, {};\nadd.u32 %index, %group_row, {};\nsetp.eq.u32 %selfish, %row, %index;",
-        8 * eighth + column,
-        8 * half
-    );
-    ptx!(k, "add.u32 %row, %row, %slab_row;\nsetp.ge.and.u32 %selfish, %row, %self_from, %selfish;");
-    ptx!(k, "setp.lt.and.u32 %selfish, %row, %self_to, %selfish;");
 }
 
 fn drop(k: &mut Kernel, scores: &[Reg], key: &str) {

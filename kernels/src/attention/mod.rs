@@ -15,8 +15,11 @@ mod emit_backward;
 mod emit_dropout;
 mod emit_forward;
 mod emit_mma;
+mod emit_mma_backward;
 mod emit_mma_dropout;
 mod emit_mma_forward;
+mod emit_mma_keys;
+mod emit_mma_mask;
 #[cfg(test)]
 mod tests;
 
@@ -138,9 +141,10 @@ pub struct Backward<T: Float> {
     pub dims: Dims,
 }
 
-/// Bytes of stream scratch that either pass needs: none, since the CPU keeps its tiles and sums in buffers of its threads.
-pub fn scratch<T: Float>(_dims: &Dims) -> usize {
-    0
+/// Bytes of stream scratch that either pass needs: in bf16, two numbers a query and head for gradients on CUDA devices; else none, since
+/// the CPU keeps its tiles and sums in buffers of its threads.
+pub fn scratch<T: Float>(dims: &Dims) -> usize {
+    if T::NAME == "bf16" { 8 * dims.batch * dims.num_heads * dims.query_len.next_multiple_of(emit_mma_backward::STATISTICS) } else { 0 }
 }
 
 /// `out = softmax(scale * q k^T) v` for every head, and the logarithm of each row's normaliser.
