@@ -101,6 +101,11 @@ pub(super) fn lengths(k: &mut Kernel) {
     k.regs(Kind::B32, "query_len key_len queries keys all_keys self_from self_to offset");
     k.regs(Kind::B64, "lengths item_bytes");
     k.regs(Kind::Pred, "given");
+    read_lengths(k);
+}
+
+/// What [`lengths`] declares.
+pub(super) fn read_lengths(k: &mut Kernel) {
     ptx!(k, "ld.param.u32 %query_len, [query_len];\nld.param.u32 %key_len, [key_len];\nld.param.u32 %offset, [offset];");
     ptx!(
         k,

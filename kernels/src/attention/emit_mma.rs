@@ -36,10 +36,12 @@ impl Tile {
 
     /// The tile of `dk` and `dv`.
     pub(super) fn keys(head_dim: usize, dropout: bool) -> Tile {
-        Tile { columns: if head_dim <= 64 { 32 } else { 16 }, ..Tile::forward(head_dim, dropout) }
+        // With more, dropout's words would not fit the 99 KiB of a block on some devices.
+        let columns = if head_dim > 64 && dropout { 16 } else { 32 };
+        Tile { columns, ..Tile::forward(head_dim, dropout) }
     }
 
-    /// The block's keys and values stay in registers while `dk` and `dv` are made.
+    /// The block's keys stay in registers while `dk` and `dv` are made.
     pub(super) fn keys_are_held(self) -> bool {
         self.slabs == 1
     }
@@ -135,10 +137,19 @@ pub(super) fn declare_copies(k: &mut Kernel, tile: Tile) {
 
 /// `%{name}`: address of a matrix' first row of the item and first element of the head; `%{name}_row_step`: bytes from row to row.
 pub(super) fn matrix(k: &mut Kernel, name: &str, head: &str, rows: &str, head_dim: usize) {
+    declare_matrix(k, name);
+    locate(k, name, head, rows, head_dim);
+}
+
+pub(super) fn declare_matrix(k: &mut Kernel, name: &str) {
     k.regs(Kind::B64, name);
     k.regs(Kind::B32, &format!("{name}_row_step"));
-    ptx!(k, "ld.param.u64 %{name}, [{name}];\ncvta.to.global.u64 %{name}, %{name};\nld.param.u32 %{name}_row_step, [{name}_stride];");
-    ptx!(k, "shl.b32 %{name}_row_step, %{name}_row_step, 1;\nmul.lo.u32 %index, %item, {rows};");
+    ptx!(k, "ld.param.u32 %{name}_row_step, [{name}_stride];\nshl.b32 %{name}_row_step, %{name}_row_step, 1;");
+}
+
+/// Points a declared matrix at a head.
+pub(super) fn locate(k: &mut Kernel, name: &str, head: &str, rows: &str, head_dim: usize) {
+    ptx!(k, "ld.param.u64 %{name}, [{name}];\ncvta.to.global.u64 %{name}, %{name};\nmul.lo.u32 %index, %item, {rows};");
     ptx!(k, "mad.wide.u32 %{name}, %index, %{name}_row_step, %{name};");
     ptx!(k, "mul.wide.u32 %bytes, {head}, {};\nadd.u64 %{name}, %{name}, %bytes;", 2 * head_dim);
 }
@@ -166,7 +177,10 @@ impl Stepped {
     pub(super) fn start(&self, k: &mut Kernel, first: &str) {
         let (name, from) = (self.name, &self.from);
         ptx!(k, "add.u32 %index, %copy_row, {first};\nadd.u32 %index, %index, {};", self.tile.columns);
-        ptx!(k, "mad.wide.u32 {from}, %index, %{name}_row_step, %{name};\ncvt.u64.u32 %bytes, %chunk_bytes;\nadd.u64 {from}, {from}, %bytes;");
+        ptx!(
+            k,
+            "mad.wide.u32 {from}, %index, %{name}_row_step, %{name};\ncvt.u64.u32 %bytes, %chunk_bytes;\nadd.u64 {from}, {from}, %bytes;"
+        );
     }
 
     /// Copies the step to the tile that begins `offset` bytes behind the address in `to`, where `guard` holds; rows at and beyond `end`,

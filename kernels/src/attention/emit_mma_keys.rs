@@ -1,6 +1,9 @@
 //! `dk` and `dv` of attention on tensor cores: a block owns keys and walks the queries of all heads that share them, the last first.
 
-use super::emit_mma::{Fragments, Left, Order, Stepped, Stored, Tile, copy_rows, declare_copies, lane_address, matrix, write_rows};
+use super::emit::read_lengths;
+use super::emit_mma::{
+    Fragments, Left, Order, Stepped, Stored, Tile, copy_rows, declare_copies, declare_matrix, lane_address, locate, matrix, write_rows,
+};
 use super::emit_mma_backward::{begin, statistics_of};
 use super::emit_mma_dropout as dropout;
 use super::emit_mma_mask::{hide_others, hide_queries, skip_unless_selfish, slab_row};
@@ -15,7 +18,8 @@ struct Places {
     stage: usize,
     statistics: usize,
     words: usize,
-    own: usize,
+    own_queries: usize,
+    own_douts: usize,
     end: usize,
 }
 
@@ -23,11 +27,11 @@ fn places(tile: Tile) -> Places {
     let rows = tile.bytes(tile.rows());
     let (statistics, ring) = (tile.bytes(2 * tile.columns), 2 * rows);
     let stage = statistics + 8 * tile.columns;
-    // Keys and values in registers leave their places to the block's own queries.
-    let (own, own_bytes) = if tile.keys_are_held() { (0, 0) } else { (ring, 2 * rows) };
-    let words = ring + own_bytes.max(2 * stage);
+    // Keys in registers leave their place to the block's own queries.
+    let (own_queries, own_douts) = if tile.keys_are_held() { (0, ring) } else { (ring, ring + rows) };
+    let words = (ring + 2 * stage).max(own_douts + rows);
     let end = words + if tile.dropout { tile.warps * dropout::TABLE } else { 0 };
-    Places { values: rows, ring, stage, statistics, words, own, end }
+    Places { values: rows, ring, stage, statistics, words, own_queries, own_douts, end }
 }
 
 /// Dynamic shared memory.
@@ -50,16 +54,15 @@ pub(super) fn keys(tile: Tile) -> Text {
     );
     let mut kernel = begin(tile, "backward_keys", "dk dv", "dk_stride dv_stride", about);
     let k = &mut kernel;
-    k.regs(Kind::B32, "heads_left queries_left start last clear_from row limit slab_row own_to statistics_to statistics_at");
+    k.regs(Kind::B32, "queries_left start clear_from row limit slab_row own_to statistics_to statistics_at");
     k.regs(Kind::Pred, "inside selfish");
-    ptx!(k, "mov.u32 %kv_head, %ctaid.y;\nmul.lo.u32 %head, %kv_head, %group;");
+    ptx!(k, "mov.u32 %kv_head, %ctaid.y;");
     for name in ["k", "v"] {
         matrix(k, name, "%kv_head", "%key_len", d);
     }
     for name in ["q", "dout"] {
-        matrix(k, name, "%head", "%query_len", d);
+        declare_matrix(k, name);
     }
-    statistics_of(k);
     if tile.dropout {
         dropout::declare_by_keys(k, at.words, dropout::TABLE);
     }
@@ -72,21 +75,19 @@ pub(super) fn keys(tile: Tile) -> Text {
     ptx!(k, "sub.s32 %start, %first_row, %offset;\nmax.s32 %start, %start, 0;\nand.b32 %start, %start, {whole:#x};");
     ptx!(k, "add.u32 %clear_from, %first_row, {};\nmin.u32 %clear_from, %clear_from, %keys;", tile.rows());
     ptx!(k, "sub.s32 %clear_from, %clear_from, %offset;\nsub.s32 %clear_from, %clear_from, 1;");
-    ptx!(k, "max.u32 %last, %queries, 1;\nsub.u32 %last, %last, 1;\nand.b32 %last, %last, {whole:#x};\nsub.u32 %queries_left, %queries, %last;");
     ptx!(k, "setp.ge.u32 %nothing, %first_row, %keys;\nsetp.ge.or.u32 %nothing, %start, %queries, %nothing;");
     let step = Step::new(k, tile);
-    ptx!(k, "mov.u32 %heads_left, %group;\nmov.u32 %turn, {};", at.stage);
+    ptx!(k, "mov.u32 %turn, {};", at.stage);
     let (queries, douts) = (Stepped::new(k, tile, "q"), Stepped::new(k, tile, "dout"));
     declare_statistics(k, tile);
-    ptx!(k, "HEAD_LOOP:\n.pragma \"nounroll\";\nmov.u32 %step_at, %last;\n@%nothing bra.uni HEAD_DONE;");
+    ptx!(k, "@%nothing bra.uni HEADS_DONE;");
+    first_head(k, tile, "HEAD_LOOP");
+    ptx!(k, "sub.u32 %step_at, %queries, 1;\nand.b32 %step_at, %step_at, {whole:#x};\nsub.u32 %queries_left, %queries, %step_at;");
     for (matrix, offset) in [(&queries, 0), (&douts, tile.bytes(tile.columns))] {
         matrix.start(k, "%step_at");
         matrix.copy(k, "%ring_to", offset, "", Some("%queries_left"));
     }
-    copy_first_statistics(k);
-    if tile.dropout {
-        ptx!(k, "mad.lo.u32 %plane, %item, %num_heads, %head;");
-    }
+    copy_first_statistics(k, tile);
     ptx!(k, "setp.lt.s32 %inside, %step_at, %clear_from;\n@%inside bra.uni MASKED_LOOP;");
     for masked in [false, true] {
         let (label, about) = if masked { ("MASKED_LOOP", "some do not see all keys") } else { ("CLEAR_LOOP", "all see every key") };
@@ -106,7 +107,8 @@ pub(super) fn keys(tile: Tile) -> Text {
         }
     }
     ptx!(k, "HEAD_DONE:");
-    next_head(k, d, "HEAD_LOOP");
+    next_head(k, "HEAD_LOOP");
+    ptx!(k, "HEADS_DONE:");
     step.finish(k, tile);
     for (name, sums, offset) in [("dk", &step.dk, 0), ("dv", &step.dv, at.values)] {
         matrix(k, name, "%kv_head", "%key_len", d);
@@ -116,34 +118,42 @@ pub(super) fn keys(tile: Tile) -> Text {
     k.text()
 }
 
-/// The next head of the group, if there is one, at `label`.
-fn next_head(k: &mut Kernel, head_dim: usize, label: &str) {
-    k.note("The next head of the group.");
-    for matrix in ["q", "dout"] {
-        ptx!(k, "add.u64 %{matrix}, %{matrix}, {};", 2 * head_dim);
+/// A loop at `label` over the heads of the group, `%head`. Steps leave no registers for the lengths: they are read again here and at
+/// the end.
+fn first_head(k: &mut Kernel, tile: Tile, label: &str) {
+    ptx!(k, "mul.lo.u32 %head, %kv_head, %group;\n{label}:\n.pragma \"nounroll\";");
+    read_lengths(k);
+    for name in ["q", "dout"] {
+        locate(k, name, "%head", "%query_len", tile.head_dim);
     }
-    ptx!(k, "add.u64 %statistics, %statistics, %statistics_step;\nadd.u32 %head, %head, 1;\nsub.u32 %heads_left, %heads_left, 1;");
-    ptx!(k, "setp.ne.u32 %more, %heads_left, 0;\n@%more bra.uni {label};");
+    statistics_of(k);
+    if tile.dropout {
+        ptx!(k, "mad.lo.u32 %plane, %item, %num_heads, %head;");
+    }
+}
+
+fn next_head(k: &mut Kernel, label: &str) {
+    ptx!(k, "add.u32 %head, %head, 1;\nmad.lo.u32 %index, %kv_head, %group, %group;");
+    ptx!(k, "setp.lt.u32 %more, %head, %index;\n@%more bra.uni {label};");
 }
 
 /// Copies of the statistics of a step's queries: 16 bytes a thread, of the first threads.
 fn declare_statistics(k: &mut Kernel, tile: Tile) {
     let (at, quads) = (places(tile), tile.columns / 4);
-    k.regs(Kind::B64, "statistics_from statistics_place");
+    k.regs(Kind::B64, "statistics_from");
     k.regs(Kind::Pred, "counts counts_more");
     ptx!(k, "setp.lt.u32 %counts, %thread, {};\nmad.lo.u32 %statistics_to, %thread, 16, %shared;", 2 * quads);
     ptx!(k, "add.u32 %statistics_to, %statistics_to, {};", at.ring + at.statistics);
     ptx!(k, "shl.b32 %statistics_at, %twice, 2;\nadd.u32 %statistics_at, %statistics_at, %shared;");
     ptx!(k, "add.u32 %statistics_at, %statistics_at, {};", at.ring + at.statistics);
-    ptx!(k, "and.b32 %index, %thread, {};\nmul.wide.u32 %statistics_place, %index, 16;", quads - 1);
-    ptx!(k, "shr.u32 %index, %thread, {};\nmul.lo.u32 %index, %index, %padded;\nmul.wide.u32 %bytes, %index, 4;", quads.trailing_zeros());
-    ptx!(k, "add.u64 %statistics_place, %statistics_place, %bytes;");
 }
 
 /// Those of the step at `%step_at`.
-fn copy_first_statistics(k: &mut Kernel) {
-    ptx!(k, "mul.wide.u32 %bytes, %step_at, 4;\nadd.u64 %statistics_from, %statistics, %bytes;");
-    ptx!(k, "add.u64 %statistics_from, %statistics_from, %statistics_place;");
+fn copy_first_statistics(k: &mut Kernel, tile: Tile) {
+    let quads = tile.columns / 4;
+    ptx!(k, "and.b32 %index, %thread, {};\nshl.b32 %index, %index, 2;\nadd.u32 %index, %index, %step_at;", quads - 1);
+    ptx!(k, "shr.u32 %row, %thread, {};\nmad.lo.u32 %index, %row, %padded, %index;", quads.trailing_zeros());
+    ptx!(k, "mul.wide.u32 %bytes, %index, 4;\nadd.u64 %statistics_from, %statistics, %bytes;");
     ptx!(k, "@%counts cp.async.cg.shared.global [%statistics_to], [%statistics_from], 16;");
 }
 
@@ -178,12 +188,13 @@ impl Step {
         let rows = Stored::new(k, tile, "row_at");
         lane_address(k, tile, &column_lane, Order::RowsFirst, "%warp_row", 0);
         rows.point(k, &column_lane);
-        let (keys, values) = if tile.keys_are_held() {
+        let keys = if tile.keys_are_held() {
             ptx!(k, "cp.async.wait_all;\nbar.sync 0;");
-            (Left::hold(k, tile, "key", &rows, 0), Left::hold(k, tile, "value", &rows, tile.rows()))
+            Left::hold(k, tile, "key", &rows, 0)
         } else {
-            (Left::Kept(rows.clone(), 0), Left::Kept(rows, tile.rows()))
+            Left::Kept(rows.clone(), 0)
         };
+        let values = Left::Kept(rows, tile.rows());
         let ring = places(tile).ring;
         lane_address(k, tile, &column_lane, Order::ChunksFirst, "0", ring);
         lane_address(k, tile, &gathered_lane, Order::RowsFirst, "0", ring);
@@ -201,12 +212,12 @@ impl Step {
     fn run(&self, k: &mut Kernel, tile: Tile, masked: bool) {
         self.columns.point(k, &self.column_lane);
         self.gathered.point(k, &self.gathered_lane);
+        self.fragments.scores(k, &self.keys, 0, &self.columns, 0, &self.scores);
+        self.fragments.scores(k, &self.values, 0, &self.columns, tile.columns, &self.slopes);
         for (eighth, (logarithm, delta)) in self.logarithms.chunks(2).zip(self.deltas.chunks(2)).enumerate() {
             ptx!(k, "ld.shared.v2.f32 {{{}, {}}}, [%statistics_at + {}];", logarithm[0], logarithm[1], 32 * eighth);
             ptx!(k, "ld.shared.v2.f32 {{{}, {}}}, [%statistics_at + {}];", delta[0], delta[1], 32 * eighth + 4 * tile.columns);
         }
-        self.fragments.scores(k, &self.keys, 0, &self.columns, 0, &self.scores);
-        self.fragments.scores(k, &self.values, 0, &self.columns, tile.columns, &self.slopes);
         for (slab, scores) in self.scores.iter().enumerate() {
             if masked {
                 hide_queries(k, scores, slab);
@@ -245,10 +256,16 @@ impl Step {
     /// Leaves out what hidden keys have gathered, adds what rows behind a prefix see of themselves, and scales.
     fn finish(&self, k: &mut Kernel, tile: Tile) {
         k.note("Keys that nobody else sees begin anew.");
+        read_lengths(k);
         ptx!(k, "cp.async.wait_all;\nbar.sync 0;");
         for (slab, half) in (0..tile.slabs).flat_map(|slab| [(slab, 0), (slab, 1)]) {
-            ptx!(k, "add.u32 %row, %first_row, %own_row;\nadd.u32 %row, %row, {};\nsetp.lt.u32 %inside, %row, %keys;", 16 * slab + 8 * half);
-            for sum in [&self.dk, &self.dv].into_iter().flat_map(|sums| sums[slab].chunks(4)).flat_map(|four| &four[2 * half..2 * half + 2]) {
+            ptx!(
+                k,
+                "add.u32 %row, %first_row, %own_row;\nadd.u32 %row, %row, {};\nsetp.lt.u32 %inside, %row, %keys;",
+                16 * slab + 8 * half
+            );
+            for sum in [&self.dk, &self.dv].into_iter().flat_map(|sums| sums[slab].chunks(4)).flat_map(|four| &four[2 * half..2 * half + 2])
+            {
                 ptx!(k, "selp.f32 {sum}, {sum}, {}, %inside;", float(0.0));
             }
         }
@@ -265,23 +282,17 @@ impl Step {
 
     /// Keys behind a prefix are seen by their own queries: the diagonal of 16 x 16 products a slab and head.
     fn own_queries(&self, k: &mut Kernel, tile: Tile) {
-        let own = places(tile).own;
+        let Places { own_queries, own_douts, .. } = places(tile);
+        let douts_on = (own_douts - own_queries) / tile.row_bytes();
         k.note("Keys behind a prefix are seen by their own queries.");
         skip_unless_selfish(k, tile, "OWN_DONE");
-        k.note("Back to the first head of the group.");
-        ptx!(k, "mul.wide.u32 %bytes, %group, {};\nsub.u64 %q, %q, %bytes;\nsub.u64 %dout, %dout, %bytes;", 2 * tile.head_dim);
-        ptx!(k, "sub.u32 %head, %head, %group;\nmov.u32 %heads_left, %group;");
-        statistics_of(k);
-        lane_address(k, tile, &self.column_lane, Order::ChunksFirst, "%warp_row", own);
-        lane_address(k, tile, &self.gathered_lane, Order::RowsFirst, "%warp_row", own);
+        lane_address(k, tile, &self.column_lane, Order::ChunksFirst, "%warp_row", own_queries);
+        lane_address(k, tile, &self.gathered_lane, Order::RowsFirst, "%warp_row", own_queries);
         self.columns.point(k, &self.column_lane);
         self.gathered.point(k, &self.gathered_lane);
-        ptx!(k, "OWN_HEAD_LOOP:\n.pragma \"nounroll\";");
-        copy_rows(k, tile, "q", "%own_to", own, ["%self_from", "%self_to"]);
-        copy_rows(k, tile, "dout", "%own_to", own + tile.bytes(tile.rows()), ["%self_from", "%self_to"]);
-        if tile.dropout {
-            ptx!(k, "mad.lo.u32 %plane, %item, %num_heads, %head;");
-        }
+        first_head(k, tile, "OWN_HEAD_LOOP");
+        copy_rows(k, tile, "q", "%own_to", own_queries, ["%self_from", "%self_to"]);
+        copy_rows(k, tile, "dout", "%own_to", own_douts, ["%self_from", "%self_to"]);
         ptx!(k, "cp.async.wait_all;\nbar.sync 0;");
         for slab in 0..tile.slabs {
             let (scores, slopes) = ([self.scores[slab][..8].to_vec()], [self.slopes[slab][..8].to_vec()]);
@@ -295,14 +306,14 @@ impl Step {
                 ptx!(k, "ld.global.v2.f32 {{{}, {}}}, [%address + {}];", delta[0], delta[1], 32 * eighth);
             }
             self.fragments.scores(k, &self.keys, slab, &self.columns, 16 * slab, &scores);
-            self.fragments.scores(k, &self.values, slab, &self.columns, tile.rows() + 16 * slab, &slopes);
+            self.fragments.scores(k, &self.values, slab, &self.columns, douts_on + 16 * slab, &slopes);
             hide_others(k, &scores[0]);
             self.slope(k, tile, slab, &scores[0], &slopes[0], "%slab_row");
-            self.fragments.gather(k, &scores, &self.gathered, tile.rows() + 16 * slab, &self.dv[slab..=slab]);
+            self.fragments.gather(k, &scores, &self.gathered, douts_on + 16 * slab, &self.dv[slab..=slab]);
             self.fragments.gather(k, &slopes, &self.gathered, 16 * slab, &self.dk[slab..=slab]);
         }
         ptx!(k, "bar.sync 0;");
-        next_head(k, tile.head_dim, "OWN_HEAD_LOOP");
+        next_head(k, "OWN_HEAD_LOOP");
         ptx!(k, "OWN_DONE:");
     }
 }
