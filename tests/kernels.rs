@@ -22,6 +22,9 @@ fn has_cuda(kernel: &str) -> bool {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../kernels/src/{kernel}/cuda.rs")).exists()
 }
 
+/// Kernels whose PTX takes bf16 too; the others refuse it.
+const IN_BF16: [&str; 1] = ["gemm"];
+
 /// Needs a driver: `tools/test.sh` puts the emulated one on the library path. Without one nothing is checked, unless
 /// `SCMMGPT_REQUIRE_CUDA=1` makes that a failure.
 #[test]
@@ -41,6 +44,10 @@ fn a_cuda_device_agrees_with_the_cpu() {
         for case in cases.iter().filter(|case| !case.timed) {
             match testing::verify_on(&device, case, 1) {
                 Ok(ran) => assert_eq!(ran, has_cuda(kernel), "{kernel} {}: a folder with cuda.rs runs all its cases", case.name),
+                Err(message) => failures.push(format!("{kernel} {message}")),
+            }
+            match testing::verify_bf16_on(&device, case, 1) {
+                Ok(ran) => assert_eq!(ran, IN_BF16.contains(&kernel), "{kernel} {} in bf16", case.name),
                 Err(message) => failures.push(format!("{kernel} {message}")),
             }
         }

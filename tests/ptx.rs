@@ -5,27 +5,11 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use toolchain::{ptxas, root};
+
+mod toolchain;
+
 const TARGETS: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-/// `$PTXAS`, what `tools/setup-cuda.sh` installs, or the first on the path.
-fn ptxas() -> PathBuf {
-    if let Some(path) = std::env::var_os("PTXAS") {
-        return path.into();
-    }
-    let installed = std::fs::read_dir(root().join(".tools/cuda/lib")).ok().and_then(|mut folders| {
-        folders.find_map(|folder| {
-            let path = folder.ok()?.path().join("site-packages/nvidia/cu13/bin/ptxas");
-            path.exists().then_some(path)
-        })
-    });
-    let path = installed.unwrap_or_else(|| "ptxas".into());
-    assert!(Command::new(&path).arg("--version").output().is_ok(), "there is no ptxas: run tools/setup-cuda.sh");
-    path
-}
 
 fn files(ends: &str) -> Vec<PathBuf> {
     let folder = root().join("kernels/src");

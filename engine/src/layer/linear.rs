@@ -27,7 +27,9 @@ impl<T: Float> Linear<T> {
 
     /// States the scratch that [`Linear::backward`] needs for `rows` rows.
     pub fn plan(&self, plan: &mut Plan, rows: usize) {
-        plan.scratch(reduce::scratch::<T>(rows, self.weight.value.shape()[0]));
+        let [output, input] = [self.weight.value.rows(), self.weight.value.width()];
+        plan.scratch(reduce::scratch::<T>(rows, output));
+        plan.scratch(gemm::scratch::<T>(output, input, rows));
     }
 
     /// `y = x W^T + b`.

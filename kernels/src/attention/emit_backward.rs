@@ -36,7 +36,7 @@ fn begin(shape: Shape, pass: &str, outputs: &'static str, strides: &'static str,
     k.params(".f32", "score_scale scale");
     dropout::params(k, shape.dropout);
     k.block(shape.threads(), 1);
-    k.shared(None);
+    k.dynamic_shared(shared_bytes(shape));
     positions(k);
     k.regs(Kind::B32, "num_heads row seen clear step_at column limit_row lane_bytes rows_at columns_at scores_at scores_to own_at");
     k.regs(Kind::B32, "more_rows_at more_columns_at");

@@ -37,7 +37,7 @@ pub(super) fn text(shape: Shape) -> Text {
     k.params(".f32", "score_scale");
     dropout::params(k, shape.dropout);
     k.block(shape.threads(), 1);
-    k.shared(None);
+    k.dynamic_shared(shared_bytes(shape));
     positions(k);
     k.regs(Kind::B32, "num_heads row seen clear step_at next column limit_row");
     k.regs(Kind::Pred, "inside unmasked nothing more selfish first_lane writes");

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver::sys;
+use cudarc::driver::sys::{self, CUdevice_attribute};
 
 use super::device::lock;
 use crate::{Error, Result};
@@ -30,6 +30,7 @@ pub struct Cuda {
     ordinal: usize,
     name: String,
     driver_version: i32,
+    shared_limit: usize,
     /// By address and length of the text, which lives as long as the program.
     modules: Mutex<HashMap<(usize, usize), Arc<Module>>>,
 }
@@ -49,7 +50,7 @@ impl Cuda {
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::DriverNotFound { tried: cudarc::get_lib_name_candidates("cuda") });
         }
-        let (mut device, mut context, mut driver_version) = (0, std::ptr::null_mut(), 0);
+        let (mut device, mut context, mut driver_version, mut shared_limit) = (0, std::ptr::null_mut(), 0, 0);
         let mut name = [0u8; 256];
         // SAFETY: every pointer is to a local of the type that the call writes.
         unsafe {
@@ -57,11 +58,13 @@ impl Cuda {
             check("cuDriverGetVersion", sys::cuDriverGetVersion(&mut driver_version))?;
             check("cuDeviceGet", sys::cuDeviceGet(&mut device, ordinal as c_int))?;
             check("cuDeviceGetName", sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device))?;
+            let shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+            check("cuDeviceGetAttribute", sys::cuDeviceGetAttribute(&mut shared_limit, shared, device))?;
             check("cuDevicePrimaryCtxRetain", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
         }
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         let name = String::from_utf8_lossy(&name[..length]).into_owned();
-        let cuda = Cuda { context, device, ordinal, name, driver_version, modules: Mutex::default() };
+        let cuda = Cuda { context, device, ordinal, name, driver_version, shared_limit: shared_limit as usize, modules: Mutex::default() };
         cuda.bind()?;
         Ok(Arc::new(cuda))
     }
