@@ -23,7 +23,7 @@ fn has_cuda(kernel: &str) -> bool {
 }
 
 /// Kernels whose PTX takes bf16 too; the others refuse it.
-const IN_BF16: [&str; 1] = ["gemm"];
+const IN_BF16: [&str; 2] = ["attention", "gemm"];
 
 /// Needs a driver: `tools/test.sh` puts the emulated one on the library path. Without one nothing is checked, unless
 /// `SCMMGPT_REQUIRE_CUDA=1` makes that a failure.

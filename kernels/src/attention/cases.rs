@@ -203,6 +203,10 @@ pub fn cases() -> Vec<Case> {
         draft("grouped", [2, 33, 65, 4, 2, 24]).keys(&[65, 33]),
         draft("grouped", [1, 65, 65, 4, 2, 64]).causal().packed(),
         draft("dropout", [2, 65, 130, 2, 1, 16]).keys(&[130, 99]).dropout(),
+        draft("wide", [1, 150, 150, 2, 1, 128]).causal(),
+        draft("odd_head", [1, 70, 140, 1, 1, 80]).keys(&[133]),
+        draft("grouped_prefix", [1, 150, 150, 4, 2, 40]).prefix(&[70]).dropout(),
+        draft("dropout", [1, 130, 140, 2, 2, 64]).dropout(),
         draft("dropout_prefix", [2, 33, 33, 2, 2, 24]).prefix(&[20, 9]).packed().dropout(),
     ];
     let timed = [

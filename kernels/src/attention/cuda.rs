@@ -83,28 +83,25 @@ fn scales(launch: Launch<'_>, scale: f64, both: bool, dropout: Option<Dropout>) 
         .value("kept", (65536.0 / f64::from(65536 - threshold)) as f32)
 }
 
-/// What the tensor cores ask of a call beyond its shapes.
-fn tensor_cores<T: Float, const N: usize>(op: &'static str, scale: f64, tensors: [(&'static str, Tensor<T>); N]) -> Result<()> {
-    const ELEMENTS: usize = 8;
+/// What the tensor cores ask of a call beyond its shapes: they are fed by copies of 16 bytes, and softmax multiplies maxima by the scale.
+fn tensor_cores<T: Float>(stream: &CudaStream, op: &'static str, scale: f64, tensors: &[(&'static str, Tensor<T>)]) -> Result<()> {
     if scale <= 0.0 {
         return Err(Error::Argument { op, argument: "scale", value: scale, expected: "above 0 in bf16 on CUDA devices" });
     }
-    for (argument, tensor) in tensors {
-        for value in [tensor.row_stride(), tensor.offset()] {
-            if !value.is_multiple_of(ELEMENTS) {
-                let expected = "rows that begin at multiples of 8 elements, in bf16 on CUDA devices";
-                return Err(Error::Argument { op, argument, value: value as f64, expected });
-            }
+    match tensors.iter().find(|(_, tensor)| !stream.has_whole_chunks(*tensor)) {
+        Some((argument, tensor)) => {
+            let expected = "a row stride and a first column that are multiples of 8, in bf16 on CUDA devices";
+            Err(Error::Argument { op, argument, value: tensor.row_stride() as f64, expected })
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let dims = args.dims;
     let launch = if T::NAME == "bf16" {
         let tile = Tile::forward(head_dim::<T>(op, &dims)?, args.dropout.is_some());
-        tensor_cores(op, args.scale, [("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
+        tensor_cores(stream, op, args.scale, &[("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
         launch_tile(stream, tile, "forward", emit_mma_forward::text, [dims.query_len, dims.num_heads, dims.batch])
             .shared(emit_mma_forward::shared_bytes(tile) as u32)
     } else {
@@ -143,8 +140,8 @@ fn backward_on_tensor_cores<T: Float>(stream: &CudaStream, op: &'static str, arg
     let dims = args.dims;
     let (head_dim, dropout) = (head_dim::<T>(op, &dims)?, args.dropout.is_some());
     let gradients = [("dq", args.dq), ("dk", args.dk), ("dv", args.dv), ("dout", args.dout)];
-    tensor_cores(op, args.scale, gradients)?;
-    tensor_cores(op, args.scale, [("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
+    tensor_cores(stream, op, args.scale, &gradients)?;
+    tensor_cores(stream, op, args.scale, &[("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
     stream.need_scratch(op, scratch::<T>(&dims))?;
     let (queries, keys) = (Tile::queries(head_dim, dropout), Tile::keys(head_dim, dropout));
     let sizes = [dims.query_len, dims.num_heads, dims.batch];

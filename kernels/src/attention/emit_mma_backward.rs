@@ -5,7 +5,9 @@
 
 use super::emit::{LENGTHS, lengths};
 use super::emit_dropout as philox;
-use super::emit_mma::{Fragments, Left, Order, Stepped, Stored, Tile, copy_rows, declare_copies, lane_address, matrix, positions, write_rows};
+use super::emit_mma::{
+    Fragments, Left, Order, Stepped, Stored, Tile, copy_rows, declare_copies, lane_address, matrix, positions, write_rows,
+};
 use super::emit_mma_dropout as dropout;
 use super::emit_mma_mask::{edges, hide_keys, hide_others, skip_unless_selfish, slab_row};
 use crate::ptx;
@@ -22,7 +24,7 @@ pub(super) fn shared_bytes(tile: Tile) -> usize {
 }
 
 /// What both backward texts begin with.
-pub(super) fn begin(tile: Tile, pass: &str, outputs: &'static str, strides: &'static str, about: String) -> Kernel {
+pub(super) fn begin(tile: Tile, pass: &str, outputs: &'static str, strides: &'static str, shared: usize, about: String) -> Kernel {
     let mut kernel = Kernel::new(tile.name(pass), about);
     let k = &mut kernel;
     k.params(".u64", outputs);
@@ -35,7 +37,7 @@ pub(super) fn begin(tile: Tile, pass: &str, outputs: &'static str, strides: &'st
     philox::params(k, tile.dropout);
     k.params(".u64", "statistics");
     k.block(tile.threads(), tile.blocks());
-    k.shared(None);
+    k.dynamic_shared(shared);
     positions(k, tile);
     k.regs(Kind::B32, "num_heads step_at turn ring_to padded");
     k.regs(Kind::B64, "statistics statistics_step");
@@ -70,7 +72,7 @@ pub(super) fn queries(tile: Tile) -> Text {
         tile.row_bytes(),
         rows = tile.rows(),
     );
-    let mut kernel = begin(tile, "backward_queries", "dq", "dq_stride", about);
+    let mut kernel = begin(tile, "backward_queries", "dq", "dq_stride", shared_bytes(tile), about);
     let k = &mut kernel;
     k.regs(Kind::B32, "seen_left clear_at q_to");
     ptx!(k, "mov.u32 %head, %ctaid.y;\ndiv.u32 %kv_head, %head, %group;");
@@ -91,7 +93,11 @@ pub(super) fn queries(tile: Tile) -> Text {
     ptx!(k, "add.u32 %q_to, %shared, %copy_to;\nadd.u32 %ring_to, %q_to, {ring};");
     copy_rows(k, tile, "q", "%q_to", 0, ["0", "%queries"]);
     copy_rows(k, tile, "dout", "%q_to", tile.bytes(tile.rows()), ["0", "%queries"]);
-    ptx!(k, "max.u32 %step_at, %seen, 1;\nsub.u32 %step_at, %step_at, 1;\nand.b32 %step_at, %step_at, {:#x};", (tile.columns as u32).wrapping_neg());
+    ptx!(
+        k,
+        "max.u32 %step_at, %seen, 1;\nsub.u32 %step_at, %step_at, 1;\nand.b32 %step_at, %step_at, {:#x};",
+        (tile.columns as u32).wrapping_neg()
+    );
     ptx!(k, "sub.u32 %seen_left, %seen, %step_at;");
     let (keys, values) = (Stepped::new(k, tile, "k"), Stepped::new(k, tile, "v"));
     keys.start(k, "%step_at");

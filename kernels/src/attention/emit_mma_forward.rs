@@ -5,7 +5,9 @@
 
 use super::emit::{LENGTHS, lengths};
 use super::emit_dropout as philox;
-use super::emit_mma::{Fragments, Left, Order, Stepped, Stored, Tile, copy_rows, declare_copies, lane_address, matrix, positions, write_rows};
+use super::emit_mma::{
+    Fragments, Left, Order, Stepped, Stored, Tile, copy_rows, declare_copies, lane_address, matrix, positions, write_rows,
+};
 use super::emit_mma_dropout as dropout;
 use super::emit_mma_mask::{edges, hide_keys, hide_others, skip_unless_selfish, slab_row};
 use crate::ptx;
@@ -47,7 +49,7 @@ pub(super) fn text(tile: Tile) -> Text {
     k.params(".f32", "score_scale");
     philox::params(k, tile.dropout);
     k.block(tile.threads(), tile.blocks());
-    k.shared(None);
+    k.dynamic_shared(shared_bytes(tile));
     positions(k, tile);
     k.regs(Kind::B32, "num_heads step_at turn ring_to seen_left clear_at");
     k.regs(Kind::Pred, "nothing more writes");

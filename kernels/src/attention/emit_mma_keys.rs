@@ -52,7 +52,7 @@ pub(super) fn keys(tile: Tile) -> Text {
         rows = tile.rows(),
         columns = tile.columns,
     );
-    let mut kernel = begin(tile, "backward_keys", "dk dv", "dk_stride dv_stride", about);
+    let mut kernel = begin(tile, "backward_keys", "dk dv", "dk_stride dv_stride", at.end, about);
     let k = &mut kernel;
     k.regs(Kind::B32, "queries_left start clear_from row limit slab_row own_to statistics_to statistics_at");
     k.regs(Kind::Pred, "inside selfish");

@@ -65,11 +65,6 @@ impl<T: Element> Tensor<T> {
         self.row_stride
     }
 
-    /// Elements from the start of the arena's memory to the first of the tensor.
-    pub(crate) fn offset(&self) -> usize {
-        self.offset
-    }
-
     /// True when rows follow each other without a gap.
     pub fn is_contiguous(&self) -> bool {
         self.row_stride == self.width() || self.rows() <= 1
