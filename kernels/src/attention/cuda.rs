@@ -100,7 +100,9 @@ fn tensor_cores<T: Float>(stream: &CudaStream, op: &'static str, scale: f64, ten
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let dims = args.dims;
     let launch = if T::NAME == "bf16" {
-        let tile = Tile::forward(head_dim::<T>(op, &dims)?, args.dropout.is_some());
+        let (head_dim, dropout) = (head_dim::<T>(op, &dims)?, args.dropout.is_some());
+        let few = Tile::forward_few(head_dim, dropout);
+        let tile = if dims.query_len <= few.rows() { few } else { Tile::forward(head_dim, dropout) };
         tensor_cores(stream, op, args.scale, &[("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;
         launch_tile(stream, tile, "forward", emit_mma_forward::text, [dims.query_len, dims.num_heads, dims.batch])
             .shared(emit_mma_forward::shared_bytes(tile) as u32)

@@ -69,9 +69,9 @@ pub(super) fn all() -> Vec<Text> {
     let shapes = HEAD_DIMS.into_iter().flat_map(|head_dim| [false, true].map(|dropout| Shape { head_dim, dropout }));
     let on_tensor_cores = HEAD_DIMS.into_iter().flat_map(|head_dim| [false, true].map(|dropout| (head_dim, dropout)));
     let on_tensor_cores = on_tensor_cores.flat_map(|(head_dim, dropout)| {
-        let forward = emit_mma_forward::text(Tile::forward(head_dim, dropout));
+        let [forward, few] = [Tile::forward, Tile::forward_few].map(|tile| emit_mma_forward::text(tile(head_dim, dropout)));
         let queries = emit_mma_backward::queries(Tile::queries(head_dim, dropout));
-        [forward, queries, emit_mma_keys::keys(Tile::keys(head_dim, dropout))]
+        [forward, few, queries, emit_mma_keys::keys(Tile::keys(head_dim, dropout))]
     });
     shapes
         .flat_map(|shape| {

@@ -29,6 +29,13 @@ impl Tile {
         Tile { head_dim, dropout, warps, slabs, columns: 64 }
     }
 
+    /// The tile of forward for few queries, such as a projector's: keys and values pass once, through many small blocks a
+    /// multiprocessor. A row's bits do not depend on the tile.
+    pub(super) fn forward_few(head_dim: usize, dropout: bool) -> Tile {
+        let warps = if head_dim <= 64 { 2 } else { 4 };
+        Tile { warps, slabs: 1, ..Tile::forward(head_dim, dropout) }
+    }
+
     /// The tile of `dq`.
     pub(super) fn queries(head_dim: usize, dropout: bool) -> Tile {
         Tile { columns: 32, ..Tile::forward(head_dim, dropout) }
