@@ -1,4 +1,4 @@
-//! Launches of attention.
+//! Launches of attention: f32 to the texts without tensor cores, bf16 to those with.
 
 use super::emit::{MAX_DROPOUT_HEAD_DIM, MAX_HEAD_DIM, Shape};
 use super::emit_mma::Tile;

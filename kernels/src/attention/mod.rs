@@ -157,7 +157,8 @@ pub fn scratch<T: Float>(dims: &Dims) -> usize {
 /// # Errors
 /// `Shape` when a tensor does not fit `dims`; `Argument` when a size is 0, `head_dim` is no multiple of 8, `num_kv_heads` does not
 /// divide `num_heads`, a prefix mask meets `query_len != key_len`, or the dropout probability is outside [0, 1); `Index` when a length
-/// exceeds its dimension.
+/// exceeds its dimension. On CUDA devices `Argument` also when `head_dim` is above 128, and in bf16, where tensor cores work, when a
+/// row does not begin at a multiple of 16 bytes or `scale` is not above 0.
 /// # Source
 /// Milakov & Gimelshein 2018, algorithm 3 (online softmax); Dao 2023, "FlashAttention-2", algorithm 1.
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
