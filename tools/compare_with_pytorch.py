@@ -2,7 +2,7 @@
 """Times scmmgpt-engine and PyTorch on the same work, in turn, on the same number of CPU threads.
 
     tools/setup-python.sh --torch
-    .venv/bin/python tools/compare_with_pytorch.py [--only gemm,encoder,train] [--threads 2] [--rounds 5] [--json FILE]
+    .venv/bin/python tools/compare_with_pytorch.py [--only gemm,encoder,qformer,train,contrastive] [--threads 2] [--rounds 5] [--json FILE]
 
 Builds the `peers` bench and asks it for one workload after the other (benches/workload/mod.rs says what they are). A round is
 `--repeats` runs of ours and as many of PyTorch's, the order changing from round to round; a ratio is PyTorch's fastest run over our
@@ -10,8 +10,10 @@ fastest run in one round, and the table shows the median over the rounds, so tha
 Above 1 we are faster.
 
 Before the timing both sides compute the workload once from the same numbers (integer hashes, no files) and the results are compared:
-values of a product, the cell embeddings of the encoder, loss and gradient norm of two training steps. A workload whose results differ
-is not timed, and the exit status is 1. This guards the comparison; the tests under tests/ are what says that the engine is right.
+values of a product, the cell embeddings of the encoder, loss and gradient norm of two training steps, the contrastive loss and its
+gradients. A workload whose results differ is not timed, and the exit status is 1. This guards the comparison; the tests under tests/
+are what says that the engine is right. The last columns say by how much either process grew at most in a first run, without the
+inputs: PyTorch's results are in its number, ours were allocated before and are not.
 
 PyTorch runs eagerly in the fastest form that is a few lines: F.linear, F.scaled_dot_product_attention and F.layer_norm under
 torch.inference_mode(); training with fused AdamW; bf16 with weights and activations in bf16. No torch.compile.
@@ -44,13 +46,18 @@ STANDARD = [
     "encoder_f32_b1_s1200",
     "encoder_f32_b8_s1200",
     "encoder_bf16_b8_s1200",
+    "qformer_f32_b8_s1200",
     "train_f32_b8_s512",
+    "contrastive_f32_4096x1x256",
+    "contrastive_f32_512x32x256",
 ]
 
 GENES, WIDTH, WIDE, LAYERS, HEADS = 60_697, 512, 512, 12, 8
 PAD, CLS = GENES - 3, GENES - 2
+QUERIES, QUERY_WIDTH, QUERY_WIDE, QUERY_HEADS, BERT_EPS = 32, 768, 3072, 12, 1e-12
 BINS, HIDDEN, LARGEST_VALUE, EPS = 51, -1.0, 512.0, 1e-5
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, 0.01, 1.0
+TEMPERATURE = 0.1
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 # Of a result's largest number: rounding accumulates over twelve layers, differently in different kernels.
@@ -128,17 +135,37 @@ def parameter_shapes(decoder):
     return shapes
 
 
-def make_parameters(decoder):
-    """Their values: `fill` of benches/workload/cell.rs."""
+def qformer_shapes():
+    """Every parameter of the Q-Former that queries pass, under its checkpoint name."""
+    bert = "Qformer.bert."
+    shapes, norms = {"query_tokens": (1, QUERIES, QUERY_WIDTH)}, [f"{bert}embeddings.LayerNorm"]
+    for index in range(LAYERS):
+        layer = f"{bert}encoder.layer.{index}"
+        linear = [("intermediate_query.dense", QUERY_WIDE, QUERY_WIDTH), ("output_query.dense", QUERY_WIDTH, QUERY_WIDE)]
+        for kind, source in [("attention", QUERY_WIDTH)] + [("crossattention", WIDTH)] * (index % 2 == 0):
+            linear += [(f"{kind}.self.{part}", QUERY_WIDTH, source) for part in ("key", "value")]
+            linear += [(f"{kind}.{part}", QUERY_WIDTH, QUERY_WIDTH) for part in ("self.query", "output.dense")]
+            norms.append(f"{layer}.{kind}.output.LayerNorm")
+        for name, out, fan_in in linear:
+            shapes[f"{layer}.{name}.weight"] = (out, fan_in)
+            shapes[f"{layer}.{name}.bias"] = (out,)
+        norms.append(f"{layer}.output_query.LayerNorm")
+    for norm in norms:
+        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (QUERY_WIDTH,)
+    return shapes
+
+
+def make_parameters(shapes):
+    """Their values: `fill` of benches/workload/mod.rs."""
     parameters = {}
-    for name, shape in parameter_shapes(decoder).items():
+    for name, shape in shapes.items():
         seed = 0x811C9DC5
         for byte in name.encode():
             seed = (seed ^ byte) * 0x01000193 % 2**32
         is_matrix = len(shape) > 1
         bound = np.float32(1) / np.sqrt(np.float32(shape[-1])) if is_matrix else 0.02
         values = uniform(seed, shape, bound)
-        if not is_matrix and "norm" in name and name.endswith("weight"):
+        if not is_matrix and "norm" in name.lower() and name.endswith("weight"):
             values += 1.0
         parameters[name] = values
     return parameters
@@ -189,7 +216,7 @@ class Encoder:
     def __init__(self, dtype, sizes):
         self.ids, values, _, _ = make_batch(*dims(sizes), hides=False)
         self.values = values.to(dtype)
-        self.parameters = {name: value.to(dtype) for name, value in make_parameters(decoder=False).items()}
+        self.parameters = {name: value.to(dtype) for name, value in make_parameters(parameter_shapes(decoder=False)).items()}
 
     @torch.inference_mode()
     def run(self):
@@ -200,12 +227,57 @@ class Encoder:
         return digest(self.cells)
 
 
+class QFormer:
+    """Features of a batch of cells to what the queries have read of them; self-attention's and each layer's cell projections packed."""
+
+    def __init__(self, dtype, sizes):
+        self.cells, self.tokens = dims(sizes)
+        self.features = uniform(21, (self.cells, self.tokens, WIDTH), 1.0).to(dtype)
+        self.p = {name: value.to(dtype) for name, value in make_parameters(qformer_shapes()).items()}
+        for index in range(LAYERS):
+            layer = f"Qformer.bert.encoder.layer.{index}"
+            for packed, parts in [("attention.self", ("query", "key", "value")), ("crossattention.self", ("key", "value"))]:
+                for end in ("weight", "bias"):
+                    names = [f"{layer}.{packed}.{part}.{end}" for part in parts]
+                    if names[0] in self.p:
+                        self.p[f"{layer}.{packed}.{end}"] = torch.cat([self.p[name] for name in names])
+
+    def linear(self, name, x):
+        return F.linear(x, self.p[f"{name}.weight"], self.p[f"{name}.bias"])
+
+    def norm(self, name, x):
+        return F.layer_norm(x, (QUERY_WIDTH,), self.p[f"{name}.weight"], self.p[f"{name}.bias"], BERT_EPS)
+
+    def attend(self, layer, x, q, k, v):
+        heads = (rows.view(self.cells, -1, QUERY_HEADS, QUERY_WIDTH // QUERY_HEADS).transpose(1, 2) for rows in (q, k, v))
+        context = F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(self.cells, -1, QUERY_WIDTH)
+        return self.norm(f"{layer}.output.LayerNorm", x + self.linear(f"{layer}.output.dense", context))
+
+    @torch.inference_mode()
+    def run(self):
+        x = self.norm("Qformer.bert.embeddings.LayerNorm", self.p["query_tokens"].expand(self.cells, -1, -1))
+        for index in range(LAYERS):
+            layer = f"Qformer.bert.encoder.layer.{index}"
+            x = self.attend(f"{layer}.attention", x, *self.linear(f"{layer}.attention.self", x).chunk(3, -1))
+            if index % 2 == 0:
+                cross = f"{layer}.crossattention"
+                keys = self.linear(f"{cross}.self", self.features).chunk(2, -1)
+                x = self.attend(cross, x, self.linear(f"{cross}.self.query", x), *keys)
+            wide = F.gelu(self.linear(f"{layer}.intermediate_query.dense", x))
+            x = self.norm(f"{layer}.output_query.LayerNorm", x + self.linear(f"{layer}.output_query.dense", wide))
+        self.queries = x
+
+    def check(self):
+        self.run()
+        return digest(self.queries)
+
+
 class Train:
     """Masked values: forward, backward, clipping, AdamW."""
 
     def __init__(self, _dtype, sizes):
         self.ids, self.values, self.targets, self.mask = make_batch(*dims(sizes), hides=True)
-        self.parameters = {name: value.requires_grad_() for name, value in make_parameters(decoder=True).items()}
+        self.parameters = {name: value.requires_grad_() for name, value in make_parameters(parameter_shapes(decoder=True)).items()}
         matrices = [value for value in self.parameters.values() if value.dim() > 1]
         vectors = [value for value in self.parameters.values() if value.dim() == 1]
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
@@ -227,11 +299,34 @@ class Train:
         self.last = [loss.item(), norm.item()]
 
     def check(self):
-        """Loss and length of the gradient in each of the first two steps."""
+        """Loss and length of the gradient in each of two steps, the second and the third."""
         self.run()
         first = self.last
         self.run()
         return first + self.last
+
+
+class Contrastive:
+    """The loss of cells and texts in both directions, the largest of a cell's queries for a score, and all gradients."""
+
+    def __init__(self, dtype, sizes):
+        self.items, self.queries, width = (int(size) for size in sizes.split("x"))
+        self.cells = F.normalize(uniform(1, (self.items * self.queries, width), 1.0), dim=-1).to(dtype).requires_grad_()
+        self.texts = F.normalize(uniform(2, (self.items, width), 1.0), dim=-1).to(dtype).requires_grad_()
+        self.targets = torch.arange(self.items)
+
+    def run(self):
+        self.cells.grad = self.texts.grad = None
+        scores = self.cells @ self.texts.T
+        if self.queries > 1:
+            scores = scores.view(self.items, self.queries, self.items).max(dim=1).values
+        logits = scores / TEMPERATURE
+        self.loss = (F.cross_entropy(logits, self.targets) + F.cross_entropy(logits.T, self.targets)) / 2
+        (self.items * self.loss).backward()
+
+    def check(self):
+        self.run()
+        return [self.loss.item()] + digest(self.cells.grad) + digest(self.texts.grad)
 
 
 class Ours:
@@ -271,10 +366,30 @@ def time_runs(workload, repeats):
     return min(seconds)
 
 
+def resident(field):
+    """`VmRSS:` or `VmHWM:` of this process in bytes."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
+
+
+def run_first(workload):
+    """Runs it, and says by how many bytes the process grew at most meanwhile; none where that is not known."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS:")
+    except OSError:
+        before = None
+    workload.run()
+    return None if before is None else resident("VmHWM:") - before
+
+
 def agree(ours, theirs, element):
     """Whether two lists of numbers are the same up to rounding, at the scale of the largest."""
     scale = max(abs(value) for value in theirs)
     return len(ours) == len(theirs) and all(abs(a - b) <= TOLERANCE[element] * scale for a, b in zip(ours, theirs))
+
+
+CLASSES = {"gemm": Gemm, "encoder": Encoder, "qformer": QFormer, "train": Train, "contrastive": Contrastive}
 
 
 def compare(ours, name, options, peaks):
@@ -283,9 +398,11 @@ def compare(ours, name, options, peaks):
     answer = ours.ask(name)
     if "error" in answer:
         return {"workload": name, "error": answer["error"]}
-    theirs = {"gemm": Gemm, "encoder": Encoder, "train": Train}[kind](DTYPES[element], sizes)
+    theirs = CLASSES[kind](DTYPES[element], sizes)
+    memory = run_first(theirs)
     checks = theirs.check()
     row = {"workload": name, "checks": {"ours": answer["checks"], "pytorch": checks}}
+    row["memory"] = {"ours": answer["memory"], "pytorch": memory}
     if not agree(answer["checks"], checks, element):
         return row | {"error": f"different results: ours {answer['checks']}, PyTorch {checks}"}
     rounds = []
@@ -314,17 +431,19 @@ def compare(ours, name, options, peaks):
 
 def print_table(rows, peak):
     """One line a workload, as Markdown."""
-    print("\n| workload | ours s | PyTorch s | ratio | lowest .. highest | ours GFLOP/s | PyTorch GFLOP/s | ours share | PyTorch share |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("\n| workload | ours s | PyTorch s | ratio | lowest .. highest | ours GFLOP/s | PyTorch GFLOP/s | ours share | PyTorch share | ours MB | PyTorch MB |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         if "error" in row:
-            print(f"| {row['workload']} | {row['error']} | | | | | | | |")
+            print(f"| {row['workload']} | {row['error']} | | | | | | | | | |")
             continue
         seconds, rates = row["seconds"], row["flops_per_second"]
         print(
             f"| {row['workload']} | {seconds['ours']:.4f} | {seconds['pytorch']:.4f} | {row['ratio']:.2f} "
             f"| {min(row['ratios']):.2f} .. {max(row['ratios']):.2f} | {rates['ours'] / 1e9:.1f} | {rates['pytorch'] / 1e9:.1f} "
-            f"| {rates['ours'] / peak:.2f} | {rates['pytorch'] / peak:.2f} |"
+            f"| {rates['ours'] / peak:.2f} | {rates['pytorch'] / peak:.2f} "
+            + " ".join(f"| {'unknown' if grown is None else round(grown / 1e6)}" for grown in row["memory"].values())
+            + " |"
         )
 
 

@@ -5,21 +5,29 @@
 //! | `peak_f32` | fused multiply-adds on registers alone in every thread: the ceiling of f32 arithmetic |
 //! | `gemm_ELEMENT_MxNxK` | `c[m, n] = a[m, k] b[n, k]^T + bias` |
 //! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
+//! | `search_ELEMENT_nN_wW_qQ_kK` | the K best of N vectors of width W for each of Q queries, from an index on disk |
+//! | `contrastive_f32_NxQxW` | the contrastive loss in both directions and its gradients: N items, Q queries a cell, width W |
+//! | `qformer_ELEMENT_bB_sS` | the 12-layer Q-Former, width 768: 32 queries that look at B cells of S tokens, width 512 |
 //! | `train_f32_bB_sS` | a training step of the same encoder: masked values, backward, clipping, AdamW |
 //!
-//! Every input is drawn by [`uniform`], so that a program in any language can repeat it.
+//! Every input is drawn by [`uniform_values`], so that a program in any language can repeat it.
 
 mod cell;
+mod contrastive;
 mod gemm;
+mod qformer;
+mod search;
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use scmmgpt_engine::weights::Parameters;
 use scmmgpt_kernels::gemm::fma_peak;
 use scmmgpt_kernels::runtime::{Device, Float, Real, Stream, Tensor, bf16};
+use scmmgpt_loader::index::IndexElement;
 
 /// What is compared when nothing else is asked for.
-pub(crate) const STANDARD: [&str; 11] = [
+pub(crate) const STANDARD: [&str; 14] = [
     "peak_f32",
     "gemm_f32_9600x512x512",
     "gemm_f32_1200x1536x512",
@@ -30,7 +38,10 @@ pub(crate) const STANDARD: [&str; 11] = [
     "encoder_f32_b1_s1200",
     "encoder_f32_b8_s1200",
     "encoder_bf16_b8_s1200",
+    "qformer_f32_b8_s1200",
     "train_f32_b8_s512",
+    "contrastive_f32_4096x1x256",
+    "contrastive_f32_512x32x256",
 ];
 
 /// Something that can be run again and again.
@@ -67,8 +78,13 @@ pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
         ("gemm", "bf16") => Box::new(gemm::Gemm::<bf16>::new(device, numbers(sizes, 'x', [""; 3])?)?),
         ("encoder", "f32") => Box::new(cell::Encoder::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("encoder", "bf16") => Box::new(cell::Encoder::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("search", "f32") => Box::new(search::Search::new(device, IndexElement::F32, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
+        ("search", "bf16") => Box::new(search::Search::new(device, IndexElement::Bf16, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
+        ("contrastive", "f32") => Box::new(contrastive::Contrastive::new(device, numbers(sizes, 'x', [""; 3])?)?),
+        ("qformer", "f32") => Box::new(qformer::QFormer::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("qformer", "bf16") => Box::new(qformer::QFormer::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("train", "f32") => Box::new(cell::Train::new(device, numbers(sizes, '_', ["b", "s"])?)?),
-        ("train", "bf16") => bail!("{name}: training is in f32"),
+        ("train" | "contrastive", "bf16") => bail!("{name}: training is in f32"),
         _ => return Err(unknown()),
     };
     Ok(workload)
@@ -99,14 +115,35 @@ pub(crate) fn mixed(seed: u32, len: usize) -> impl Iterator<Item = u32> {
 }
 
 /// Numbers in [-bound, bound): the upper 24 bits of [`mixed`] as a fraction, in f32.
+pub(crate) fn uniform_values(seed: u32, len: usize, bound: f32) -> impl Iterator<Item = f32> {
+    mixed(seed, len).map(move |word| bound * ((word >> 8) as f32 / (1u32 << 23) as f32 - 1.0))
+}
+
+/// [`uniform_values`], all of them.
 pub(crate) fn uniform(seed: u32, len: usize, bound: f32) -> Vec<f32> {
-    mixed(seed, len).map(|word| bound * ((word >> 8) as f32 / (1u32 << 23) as f32 - 1.0)).collect()
+    uniform_values(seed, len, bound).collect()
 }
 
 /// Writes f32 values into a tensor of any element.
 pub(crate) fn upload<T: Float>(stream: &Stream, tensor: Tensor<T>, values: &[f32]) -> Result<()> {
     let values: Vec<T> = values.iter().map(|&value| T::from_acc(T::Acc::of(f64::from(value)))).collect();
     Ok(stream.upload(tensor, &values)?)
+}
+
+/// A matrix is uniform within 1 / sqrt(its width), a bias within 0.02, a norm's weight within 0.02 of 1; the seed is FNV-1a of the name.
+pub(crate) fn fill<T: Float>(parameters: &Parameters<T>, stream: &Stream) -> Result<()> {
+    for declared in parameters.declared() {
+        let value = declared.parameter.value;
+        let seed = declared.name.bytes().fold(0x811C_9DC5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let is_matrix = value.shape().rank() > 1;
+        let bound = if is_matrix { 1.0 / (value.width() as f32).sqrt() } else { 0.02 };
+        let mut values = uniform(seed, value.len(), bound);
+        if !is_matrix && declared.name.to_lowercase().contains("norm") && declared.name.ends_with("weight") {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        upload(stream, value, &values)?;
+    }
+    Ok(())
 }
 
 /// First and last value, and the root of the mean square.

@@ -1,5 +1,7 @@
 //! Configuration: what TOML files say and `--set` overrides. Field names are Hugging Face's and scGPT's where they have one.
 
+mod qformer;
+
 use std::path::{Path, PathBuf};
 
 use scmmgpt_loader::batch::{CollateConfig, Objective};
@@ -7,6 +9,8 @@ use scmmgpt_loader::h5ad::Slot;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
+
+pub use qformer::{CellTextConfig, QFormerConfig};
 
 /// Which vector stands for the whole cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 //! one model: weights and, when it is trained, gradients and the optimizer's moments, one allocation each.
 
 use scmmgpt_kernels::runtime::philox::{Site, normal, uniform};
-use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Real, Shape, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Arena, Class, Device, Element, Float, Plan, Real, Shape, Stream, Tensor};
 use scmmgpt_loader::checkpoint::Checkpoint;
 
 use crate::{Error, Result};
@@ -16,6 +16,8 @@ pub enum Init {
     Zeros,
     /// All ones.
     Ones,
+    /// This everywhere.
+    Constant(f64),
     /// Uniform in [-bound, bound).
     Uniform(f64),
     /// Normal with this standard deviation.
@@ -113,16 +115,41 @@ impl<T: Float> ParameterPlan<T> {
 
     /// Declares a parameter.
     pub fn parameter(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Parameter<T> {
-        let (name, shape) = (format!("{}{name}", self.path), shape.into());
-        let value = self.weights.tensor(&name, shape);
-        let gradient = self.trainable.then(|| self.gradients.tensor(&name, shape));
+        let name = format!("{}{name}", self.path);
+        let (parameter, moments) = self.reserve(&name, shape.into());
+        self.declared.push(Declared { name, parameter, moments, init });
+        parameter
+    }
+
+    /// Declares checkpoint tensors that lie one below the other in memory: matrices of one width as one matrix, so that one product
+    /// serves them all; vectors as the parts of one.
+    pub fn packed(&mut self, parts: &[(String, Shape)], init: Init) -> Parameter<T> {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
+        let rows: usize = parts.iter().map(|(_, shape)| height(*shape)).sum();
+        let vectors = parts.iter().all(|(_, shape)| shape.rank() == 1);
+        let width = parts.first().map_or(0, |(_, shape)| shape.width());
+        let whole: Shape = if vectors { [rows].into() } else { [rows, width].into() };
+        let (all, all_moments) = self.reserve(&format!("{}{}", self.path, names.join(" + ")), whole);
+        let mut at = 0;
+        for (name, shape) in parts {
+            let gradient = all.gradient.map(|gradient| part(gradient, *shape, at));
+            let moments = all_moments.map(|all| Moments { first: part(all.first, *shape, at), second: part(all.second, *shape, at) });
+            let parameter = Parameter { value: part(all.value, *shape, at), gradient };
+            self.declared.push(Declared { name: format!("{}{name}", self.path), parameter, moments, init });
+            at += height(*shape);
+        }
+        all
+    }
+
+    /// Memory of one parameter.
+    fn reserve(&mut self, name: &str, shape: Shape) -> (Parameter<T>, Option<Moments<T>>) {
+        let value = self.weights.tensor(name, shape);
+        let gradient = self.trainable.then(|| self.gradients.tensor(name, shape));
         let moments = self.trainable.then(|| Moments {
             first: self.optimizer.tensor(&format!("{name}.first_moment"), shape),
             second: self.optimizer.tensor(&format!("{name}.second_moment"), shape),
         });
-        let parameter = Parameter { value, gradient };
-        self.declared.push(Declared { name, parameter, moments, init });
-        parameter
+        (Parameter { value, gradient }, moments)
     }
 
     /// The plan of the weights' memory, for values that are computed from weights and kept beside them.
@@ -156,6 +183,16 @@ impl<T: Float> ParameterPlan<T> {
     }
 }
 
+/// What a tensor takes of those that [`ParameterPlan::packed`] lays one below the other: elements of a vector, rows of a matrix.
+fn height(shape: Shape) -> usize {
+    if shape.rank() == 1 { shape.len() } else { shape.rows() }
+}
+
+/// The tensor of this shape that starts `at` such elements or rows.
+fn part<E: Element>(whole: Tensor<E>, shape: Shape, at: usize) -> Tensor<E> {
+    if shape.rank() == 1 { whole.columns(at, shape.len()) } else { whole.row_range(at, shape.rows()) }
+}
+
 /// The parameters of one model and their memory.
 #[derive(Debug)]
 pub struct Parameters<T: Float> {
@@ -180,6 +217,7 @@ impl<T: Float> Parameters<T> {
                 match declared.init {
                     Init::Zeros => 0.0,
                     Init::Ones => 1.0,
+                    Init::Constant(value) => value,
                     Init::Uniform(bound) => {
                         let word = site.words(index as u64 / 4)[index % 4];
                         bound * (2.0 * f64::from(uniform(word)) - 1.0)
@@ -216,8 +254,18 @@ impl<T: Float> Parameters<T> {
         let names: Vec<(String, Vec<usize>)> = chosen.iter().map(named).collect();
         checkpoint.require(&names)?;
         for (declared, (name, _)) in chosen.iter().zip(&names) {
-            let values: Vec<T> = checkpoint.to_f32(name)?.into_iter().map(|value| T::from_acc(T::Acc::of(f64::from(value)))).collect();
-            stream.upload(declared.parameter.value, &values)?;
+            set(stream, declared, checkpoint.to_f32(name)?)?;
+        }
+        Ok(())
+    }
+
+    /// Gives every parameter the values that `read` finds for its name and shape.
+    ///
+    /// # Errors
+    /// Those of `read` and of the upload.
+    pub fn load_from(&self, stream: &Stream, mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<()> {
+        for declared in &self.declared {
+            set(stream, declared, read(&declared.name, &declared.parameter.value.shape())?)?;
         }
         Ok(())
     }
@@ -244,19 +292,28 @@ impl<T: Float> Parameters<T> {
     }
 }
 
-/// The other names under which scGPT checkpoints keep the packed attention projection: PyTorch's own layer, and the wrapper of
-/// later releases.
-const LAYOUTS: [(&str, &str); 4] = [
+fn set<T: Float>(stream: &Stream, declared: &Declared<T>, values: Vec<f32>) -> Result<()> {
+    let values: Vec<T> = values.into_iter().map(|value| T::from_acc(T::Acc::of(f64::from(value)))).collect();
+    Ok(stream.upload(declared.parameter.value, &values)?)
+}
+
+/// The other names under which checkpoints keep a parameter: scGPT's packed attention projection in PyTorch's own layer and in the
+/// wrapper of later releases; the names that we have changed (module text of [`crate::model`]).
+const LAYOUTS: [(&str, &str); 5] = [
     ("self_attn.Wqkv.weight", "self_attn.in_proj_weight"),
     ("self_attn.Wqkv.bias", "self_attn.in_proj_bias"),
     ("self_attn.Wqkv.", "self_attn._impl.Wqkv."),
     ("self_attn.out_proj.", "self_attn._impl.out_proj."),
+    ("matching_head.", "gtm_head."),
 ];
 
-/// The name under which this checkpoint keeps a parameter: as it is, or under `module.` (a distributed save), in any of [`LAYOUTS`].
+/// What checkpoints put in front of a name: a distributed save, and scMMGPT's stage 1 around its own parts and around scGPT's.
+const WRAPPERS: [&str; 4] = ["", "module.", "blip2qformer.", "blip2qformer.cell_encoder.model."];
+
+/// The name under which this checkpoint keeps a parameter: as it is or inside one of [`WRAPPERS`], in any of [`LAYOUTS`].
 fn resolve(checkpoint: &Checkpoint, name: &str) -> String {
     let plain = name.to_string();
-    for wrapper in ["", "module."] {
+    for wrapper in WRAPPERS {
         let candidates = std::iter::once(plain.clone()).chain(LAYOUTS.iter().map(|(ours, theirs)| plain.replace(ours, theirs)));
         for candidate in candidates.map(|candidate| format!("{wrapper}{candidate}")) {
             if checkpoint.contains(&candidate) {

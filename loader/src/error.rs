@@ -440,6 +440,18 @@ pub enum Error {
         /// Rows in the dataset.
         rows: usize,
     },
+    /// A GGUF file is damaged, or is none.
+    #[error(transparent)]
+    Gguf(#[from] crate::gguf::GgufError),
+    /// A folder or file does not hold a language model that can be read.
+    #[error(transparent)]
+    Language(#[from] crate::language::LanguageError),
+    /// Something about tokenizers, ontologies, descriptions, labels or passages.
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+    /// Something about a retrieval index.
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
     /// A background thread could not be started or ended by a panic: a bug of ours.
     #[error("the batch thread stopped: {reason}; please report this")]
     Worker {
@@ -452,7 +464,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Names as a message shows them: all of a short list, the first of a long one.
-fn name_list(names: &[String]) -> String {
+pub(crate) fn name_list(names: &[String]) -> String {
     const SHOWN: usize = 40;
     let quoted: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
     match names.len() {

@@ -1,5 +1,5 @@
 //! Files to host memory: AnnData `.h5ad`, safetensors checkpoints, gene vocabularies, expression
-//! preprocessing, seeded splits and padded batches. Knows no device and no model.
+//! preprocessing, seeded splits, texts and their tokens, padded batches, retrieval indexes. Knows no device and no model.
 #![deny(unsafe_code)]
 
 mod aliases;
@@ -13,15 +13,20 @@ mod dataset_builder;
 mod error;
 pub mod expression;
 pub mod gene_map;
+pub mod gguf;
 pub mod h5ad;
 pub mod highly_variable;
+pub mod index;
 mod json_pairs;
+pub mod language;
 pub mod mapped_file;
 pub mod prefetch;
 mod random;
 mod sample;
 pub mod scale;
 pub mod split;
+pub mod text;
+pub mod tokenizer;
 pub mod vocab;
 
 pub use atomic::AtomicFile;

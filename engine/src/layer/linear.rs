@@ -2,10 +2,15 @@
 
 use scmmgpt_kernels::gemm::{self, Epilogue, Layout};
 use scmmgpt_kernels::reduce;
-use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Float, Plan, Shape, Stream, Tensor};
 
 use crate::Result;
 use crate::weights::{Init, Parameter, ParameterPlan};
+
+/// How BERT's matrices and tables start.
+pub const BERT_INIT: Init = Init::Normal(0.02);
+/// How Llama's matrices and tables start.
+pub const LLAMA_INIT: Init = Init::Normal(0.02);
 
 /// Weights of a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +28,29 @@ impl<T: Float> Linear<T> {
             weight: plan.parameter("weight", [output, input], Init::linear(input)),
             bias: bias.then(|| plan.parameter("bias", [output], Init::linear(input))),
         })
+    }
+
+    /// Declares `name.weight` and `name.bias` with BERT's initialisation: normal weights, no bias.
+    pub fn declare_bert(plan: &mut ParameterPlan<T>, name: &str, input: usize, output: usize) -> Self {
+        Self::declare_packed(plan, &[name.to_string()], input, output)
+    }
+
+    /// Declares several layers `NAME.weight`, `[output, input]`, and `NAME.bias` as one of `names * output` outputs, with BERT's
+    /// initialisation.
+    pub fn declare_packed(plan: &mut ParameterPlan<T>, names: &[String], input: usize, output: usize) -> Self {
+        let all = |end: &str, shape: Shape| names.iter().map(|name| (format!("{name}.{end}"), shape)).collect::<Vec<_>>();
+        Linear {
+            weight: plan.packed(&all("weight", [output, input].into()), BERT_INIT),
+            bias: Some(plan.packed(&all("bias", [output].into()), Init::Zeros)),
+        }
+    }
+
+    /// Declares several layers `NAME.weight`, `[output, input]` each with its own number of outputs, as one without bias, with Llama's
+    /// initialisation.
+    pub fn declare_llama(plan: &mut ParameterPlan<T>, outputs: &[(&str, usize)], input: usize) -> Self {
+        let parts: Vec<(String, Shape)> =
+            outputs.iter().map(|(name, output)| (format!("{name}.weight"), [*output, input].into())).collect();
+        Linear { weight: plan.packed(&parts, LLAMA_INIT), bias: None }
     }
 
     /// States the scratch that [`Linear::backward`] needs for `rows` rows.

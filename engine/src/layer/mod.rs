@@ -4,13 +4,26 @@
 //! gradient buffer, and the work for it is not done. The residual stream is carried by fused epilogues: the gradient that reaches a
 //! residual branch is added in the product that computes the other branch.
 
+mod attend;
+pub mod bert_output;
 pub mod block;
+pub mod causal_attention;
+pub mod class_loss;
+pub mod cross_attention;
 pub mod feed_forward;
+pub mod gated_feed_forward;
 pub mod gene_embedding;
 pub mod linear;
+pub mod llama_block;
 pub mod norm;
+pub mod prefix_attention;
+pub mod qformer_block;
+pub mod qformer_embedding;
+pub mod rms_norm;
+pub mod rows;
 pub mod self_attention;
 
+use scmmgpt_kernels::attention;
 use scmmgpt_kernels::runtime::Tensor;
 use scmmgpt_kernels::runtime::philox::Site;
 
@@ -43,21 +56,41 @@ pub struct Pass {
     pub dropout: Option<Dropout>,
 }
 
-/// Dropout of one training step.
+/// Dropout of one pass of a training step.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
     /// Probability that an element is dropped.
     pub probability: f32,
+    /// The same of attention probabilities.
+    pub attention_probability: f32,
     /// The run's seed.
     pub seed: u64,
     /// The optimizer step and micro-batch.
     pub step: u64,
+    /// Added to the number of every site: passes of one step that share weights draw different numbers.
+    pub first_site: u32,
+}
+
+impl Dropout {
+    /// The same probability everywhere, in the only pass of its step.
+    pub fn new(probability: f32, seed: u64, step: u64) -> Self {
+        Dropout { probability, attention_probability: probability, seed, step, first_site: 0 }
+    }
+
+    fn at(&self, probability: f32, site: u32) -> Option<(f32, Site)> {
+        (probability > 0.0).then_some((probability, Site { seed: self.seed, step: self.step, site: self.first_site + site }))
+    }
 }
 
 impl Pass {
     /// The dropout of one place in the model, if there is any.
     pub fn dropout_at(&self, site: u32) -> Option<(f32, Site)> {
-        let dropout = self.dropout.filter(|dropout| dropout.probability > 0.0)?;
-        Some((dropout.probability, Site { seed: dropout.seed, step: dropout.step, site }))
+        self.dropout.and_then(|dropout| dropout.at(dropout.probability, site))
+    }
+
+    /// The dropout of the attention probabilities of one place, if there is any.
+    pub fn attention_dropout_at(&self, site: u32) -> Option<attention::Dropout> {
+        let drawn = self.dropout.and_then(|dropout| dropout.at(dropout.attention_probability, site));
+        drawn.map(|(probability, site)| attention::Dropout { probability, site })
     }
 }

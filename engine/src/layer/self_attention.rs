@@ -1,10 +1,11 @@
 //! Multi-head self-attention of a cell: packed projection, fused attention, output projection with the residual.
 
 use scmmgpt_kernels::attention::{self, Mask};
-use scmmgpt_kernels::dropout;
 use scmmgpt_kernels::gemm::Epilogue;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
+use scmmgpt_kernels::{dropout, reduce};
 
+use super::attend::Attend;
 use super::linear::Linear;
 use super::{Dims, Pass};
 use crate::Result;
@@ -18,7 +19,7 @@ pub struct SelfAttention<T: Float> {
     /// `[width, width]`.
     pub out: Linear<T>,
     num_heads: usize,
-    site: u32,
+    pub(super) site: u32,
 }
 
 /// What backward needs from forward.
@@ -37,6 +38,8 @@ pub struct Saved<T: Float> {
 pub struct Gradients<T: Float> {
     /// `[tokens, 3 * width]`.
     pub qkv: Tensor<T>,
+    /// As `qkv`: the gradient from another pass that has read this layer's `qkv`.
+    pub qkv_elsewhere: Option<Tensor<T>>,
     /// `[tokens, width]`.
     pub context: Tensor<T>,
 }
@@ -57,11 +60,22 @@ impl<T: Float> SelfAttention<T> {
         })
     }
 
-    fn width(&self) -> usize {
+    /// Declares `attention.self.{query,key,value}`, packed, and `attention.output.dense`, as BERT names them; `site` numbers its two
+    /// dropouts.
+    pub fn declare_bert(plan: &mut ParameterPlan<T>, width: usize, num_heads: usize, site: u32) -> Self {
+        plan.under("attention", |plan| SelfAttention {
+            qkv: Linear::declare_packed(plan, &["query", "key", "value"].map(|name| format!("self.{name}")), width, width),
+            out: Linear::declare_bert(plan, "output.dense", width, width),
+            num_heads,
+            site,
+        })
+    }
+
+    pub(super) fn width(&self) -> usize {
         self.out.weight.value.width()
     }
 
-    fn dims(&self, dims: Dims) -> attention::Dims {
+    pub(super) fn dims(&self, dims: Dims) -> attention::Dims {
         attention::Dims {
             batch: dims.batch,
             query_len: dims.seq_len,
@@ -87,15 +101,29 @@ impl<T: Float> SelfAttention<T> {
     /// Plans what backward passes through; one for all layers.
     pub fn plan_gradients(&self, plan: &mut Plan, dims: Dims) -> Gradients<T> {
         let (tokens, width) = (dims.tokens(), self.width());
-        Gradients { qkv: plan.tensor("dqkv", [tokens, 3 * width]), context: plan.tensor("dcontext", [tokens, width]) }
+        Gradients { qkv: plan.tensor("dqkv", [tokens, 3 * width]), qkv_elsewhere: None, context: plan.tensor("dcontext", [tokens, width]) }
     }
 
-    fn mask(pass: &Pass) -> Mask {
-        pass.known_lengths.map_or(Mask::Full, |known_lengths| Mask::Prefix { known_lengths })
+    fn attend(&self, pass: &Pass, saved: &Saved<T>) -> Attend<T> {
+        let [q, k, v] = self.thirds(saved.qkv);
+        Attend {
+            out: saved.context,
+            logsumexp: saved.logsumexp,
+            q,
+            k,
+            v,
+            query_lengths: Some(pass.lengths),
+            key_lengths: Some(pass.lengths),
+            mask: pass.known_lengths.map_or(Mask::Full, |known_lengths| Mask::Prefix { known_lengths }),
+            dropout: pass.attention_dropout_at(self.site),
+            dims: self.dims(pass.dims),
+        }
     }
 
-    fn dropout(&self, pass: &Pass) -> Option<attention::Dropout> {
-        pass.dropout_at(self.site).map(|(probability, site)| attention::Dropout { probability, site })
+    /// Queries, keys and values.
+    pub(super) fn thirds(&self, qkv: Tensor<T>) -> [Tensor<T>; 3] {
+        let width = self.width();
+        [0, width, 2 * width].map(|start| qkv.columns(start, width))
     }
 
     /// `sum = x + dropout(out_proj(attention(qkv(x))))`; `projected` is needed only with dropout.
@@ -111,23 +139,8 @@ impl<T: Float> SelfAttention<T> {
         projected: Tensor<T>,
         x: Tensor<T>,
     ) -> Result<()> {
-        let width = self.width();
-        let dims = self.dims(pass.dims);
         self.qkv.forward(stream, saved.qkv, x)?;
-        let arguments = attention::Forward {
-            out: saved.context,
-            logsumexp: saved.logsumexp,
-            q: saved.qkv.columns(0, width),
-            k: saved.qkv.columns(width, width),
-            v: saved.qkv.columns(2 * width, width),
-            query_lengths: Some(pass.lengths),
-            key_lengths: Some(pass.lengths),
-            mask: Self::mask(pass),
-            scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: self.dropout(pass),
-            dims,
-        };
-        attention::forward(stream, arguments)?;
+        self.attend(pass, saved).forward(stream)?;
         residual_dropout(stream, pass, self.site + 1, &self.out, sum, projected, saved.context, x)
     }
 
@@ -147,28 +160,12 @@ impl<T: Float> SelfAttention<T> {
         dsum: Tensor<T>,
         x: Tensor<T>,
     ) -> Result<()> {
-        let width = self.width();
-        let dims = self.dims(pass.dims);
         let dprojected = dropped(stream, pass, self.site + 1, dbranch, dsum)?;
         self.out.backward(stream, Some((gradients.context, Epilogue::None)), dprojected, saved.context)?;
-        let arguments = attention::Backward {
-            dq: gradients.qkv.columns(0, width),
-            dk: gradients.qkv.columns(width, width),
-            dv: gradients.qkv.columns(2 * width, width),
-            dout: gradients.context,
-            out: saved.context,
-            logsumexp: saved.logsumexp,
-            q: saved.qkv.columns(0, width),
-            k: saved.qkv.columns(width, width),
-            v: saved.qkv.columns(2 * width, width),
-            query_lengths: Some(pass.lengths),
-            key_lengths: Some(pass.lengths),
-            mask: Self::mask(pass),
-            scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: self.dropout(pass),
-            dims,
-        };
-        attention::backward(stream, arguments)?;
+        self.attend(pass, saved).backward(stream, self.thirds(gradients.qkv), gradients.context)?;
+        if let Some(elsewhere) = gradients.qkv_elsewhere {
+            reduce::add_assign(stream, reduce::AddAssign { y: gradients.qkv, x: elsewhere })?;
+        }
         self.qkv.backward(stream, Some((dx, Epilogue::Residual { residual: dsum })), gradients.qkv, x)
     }
 }

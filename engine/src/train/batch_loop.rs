@@ -63,7 +63,7 @@ impl Loop<'_> {
             batch.labels.iter_mut().for_each(|label| *label = relabel(self.data, *label));
             let probability = self.config.model.hidden_dropout_prob;
             let step = epoch * count as u64 + self.state.position as u64;
-            let dropout = (probability > 0.0).then_some(Dropout { probability, seed: self.config.seed, step });
+            let dropout = (probability > 0.0).then_some(Dropout::new(probability, self.config.seed, step));
             let losses = self.workspace.forward(self.model, &batch, dropout)?;
             let scale = 1.0 / train.gradient_accumulation_steps as f64;
             self.state.loss_sum += losses.total(&self.weights());
