@@ -24,7 +24,7 @@ fn has_cuda(kernel: &str) -> bool {
 }
 
 /// Kernels whose PTX takes bf16 too; the others refuse it.
-const IN_BF16: [&str; 1] = ["gemm"];
+const IN_BF16: [&str; 2] = ["attention", "gemm"];
 
 #[test]
 fn a_cuda_device_agrees_with_the_cpu() {

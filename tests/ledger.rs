@@ -1,5 +1,5 @@
 //! What ptxas makes of the kernels for an A100, kept under `kernels/golden`: emitted texts as they stand, one of a kind, and a ledger of
-//! static and modelled figures, beside those of Triton's matrix products.
+//! static and modelled figures, beside those of Triton's matrix products and attention.
 //!
 //! `SCMMGPT_REWRITE_GOLDEN=1 cargo test --release -p scmmgpt-tests --test ledger` writes both anew, which is to be done on purpose.
 
@@ -16,13 +16,24 @@ use sass::Loop;
 use toolchain::root;
 
 /// Emitted texts that stand in the ledger; the marked ones are kept whole.
-const EMITTED: [(&str, bool); 23] = [
+const EMITTED: [(&str, bool); 34] = [
     ("attention_forward_f32_d8", true),
     ("attention_backward_queries_f32_d8", true),
     ("attention_backward_keys_f32_d8", true),
     ("attention_forward_f32_d64", false),
     ("attention_backward_queries_f32_d64", false),
     ("attention_backward_keys_f32_d64", false),
+    ("attention_forward_bf16_d8_128x64_w4", true),
+    ("attention_backward_queries_bf16_d8_128x32_w4", true),
+    ("attention_backward_keys_bf16_d8_128x32_w4", true),
+    ("attention_forward_bf16_d64_128x64_w4", false),
+    ("attention_forward_bf16_d64_128x64_w8_dropout", false),
+    ("attention_forward_bf16_d64_32x64_w2", false),
+    ("attention_backward_queries_bf16_d64_128x32_w4", false),
+    ("attention_backward_keys_bf16_d64_128x32_w4", false),
+    ("attention_forward_bf16_d128_128x64_w8", false),
+    ("attention_backward_queries_bf16_d128_128x32_w8", false),
+    ("attention_backward_keys_bf16_d128_128x32_w8", false),
     ("gemm_nt_f32_simt_bias", true),
     ("gemm_nt_bf16_simt_bias", false),
     ("gemm_nt_bf16_128x128x32_s3_bias_relu", true),
@@ -42,8 +53,10 @@ const EMITTED: [(&str, bool); 23] = [
     ("topk_merge_f32_128", false),
 ];
 
-/// Triton's products (`tools/fixtures/triton_kernels.py`), with its shared memory, which its texts do not state.
-const TRITON: [(&str, usize); 4] = [
+/// Triton's kernels (`tools/fixtures/triton_kernels.py`), with its shared memory, which its texts do not state.
+const TRITON: [(&str, usize); 6] = [
+    ("triton_attention_128x64_d64", 32768),
+    ("triton_attention_128x64_d128", 65536),
     ("triton_matmul_128x128x32", 32768),
     ("triton_matmul_128x128x32_nt", 32768),
     ("triton_matmul_128x256x64", 98304),
@@ -231,6 +244,32 @@ fn products_on_tensor_cores_keep_their_gates() {
                 gate(narrow.is_empty() && !ours.global.is_empty(), format!("not 16 bytes: {narrow:?}"));
             }
         }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Gates of attention's forward pass: instructions a product, also below Triton's at the same tile; how busy the tensor pipe can be; and as
+/// for products, spills and the width of accesses, but for the logarithms that are written a row at a time.
+#[test]
+fn attention_on_tensor_cores_keeps_its_gates() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut failures = Vec::new();
+    for (d, warps, most, least) in [(64, 4, 4.61, 1.0), (128, 8, 3.6, 0.87)] {
+        let rival = triton(folder.path(), (&format!("triton_attention_128x64_d{d}"), 0));
+        let entry = format!("attention_forward_bf16_d{d}_128x64_w{warps}");
+        let ours = figures(folder.path(), emitted(&entry), str::to_string, 0).remove(0);
+        let bound = ours.main_loop.as_ref().map_or(0.0, Loop::pipe_bound);
+        let mut gate = |holds: bool, what: String| failures.extend((!holds).then(|| format!("{entry}: {what}")));
+        gate(ours.ratio() <= most, format!("{:.3} instructions a product, {most} are allowed", ours.ratio()));
+        gate(ours.ratio() < rival.ratio(), format!("{:.3} instructions a product, Triton has {:.3}", ours.ratio(), rival.ratio()));
+        gate(bound >= least, format!("the tensor pipe is busy for {bound:.3} at most, {least} are asked for"));
+        gate(ours.spills == 0, format!("{} bytes are spilled", ours.spills));
+        let narrow = |opcode: &&String| !opcode.contains(".128") && (opcode.starts_with("LDGSTS") || opcode.contains(".64"));
+        let narrow: Vec<_> = ours.global.iter().filter(narrow).collect();
+        gate(
+            narrow.is_empty() && ours.global.iter().any(|opcode| opcode.starts_with("STG") && opcode.contains(".128")),
+            format!("not 16 bytes: {narrow:?}"),
+        );
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -147,12 +147,16 @@ impl Code {
         opcodes.filter(|opcode| ["LDG", "STG", "LDGSTS"].contains(&opcode.split('.').next().unwrap_or_default()))
     }
 
-    /// The shortest loop with the most matrix products, or with the most floating-point products where there are none.
+    /// Of the innermost loops with matrix products, or with floating-point products where there are none, the shortest with the most.
     pub(crate) fn main_loop(&self) -> Option<Loop> {
         let body = |(from, to): &(usize, usize)| (to <= from).then(|| &self.instructions[*to..=*from]);
         ["HMMA", "FFMA"].into_iter().find_map(|name| {
             let count = |body: &[Instruction]| body.iter().filter(|instruction| instruction.opcode.starts_with(name)).count();
-            let best = self.branches.iter().filter_map(body).max_by_key(|body| (count(body), usize::MAX - body.len()))?;
+            let works = |at: &&(usize, usize)| body(at).is_some_and(|body| count(body) > 0);
+            let loops: Vec<_> = self.branches.iter().filter(works).collect();
+            let inside = |(from, to): &(usize, usize), (other_from, other_to): &(usize, usize)| to > other_to && from < other_from;
+            let innermost = loops.iter().filter(|outer| !loops.iter().any(|inner| inside(inner, outer)));
+            let best = innermost.filter_map(|at| body(at)).max_by_key(|body| (count(body), usize::MAX - body.len()))?;
             let body = best.iter().filter(|instruction| instruction.opcode != "NOP").cloned().collect();
             (count(best) > 0).then_some(Loop { body })
         })
