@@ -16,7 +16,7 @@ use sass::Loop;
 use toolchain::root;
 
 /// Emitted texts that stand in the ledger; the marked ones are kept whole.
-const EMITTED: [(&str, bool); 34] = [
+const EMITTED: [(&str, bool); 38] = [
     ("attention_forward_f32_d8", true),
     ("attention_backward_queries_f32_d8", true),
     ("attention_backward_keys_f32_d8", true),
@@ -34,6 +34,10 @@ const EMITTED: [(&str, bool); 34] = [
     ("attention_forward_bf16_d128_128x64_w8", false),
     ("attention_backward_queries_bf16_d128_128x32_w8", false),
     ("attention_backward_keys_bf16_d128_128x32_w8", false),
+    ("contrastive_forward_cells_f32", true),
+    ("contrastive_forward_texts_f32", false),
+    ("contrastive_backward_cells_f32_many", true),
+    ("contrastive_backward_texts_f32_many", false),
     ("gemm_nt_f32_simt_bias", true),
     ("gemm_nt_bf16_simt_bias", false),
     ("gemm_nt_bf16_128x128x32_s3_bias_relu", true),
