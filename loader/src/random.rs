@@ -20,6 +20,10 @@ pub(crate) enum Purpose {
     Select = 5,
     /// What the objective predicts.
     Objective = 6,
+    /// Which text describes a cell.
+    Describe = 7,
+    /// Which cells of a type serve as examples.
+    FewShot = 8,
 }
 
 /// A stream of random numbers: a pure function of (seed, purpose, epoch, stream).

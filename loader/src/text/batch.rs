@@ -1,9 +1,10 @@
 //! Padded batches of texts.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::TextError;
+use super::classes::Classes;
 use crate::tokenizer::TextTokenizer;
 use crate::{Error, Result};
 
@@ -20,6 +21,8 @@ pub struct TextBatch {
     pub lengths: Vec<u32>,
     /// `[batch]`: texts of equal number are the same text or describe the same class of cells, so never each other's negatives.
     pub classes: Vec<u32>,
+    /// `[batch]`: id of the passage, where the text is one.
+    pub sources: Vec<Option<String>>,
     /// Texts whose end was cut.
     pub truncated: usize,
 }
@@ -88,32 +91,19 @@ impl TextCollator {
             token_ids.extend(&encoding.ids);
             token_ids.resize(token_ids.len().next_multiple_of(seq_len), self.tokenizer.pad());
         }
+        let mut joined = Classes::default();
+        let mut first: HashMap<&[u32], u32> = HashMap::new();
+        for (encoding, &class) in encoded.iter().zip(classes) {
+            joined.join(class, *first.entry(&encoding.ids).or_insert(class));
+        }
         Ok(TextBatch {
             batch: texts.len(),
             seq_len,
             token_ids,
             lengths: encoded.iter().map(|encoding| encoding.ids.len() as u32).collect(),
-            classes: merge(encoded.iter().map(|encoding| encoding.ids.as_slice()), classes),
+            classes: classes.iter().map(|&class| joined.of(class)).collect(),
+            sources: vec![None; texts.len()],
             truncated: encoded.iter().filter(|encoding| encoding.truncated).count(),
         })
     }
-}
-
-/// Joins the classes under which one sequence of tokens occurs.
-fn merge<'a>(texts: impl Iterator<Item = &'a [u32]>, classes: &[u32]) -> Vec<u32> {
-    let mut parent: BTreeMap<u32, u32> = classes.iter().map(|&class| (class, class)).collect();
-    let mut first: BTreeMap<&[u32], u32> = BTreeMap::new();
-    for (text, &class) in texts.zip(classes) {
-        let other = *first.entry(text).or_insert(class);
-        let (one, two) = (root(&parent, class), root(&parent, other));
-        parent.insert(one.max(two), one.min(two));
-    }
-    classes.iter().map(|&class| root(&parent, class)).collect()
-}
-
-fn root(parent: &BTreeMap<u32, u32>, mut class: u32) -> u32 {
-    while let Some(&above) = parent.get(&class).filter(|&&above| above != class) {
-        class = above;
-    }
-    class
 }
