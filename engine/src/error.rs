@@ -41,7 +41,7 @@ pub enum Error {
     #[error("setting `{key}` is {value}: {expected}")]
     Setting {
         /// Dotted key.
-        key: &'static str,
+        key: String,
         /// Its value.
         value: String,
         /// What it must be.

@@ -40,6 +40,7 @@ pub(super) fn on_test_cells(bundle: &Bundle, data: &TrainingData, seed: u64) -> 
     let classes = dataset.classes().to_vec();
     let label = |&row: &usize| dataset.labels()[row].unwrap_or_default();
     let truth: Vec<u32> = test.iter().map(label).collect();
+    let labels: Vec<u32> = (0..dataset.len()).map(|row| label(&row)).collect();
     let mut reports = Vec::new();
     let mut report = |name: &str, answers: &[Option<u32>], confidence: &[f32]| -> Result<()> {
         reports.push((name.to_string(), ClassificationReport::new(&truth, answers, Some(confidence), &classes, seed)?));
@@ -61,16 +62,24 @@ pub(super) fn on_test_cells(bundle: &Bundle, data: &TrainingData, seed: u64) -> 
     let nearest = annotate::by_neighbours(bundle.device(), first, &reference, rest, width, NEIGHBOURS, 0.0)?;
     report("scmmgpt, nearest training cells", &nearest.answers(&known), &nearest.probabilities())?;
 
-    let matrix = Expression::of(dataset)?;
-    let labels: Vec<u32> = (0..dataset.len()).map(|row| label(&row)).collect();
-    let split = Split { train: &training, test };
-    let regression = baseline::logistic_regression(matrix.rows(), &labels, split, LogisticOptions::default())?;
-    report("logistic regression", &regression.answers(), &regression.probabilities)?;
-    let neighbours = baseline::knn_on_pca(matrix.rows(), &labels, split, KnnOptions::default())?;
-    report("k-NN on PCA", &neighbours.answers(), &neighbours.probabilities)?;
-    let majority = baseline::majority(matrix.rows(), &labels, split)?;
-    report("majority", &majority.answers(), &majority.probabilities)?;
+    baselines(dataset, &labels, Split { train: &training, test }, &mut report)?;
     Ok(Evaluation { reports, training_cells: training.len() })
+}
+
+/// Reports on what the baselines answer; `labels` has one entry for each cell of the dataset.
+pub(crate) fn baselines(
+    dataset: &CellDataset,
+    labels: &[u32],
+    split: Split<'_>,
+    report: &mut dyn FnMut(&str, &[Option<u32>], &[f32]) -> Result<()>,
+) -> Result<()> {
+    let matrix = Expression::of(dataset)?;
+    let regression = baseline::logistic_regression(matrix.rows(), labels, split, LogisticOptions::default())?;
+    report("logistic regression", &regression.answers(), &regression.probabilities)?;
+    let neighbours = baseline::knn_on_pca(matrix.rows(), labels, split, KnnOptions::default())?;
+    report("k-NN on PCA", &neighbours.answers(), &neighbours.probabilities)?;
+    let majority = baseline::majority(matrix.rows(), labels, split)?;
+    report("majority", &majority.answers(), &majority.probabilities)
 }
 
 /// Log1p-CP10k values of a dataset as sparse rows over its vocabulary.

@@ -1,6 +1,7 @@
 //! Training of the cell encoder: data, loop, optimizer, checkpoints.
 
-mod batch_loop;
+mod calibration;
+mod cell_stage;
 mod checkpoint;
 mod data;
 mod evaluate;
@@ -8,6 +9,7 @@ mod linear_expert;
 mod log;
 mod optimizer;
 mod schedule;
+mod stage;
 mod trainer;
 
 pub use data::TrainingData;
