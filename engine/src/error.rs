@@ -65,6 +65,12 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
+    /// A batch of texts does not fit the model or its cells.
+    #[error("texts of a batch: {reason}")]
+    Texts {
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// The model cannot do what was asked.
     #[error("this model cannot {task}: {reason}")]
     Incapable {

@@ -28,6 +28,7 @@ kernels! {
     activation,
     adamw,
     attention,
+    contrastive,
     cross_entropy,
     dropout,
     embedding,

@@ -38,7 +38,7 @@ pub struct QFormerConfig {
     pub projection_dim: usize,
     /// Similarities are divided by this in the contrastive loss; where it starts when it is learned.
     pub temperature: f64,
-    /// Whether the temperature is learned, as its logarithm.
+    /// Whether the temperature is learned; it stays within 0.001 and 0.5 then.
     pub learn_temperature: bool,
     /// Whether the model has a captioning head.
     pub captioning: bool,

@@ -4,11 +4,18 @@
 //! gradient buffer, and the work for it is not done. The residual stream is carried by fused epilogues: the gradient that reaches a
 //! residual branch is added in the product that computes the other branch.
 
+pub mod bert_output;
 pub mod block;
+pub mod class_loss;
+pub mod cross_attention;
 pub mod feed_forward;
 pub mod gene_embedding;
 pub mod linear;
 pub mod norm;
+pub mod prefix_attention;
+pub mod qformer_block;
+pub mod qformer_embedding;
+pub mod rows;
 pub mod self_attention;
 
 use scmmgpt_kernels::attention;

@@ -1,9 +1,9 @@
 //! Multi-head self-attention of a cell: packed projection, fused attention, output projection with the residual.
 
 use scmmgpt_kernels::attention::{self, Mask};
-use scmmgpt_kernels::dropout;
 use scmmgpt_kernels::gemm::Epilogue;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
+use scmmgpt_kernels::{dropout, reduce};
 
 use super::linear::Linear;
 use super::{Dims, Pass};
@@ -18,7 +18,7 @@ pub struct SelfAttention<T: Float> {
     /// `[width, width]`.
     pub out: Linear<T>,
     num_heads: usize,
-    site: u32,
+    pub(super) site: u32,
 }
 
 /// What backward needs from forward.
@@ -37,6 +37,8 @@ pub struct Saved<T: Float> {
 pub struct Gradients<T: Float> {
     /// `[tokens, 3 * width]`.
     pub qkv: Tensor<T>,
+    /// As `qkv`: the gradient from another pass that has read this layer's `qkv`.
+    pub qkv_elsewhere: Option<Tensor<T>>,
     /// `[tokens, width]`.
     pub context: Tensor<T>,
 }
@@ -57,11 +59,22 @@ impl<T: Float> SelfAttention<T> {
         })
     }
 
-    fn width(&self) -> usize {
+    /// Declares `attention.self.{query,key,value}`, packed, and `attention.output.dense`, as BERT names them; `site` numbers its two
+    /// dropouts.
+    pub fn declare_bert(plan: &mut ParameterPlan<T>, width: usize, num_heads: usize, site: u32) -> Self {
+        plan.under("attention", |plan| SelfAttention {
+            qkv: Linear::declare_packed(plan, &["query", "key", "value"].map(|name| format!("self.{name}")), width, width),
+            out: Linear::declare_bert(plan, "output.dense", width, width),
+            num_heads,
+            site,
+        })
+    }
+
+    pub(super) fn width(&self) -> usize {
         self.out.weight.value.width()
     }
 
-    fn dims(&self, dims: Dims) -> attention::Dims {
+    pub(super) fn dims(&self, dims: Dims) -> attention::Dims {
         attention::Dims {
             batch: dims.batch,
             query_len: dims.seq_len,
@@ -87,7 +100,7 @@ impl<T: Float> SelfAttention<T> {
     /// Plans what backward passes through; one for all layers.
     pub fn plan_gradients(&self, plan: &mut Plan, dims: Dims) -> Gradients<T> {
         let (tokens, width) = (dims.tokens(), self.width());
-        Gradients { qkv: plan.tensor("dqkv", [tokens, 3 * width]), context: plan.tensor("dcontext", [tokens, width]) }
+        Gradients { qkv: plan.tensor("dqkv", [tokens, 3 * width]), qkv_elsewhere: None, context: plan.tensor("dcontext", [tokens, width]) }
     }
 
     fn mask(pass: &Pass) -> Mask {
@@ -165,6 +178,9 @@ impl<T: Float> SelfAttention<T> {
             dims,
         };
         attention::backward(stream, arguments)?;
+        if let Some(elsewhere) = gradients.qkv_elsewhere {
+            reduce::add_assign(stream, reduce::AddAssign { y: gradients.qkv, x: elsewhere })?;
+        }
         self.qkv.backward(stream, Some((dx, Epilogue::Residual { residual: dsum })), gradients.qkv, x)
     }
 }

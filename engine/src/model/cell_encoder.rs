@@ -120,18 +120,28 @@ impl<T: Float> CellEncoder<T> {
         }
     }
 
-    /// Writes `saved.hidden` and `saved.cell`. `pool_weights`, `[tokens]`, is read by the weighted embedding.
+    /// Writes `saved.hidden` alone.
     ///
     /// # Errors
     /// Those of the kernels.
-    pub fn forward(&self, stream: &Stream, pass: &Pass, saved: &Saved<T>, input: Input<T>, pool_weights: Tensor<T::Acc>) -> Result<()> {
+    pub fn forward_tokens(&self, stream: &Stream, pass: &Pass, saved: &Saved<T>, input: Input<T>) -> Result<()> {
         self.embedding.forward(stream, pass, &saved.embedding, input)?;
         let mut x = saved.embedding.output;
         for (block, kept) in self.blocks.iter().zip(&saved.blocks) {
             block.forward(stream, pass, kept, x)?;
             x = kept.output;
         }
+        Ok(())
+    }
+
+    /// Writes `saved.hidden` and `saved.cell`. `pool_weights`, `[tokens]`, is read by the weighted embedding.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    pub fn forward(&self, stream: &Stream, pass: &Pass, saved: &Saved<T>, input: Input<T>, pool_weights: Tensor<T::Acc>) -> Result<()> {
+        self.forward_tokens(stream, pass, saved, input)?;
         let (lengths, seq_len) = (pass.lengths, pass.dims.seq_len);
+        let x = saved.hidden;
         let arguments = pool::Forward { y: saved.pooled, x, lengths, weights: self.weights(pool_weights), seq_len, kind: self.kind() };
         pool::forward(stream, arguments)?;
         if self.normalises() {

@@ -161,6 +161,14 @@ impl<T: Float> CellModel<T> {
         self.encoder.refresh(stream)
     }
 
+    pub(super) fn encoder(&self) -> &CellEncoder<T> {
+        &self.encoder
+    }
+
+    pub(super) fn padding_id(&self) -> u32 {
+        self.padding_id
+    }
+
     fn handles(&self, plan: &mut Plan, dims: Dims, purpose: &Purpose) -> Handles<T> {
         let Purpose { training, dropout, weights, .. } = *purpose;
         let tokens = dims.tokens();

@@ -7,9 +7,64 @@
 //! # Source
 //! scMMGPT `blip2qformer.py`; Li et al. 2023, "BLIP-2", section 3.2.
 
+mod backward;
+mod forward;
+mod handles;
+mod inference;
+
+use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Stream};
 use serde::{Deserialize, Serialize};
 
-use crate::layer::Dims;
+use super::captioning_head::CaptioningHead;
+use super::cell_model::{CellModel, Heads};
+use super::contrastive_head::ContrastiveHead;
+use super::matching_head::MatchingHead;
+use super::projection::Projection;
+use super::qformer::QFormer;
+use crate::Result;
+use crate::config::{CellTextConfig, QFormerConfig};
+use crate::layer::norm::Norm;
+use crate::layer::{Dims, Dropout};
+use crate::weights::ParameterPlan;
+use handles::{Handles, Request};
+
+/// `ln_gene` adds this to the variance, whatever the cell encoder does.
+const CELL_NORM_EPS: f64 = 1e-5;
+
+/// Weights of the joint model.
+#[derive(Clone, Debug)]
+pub struct CellText<T: Float> {
+    cells: CellModel<T>,
+    cell_norm: Norm<T>,
+    qformer: QFormer<T>,
+    cell_projection: Projection<T>,
+    text_projection: Projection<T>,
+    contrastive: ContrastiveHead<T>,
+    matching: MatchingHead<T>,
+    captioning: Option<CaptioningHead<T>>,
+    config: QFormerConfig,
+    cell_dropout: f32,
+    tunes_cells: bool,
+}
+
+/// One of the passes through the Q-Former ([`super::qformer`] says what each sees).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Queries that look at a cell.
+    Cells = 1,
+    /// Text alone.
+    Texts = 2,
+    /// Queries that look at a cell, together with a text.
+    Matching = 3,
+    /// Text that follows the queries of a cell.
+    Captioning = 4,
+}
+
+/// Dropout sites of one side, the cell encoder's coming first; far more than layers have.
+const SITES: u32 = 1 << 16;
+
+/// The site that hard negatives are drawn at.
+const NEGATIVES: u32 = 5 * SITES;
 
 /// How much each loss counts; a weight of 0 leaves the objective out of the pass.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,4 +161,99 @@ pub struct Draw {
     pub seed: u64,
     /// The optimizer step and micro-batch.
     pub step: u64,
+}
+
+/// Memory and stream of the passes of one model; re-planned when sizes or the kind of work change, never re-allocated to less.
+#[derive(Debug)]
+pub struct Workspace<T: Float> {
+    /// The stream that passes run on.
+    pub stream: Stream,
+    arena: Arena,
+    handles: Handles<T>,
+    purpose: Purpose,
+}
+
+impl<T: Float> CellText<T> {
+    /// Declares the model: the cell encoder and its heads under scGPT's names, the rest under the reference's with the changes listed
+    /// in the module text of [`crate::model`]. Without `tune_cell_encoder` encoder and heads are frozen: they get no gradient, and run
+    /// without dropout.
+    pub fn declare(plan: &mut ParameterPlan<T>, config: &CellTextConfig, heads: Heads, tune_cell_encoder: bool, padding_id: u32) -> Self {
+        let CellTextConfig { model, qformer } = config;
+        let cells = |plan: &mut ParameterPlan<T>| CellModel::declare(plan, model, heads, padding_id);
+        let cells = if tune_cell_encoder { cells(plan) } else { plan.frozen(cells) };
+        let cell_norm = Norm::declare(plan, "ln_gene", model.hidden_size, CELL_NORM_EPS);
+        let body = QFormer::declare(plan, qformer, model.hidden_size);
+        let (width, projection_dim) = (qformer.hidden_size, qformer.projection_dim);
+        CellText {
+            cells,
+            cell_norm,
+            cell_projection: Projection::declare(plan, "cell_proj", width, projection_dim),
+            text_projection: Projection::declare(plan, "text_proj", width, projection_dim),
+            contrastive: ContrastiveHead::declare(plan, qformer),
+            matching: MatchingHead::declare(plan, width),
+            captioning: qformer.captioning.then(|| CaptioningHead::declare(plan, qformer, body.words())),
+            qformer: body,
+            config: qformer.clone(),
+            cell_dropout: model.hidden_dropout_prob,
+            tunes_cells: tune_cell_encoder,
+        }
+    }
+
+    /// The cell encoder with its heads, for the objectives and tasks that need no text.
+    pub fn cell_model(&self) -> &CellModel<T> {
+        &self.cells
+    }
+
+    /// Sizes of the Q-Former.
+    pub fn config(&self) -> &QFormerConfig {
+        &self.config
+    }
+
+    /// Rebuilds what is derived from the weights; needed whenever they have changed.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    pub fn refresh(&self, stream: &Stream) -> Result<()> {
+        self.cells.refresh(stream)?;
+        self.contrastive.refresh(stream)
+    }
+
+    /// The plan of a training or evaluation pass over batches of this size, for reports.
+    pub fn plan(&self, sizes: Sizes, purpose: &Purpose) -> Plan {
+        let mut plan = Plan::new(Class::Activations);
+        self.handles(&mut plan, Request::losses(sizes), purpose);
+        plan
+    }
+
+    /// Allocates memory for passes over batches of at most this size.
+    ///
+    /// # Errors
+    /// `Incapable` when a captioning loss is asked of a model without captioning head; `OutOfMemory`.
+    pub fn workspace(&self, device: &Device, sizes: Sizes, purpose: Purpose) -> Result<Workspace<T>> {
+        if purpose.weights.captioning > 0.0 && self.captioning.is_none() {
+            let reason = "it has no captioning head; train one with qformer.captioning=true".into();
+            return Err(crate::Error::Incapable { task: "write captions", reason });
+        }
+        let mut plan = Plan::new(Class::Activations);
+        let handles = self.handles(&mut plan, Request::losses(sizes), &purpose);
+        let stream = Stream::new(device, plan.scratch_bytes())?;
+        Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose })
+    }
+
+    /// The dropout of the cell encoder, or of one side.
+    fn dropout(&self, purpose: &Purpose, draw: Draw, side: Option<Side>) -> Option<Dropout> {
+        let Draw { dropout, seed, step } = draw;
+        let whole = match side {
+            None => Dropout::new(self.cell_dropout, seed, step),
+            Some(side) => Dropout {
+                probability: self.config.hidden_dropout_prob,
+                attention_probability: self.config.attention_probs_dropout_prob,
+                seed,
+                step,
+                first_site: side as u32 * SITES,
+            },
+        };
+        let applies = purpose.dropout && dropout && (side.is_some() || self.tunes_cells);
+        applies.then_some(whole)
+    }
 }

@@ -8,10 +8,16 @@
 //! | [`classifier`] | `cls_decoder` | scGPT `ClsDecoder` |
 //! | [`gene_linear`] | `gene_linear` | ours: a linear expert beside the encoder |
 
+pub mod captioning_head;
 pub mod cell_encoder;
 pub mod cell_model;
 pub mod cell_text;
 pub mod classifier;
+pub mod contrastive_head;
 pub mod expression_decoder;
 pub mod gene_linear;
+pub mod hard_negatives;
+pub mod matching_head;
 pub mod mvc_decoder;
+pub mod projection;
+pub mod qformer;

@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 
+use super::Float;
+
 /// A matrix to read: `rows` slices of `width` elements, `stride` elements apart.
 #[derive(Clone, Copy)]
 pub struct Rows<'a, T> {
@@ -132,6 +134,16 @@ impl<'a, T> RowsMut<'a, T> {
     /// The same view for a shorter time.
     pub fn reborrow(&mut self) -> RowsMut<'_, T> {
         RowsMut { pointer: self.pointer, rows: self.rows, width: self.width, stride: self.stride, lifetime: PhantomData }
+    }
+
+    /// The same view in the accumulation type, where that is the element type.
+    pub fn as_acc(&mut self) -> Option<RowsMut<'_, T::Acc>>
+    where
+        T: Float,
+    {
+        let RowsMut { pointer, rows, width, stride, lifetime: _ } = *self;
+        let same = std::any::TypeId::of::<T>() == std::any::TypeId::of::<T::Acc>();
+        same.then_some(RowsMut { pointer: pointer.cast(), rows, width, stride, lifetime: PhantomData })
     }
 
     /// Rows before and from `at`.

@@ -178,6 +178,12 @@ impl Case {
         self.slot(name, shape, Role::Parameter, Fill::Uniform, true)
     }
 
+    /// A parameter filled as stated.
+    #[must_use]
+    pub fn parameter_filled(self, name: &'static str, shape: impl Into<Shape>, fill: Fill) -> Case {
+        self.slot(name, shape, Role::Parameter, fill, true)
+    }
+
     /// A constant in the accumulation type.
     #[must_use]
     pub fn constant(self, name: &'static str, shape: impl Into<Shape>, fill: Fill) -> Case {
