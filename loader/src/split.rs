@@ -105,6 +105,40 @@ pub fn k_folds(rows: usize, k: usize, labels: Option<&[Option<u32>]>, seed: u64)
     Ok((0..k).map(fold).collect())
 }
 
+/// A few examples of every label, from the training part of a split: `per_label` of its rows of each label, or all where there are
+/// fewer. Ascending; unlabelled rows are left out.
+///
+/// A fixed list for each seed: that for a smaller `per_label` is contained in that for a larger one, and a label's examples depend on
+/// its own rows alone.
+///
+/// # Errors
+/// `Setting` for 0 per label, `Row` when a row has no entry in `labels` (`[cells]`), `EmptySplit` when no row has a label.
+/// # Source
+/// MODEL.md §7.1, few-shot; scMMGPT `retrieval_dataset.py`, lines 573-590, which draws anew each time.
+pub fn few_shot(train: &[usize], labels: &[Option<u32>], per_label: usize, seed: u64) -> Result<Vec<usize>> {
+    if per_label == 0 {
+        return Err(Error::Setting { setting: "cells per label", got: "0".to_owned(), expected: "at least 1" });
+    }
+    let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for &row in train {
+        let label = labels.get(row).ok_or(Error::Row { row, rows: labels.len() })?;
+        if let Some(label) = label {
+            groups.entry(*label).or_default().push(row);
+        }
+    }
+    if groups.is_empty() {
+        return Err(Error::EmptySplit { part: "few-shot", rows: labels.len(), held: labels.len().saturating_sub(train.len()) });
+    }
+    let mut chosen = Vec::new();
+    for (label, mut rows) in groups {
+        rows.sort_unstable();
+        Random::new(seed, Purpose::FewShot, 0, u64::from(label)).shuffle(&mut rows);
+        chosen.extend(rows.into_iter().take(per_label));
+    }
+    chosen.sort_unstable();
+    Ok(chosen)
+}
+
 /// All rows, stratum after stratum, shuffled within each.
 fn strata(rows: usize, labels: Option<&[Option<u32>]>, seed: u64) -> Result<Vec<usize>> {
     let mut order: Vec<usize> = (0..rows).collect();
@@ -216,6 +250,25 @@ mod tests {
         assert!(missing.to_string().contains("value `z`;") && missing.to_string().contains("`a`, `b`, `c`"));
         let all: Vec<_> = vec![Some("a".to_owned()); 4];
         assert!(matches!(hold_out_by(&all, &["a".to_owned()], None, 0.0, 0), Err(Error::EmptySplit { .. })));
+    }
+
+    #[test]
+    fn few_shot_lists_are_fixed_and_nested() {
+        let labels: Vec<_> = (0..200).map(|row| (row % 5 != 4).then_some((row % 5) as u32)).collect();
+        let train: Vec<usize> = (0..150).filter(|row| row % 5 != 3 || *row < 10).rev().collect();
+        let few = few_shot(&train, &labels, 3, 7).unwrap();
+        let of = |rows: &[usize], label| rows.iter().filter(|&&row| labels[row] == Some(label)).count();
+        assert_eq!([0, 1, 2, 3].map(|label| of(&few, label)), [3, 3, 3, 2], "all two of the rare label");
+        assert!(few.is_sorted() && few.iter().all(|row| train.contains(row)));
+        let more = few_shot(&train, &labels, 8, 7).unwrap();
+        assert!(few.iter().all(|row| more.contains(row)) && more.len() == 26);
+        let without: Vec<usize> = train.iter().copied().filter(|row| labels[*row] != Some(0)).collect();
+        let fewer = few_shot(&without, &labels, 3, 7).unwrap();
+        assert!(fewer.iter().all(|row| few.contains(row)) && fewer.len() == 8, "other labels do not matter");
+        assert_ne!(few, few_shot(&train, &labels, 3, 8).unwrap());
+        assert!(matches!(few_shot(&train, &labels, 0, 7), Err(Error::Setting { .. })));
+        assert!(matches!(few_shot(&[200], &labels, 1, 7), Err(Error::Row { row: 200, rows: 200 })));
+        assert!(matches!(few_shot(&[4, 9], &labels, 1, 7), Err(Error::EmptySplit { .. })));
     }
 
     #[test]
