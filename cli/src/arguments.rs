@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use scmmgpt_engine::Device;
+use scmmgpt_engine::{Device, LabelSource};
 
 /// Train scMMGPT cell models, and use them on AnnData files. Everything runs on this machine; nothing is downloaded.
 #[derive(Parser, Debug)]
@@ -125,6 +125,10 @@ pub(crate) enum InferTask {
 Examples:
   by the model's own classes:
     scmmgpt-engine infer annotate --model runs/demo --cells in.h5ad --output out.h5ad
+  by the texts of labels, one a line, none of which need be known from training (a model with a [stage1] section):
+    scmmgpt-engine infer annotate --model runs/words --cells in.h5ad --output out.h5ad --labels labels.txt --top-n 3
+  by all terms of the ontology that the model was trained with:
+    scmmgpt-engine infer annotate --model runs/words --cells in.h5ad --output out.h5ad --labels ontology
   by the 10 nearest cells of a labelled reference:
     scmmgpt-engine infer annotate --model runs/demo --cells in.h5ad --output out.h5ad --reference ref.h5ad --k 10")]
     Annotate(Annotate),
@@ -153,6 +157,12 @@ pub(crate) struct Cells {
 pub(crate) struct Annotate {
     #[command(flatten)]
     pub(crate) cells: Cells,
+    /// Labels that are read as text: a file (a label a line, or JSON with descriptions), or `ontology`
+    #[arg(long, value_name = "FILE|ontology", conflicts_with = "reference")]
+    pub(crate) labels: Option<String>,
+    /// By text: write so many labels a cell, the further ones to obs["scmmgpt_label_2"], obs["scmmgpt_probability_2"], ..
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "reference", value_parser = positive)]
+    pub(crate) top_n: usize,
     /// Labelled cells to map on
     #[arg(long, value_name = "REF.h5ad")]
     pub(crate) reference: Option<PathBuf>,
@@ -162,7 +172,7 @@ pub(crate) struct Annotate {
     /// Neighbours that vote
     #[arg(long, value_name = "N", default_value_t = 10, requires = "reference", value_parser = positive)]
     pub(crate) k: usize,
-    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference]
+    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference or --labels ontology]
     #[arg(long, value_name = "P")]
     pub(crate) unknown_threshold: Option<f64>,
 }
@@ -191,6 +201,11 @@ pub(crate) struct EvalAnnotation {
     /// Column of the predicted labels [default: scmmgpt_label]
     #[arg(long, value_name = "COLUMN")]
     pub(crate) predicted_key: Option<String>,
+}
+
+/// What `--labels` means.
+pub(crate) fn label_source(text: &str) -> LabelSource {
+    if text == "ontology" { LabelSource::Ontology } else { LabelSource::File(text.into()) }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -2,7 +2,7 @@
 
 use scmmgpt_engine::SourceReport;
 use scmmgpt_engine::bundle::Bundle;
-use scmmgpt_engine::task::annotate::{self, Annotate, Reference};
+use scmmgpt_engine::task::annotate::{self, Annotate, Method, Reference};
 use scmmgpt_engine::task::embed::{self, Embed};
 use serde_json::json;
 
@@ -69,17 +69,21 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
     let bundle = Bundle::open(&cells.model, &global.open_device()?)?;
     let mut display = Display::new(global, "annotating");
     let command = command_line();
-    let reference = arguments.reference.as_deref().map(|cells| Reference {
-        cells,
-        label_key: arguments.reference_label_key.as_deref(),
-        neighbours: arguments.k,
-    });
+    let labels = arguments.labels.as_deref().map(arguments::label_source);
+    let method = match (&arguments.reference, &labels) {
+        (Some(cells), _) => {
+            Method::Reference(Reference { cells, label_key: arguments.reference_label_key.as_deref(), neighbours: arguments.k })
+        }
+        (None, Some(labels)) => Method::Labels(labels),
+        (None, None) => Method::Model,
+    };
     let task = Annotate {
         cells: &cells.cells,
         output: &cells.output,
         layer: cells.layer.as_deref(),
-        reference,
+        method,
         unknown_threshold: arguments.unknown_threshold,
+        top_n: arguments.top_n,
         overwrite: cells.overwrite,
         command: &command,
     };
@@ -87,6 +91,9 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
     display.finish();
     let summary = result?;
     display.line(&describe(&summary.cells));
+    if summary.truncated > 0 {
+        display.line(&format!("{} label texts are longer than the model reads and were cut", summary.truncated));
+    }
     if global.json {
         let counts: serde_json::Map<String, serde_json::Value> =
             summary.counts.iter().map(|(label, cells)| (label.clone(), json!(cells))).collect();

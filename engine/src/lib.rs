@@ -31,11 +31,13 @@ pub mod metric;
 pub mod model;
 mod predict;
 pub mod task;
+mod texts;
 pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
 pub use scmmgpt_kernels::Error as KernelError;
-pub use scmmgpt_kernels::runtime::Device;
+pub use scmmgpt_kernels::runtime::{Device, Plan};
 pub use scmmgpt_loader::Error as LoaderError;
 pub use scmmgpt_loader::dataset::SourceReport;
+pub use texts::LabelSource;

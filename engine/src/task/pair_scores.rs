@@ -64,6 +64,11 @@ impl PairScores {
         self.similarity.len() / self.texts.max(1)
     }
 
+    /// Whether there are matching scores.
+    pub(crate) fn are_matched(&self) -> bool {
+        !self.matching.is_empty()
+    }
+
     /// `[texts]`: cosine of each text and the nearest of the cell's queries.
     pub(crate) fn similarity(&self, cell: usize) -> &[f32] {
         &self.similarity[cell * self.texts..][..self.texts]

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use scmmgpt_kernels::runtime::{Plan, Stream};
+use scmmgpt_kernels::runtime::Stream;
 use scmmgpt_loader::checkpoint::Checkpoint;
 use scmmgpt_loader::h5ad::AnnData;
 use scmmgpt_loader::text::CellTexts;
 
 use super::data::TrainingData;
-use super::trainer::Trainer;
+use super::text_stage::NUMBER;
+use super::trainer::{StagePlan, Trainer};
 use crate::bundle::TextBundle;
 use crate::config::{CellTextConfig, Stage1Config, TrainConfig};
 use crate::layer::Dims;
@@ -59,15 +60,9 @@ impl Joint {
             let expected = format!("at most qformer.max_position_embeddings={}", qformer.max_position_embeddings);
             return Err(Error::Setting { key: "text.max_length".into(), value: config.text.max_length.to_string(), expected });
         }
-        // A head that nobody trains does not fit an encoder that goes on learning.
-        let frozen = !settings.tune_cell_encoder;
-        let reconstructs = frozen || settings.masked > 0.0;
-        let heads = Heads {
-            classes: if frozen { heads.classes } else { 0 },
-            gene_linear: frozen && heads.gene_linear,
-            expression: reconstructs && heads.expression,
-            mvc: reconstructs && heads.mvc,
-        };
+        // The cell-type head stays with the model of stage 0; the others are kept where they go on learning.
+        let reconstructs = settings.masked > 0.0;
+        let heads = Heads { expression: reconstructs && heads.expression, mvc: reconstructs && heads.mvc, ..Heads::default() };
         let text = config.text.clone();
         let config = CellTextConfig { model: config.model.clone(), qformer };
         config.check()?;
@@ -108,15 +103,26 @@ impl Joint {
         Sizes { cells: trainer.largest(batch), texts: Dims { batch, seq_len } }
     }
 
-    /// The plan of every class of device memory that the stage will allocate, and the number of parameters.
-    pub(super) fn memory_plan(&self, trainer: &Trainer) -> (Vec<Plan>, usize) {
-        let (parameters, model) = self.declare(trainer.data());
-        let count = parameters.count();
-        let [weights, gradients, optimizer] = parameters.into_plans();
+    /// What the stage will allocate.
+    pub(super) fn memory_plan(&self, trainer: &Trainer) -> StagePlan {
+        let (weights, model) = self.declare(trainer.data());
+        let parameters = weights.count();
         let sizes = self.sizes(trainer);
-        let mut plans = vec![weights, gradients, optimizer, model.plan(sizes, &self.purpose(true))];
-        plans.extend(self.masked(trainer).map(|purpose| model.cells().plan(sizes.cells, &purpose)));
-        (plans, count)
+        let mut plans = Vec::from(weights.into_plans());
+        plans.push(model.plan(sizes, &self.purpose(true)));
+        plans.extend(self.masked(trainer).map(|purpose| model.cell_model().plan(sizes.cells, &purpose)));
+        StagePlan { stage: NUMBER, plans, parameters }
+    }
+
+    /// What a user should know about the texts.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let classes = self.cell_texts.classes();
+        let mut notes = vec![format!("{} classes of cells by text", classes.len())];
+        let unknown = self.cell_texts.unknown_labels();
+        if !unknown.is_empty() {
+            notes.push(format!("not in text.ontology, so without definition: {}", unknown.join(", ")));
+        }
+        notes
     }
 
     /// Random weights, then those of a BERT folder for the text branch, then those of `cells` (a model folder or scGPT checkpoint) for
@@ -130,9 +136,6 @@ impl Joint {
         cells: Option<&Path>,
     ) -> Result<()> {
         parameters.initialise(stream, config.seed)?;
-        if let Some(folder) = &self.text.init {
-            cell_text::load_bert(parameters, stream, folder)?;
-        }
         let Some(path) = cells.map(PathBuf::from).or_else(|| config.init.clone()) else { return Ok(()) };
         let mut plan = ParameterPlan::<f32>::new(false);
         // A checkpoint from elsewhere has no head for these classes.

@@ -6,25 +6,23 @@ use std::sync::Arc;
 use scmmgpt_kernels::runtime::{Device, Stream};
 use scmmgpt_loader::batch::{CellBatch, CollateConfig, Collator, NO_LABEL, Objective, SampleKey};
 use scmmgpt_loader::batch_order::BatchOrder;
-use scmmgpt_loader::checkpoint::Checkpoint;
 use scmmgpt_loader::prefetch::Prefetcher;
-use scmmgpt_loader::text::TextBatch;
+use scmmgpt_loader::text::{CellTexts, TextBatch, TextCollator};
 
 use super::calibration;
 use super::data::TrainingData;
 use super::evaluate;
-use super::pairs::Pairs;
+use super::joint::Joint;
 use super::stage::{BatchLoss, Run, Session, Stage, Validation};
 use super::trainer::{Outcome, Trainer};
 use crate::Result;
 use crate::bundle::{Bundle, BundleConfig, write_json};
 use crate::config::{Stage1Config, TrainConfig};
 use crate::layer::{Dims, Dropout};
-use crate::model::cell_model::{self, CellModel};
+use crate::model::cell_model;
 use crate::model::cell_text::{self, CellText, Draw, Sizes};
 use crate::predict::{PREFETCH, Request, argmax};
 use crate::task::pair_scores::{Mixing, PairScores};
-use crate::weights::Parameters;
 
 /// Number of this stage in log and checkpoints.
 pub(super) const NUMBER: u32 = 1;
@@ -33,8 +31,6 @@ pub(super) const NUMBER: u32 = 1;
 struct PairBatch {
     cells: CellBatch,
     texts: TextBatch,
-    /// Ids of the passages among the texts.
-    sources: Vec<String>,
     /// The same cells with hidden values.
     masked: Option<CellBatch>,
 }
@@ -50,7 +46,8 @@ struct TextStage<'a> {
     config: &'a TrainConfig,
     settings: &'a Stage1Config,
     data: &'a TrainingData,
-    pairs: Arc<Pairs>,
+    texts: Arc<CellTexts>,
+    text_collator: TextCollator,
     model: &'a CellText<f32>,
     collator: Collator,
     order: BatchOrder,
@@ -74,7 +71,7 @@ pub(super) fn train(
     let settings = &joint.settings;
     let (plan, model) = joint.declare(data);
     let parameters = plan.allocate(device)?;
-    let sizes = joint.sizes(trainer, settings.train.batch_size);
+    let sizes = joint.sizes(trainer);
     let order = BatchOrder::new(data.split.train.clone(), settings.train.batch_size, config.seed)?;
     let plain = CollateConfig { objective: Objective::None, ..config.data.tokens.clone() };
     let one = Sizes { cells: Dims { batch: 1, seq_len: 8 }, texts: Dims { batch: 1, seq_len: 8 } };
@@ -82,7 +79,7 @@ pub(super) fn train(
         None => None,
         Some(purpose) => Some(Masked {
             collator: Collator::new(data.dataset.vocab(), config.data.tokens.clone())?,
-            workspace: model.cells().workspace(device, sizes.cells, purpose)?,
+            workspace: model.cell_model().workspace(device, sizes.cells, purpose)?,
             weights: purpose.weights,
         }),
     };
@@ -90,7 +87,8 @@ pub(super) fn train(
         config,
         settings,
         data,
-        pairs: Arc::clone(&joint.pairs),
+        texts: Arc::clone(&joint.cell_texts),
+        text_collator: joint.texts.collator.clone(),
         model: &model,
         collator: Collator::new(data.dataset.vocab(), plain)?,
         order: if settings.train.bucket_by_length { order.bucket_by_length(&data.dataset.lengths())? } else { order },
@@ -104,8 +102,8 @@ pub(super) fn train(
     run.train(session, |stage| joint.initialise(config, data, &parameters, &stage.workspace.stream, cells))?;
     let description =
         BundleConfig { text: Some(joint.description(run.stage.calibrate()?)), ..BundleConfig::new(config, data, joint.heads) };
+    joint.texts.save(folder)?;
     Bundle::write(folder, &description, data.dataset.vocab(), &run.stage.workspace.stream, &parameters)?;
-    joint.pairs.save(folder)?;
     let steps = run.steps_done();
     drop(run);
     if data.split.test.is_empty() {
@@ -113,7 +111,7 @@ pub(super) fn train(
     }
     session.note("labelling the test cells by text, and computing the baselines on the same cells");
     let bundle = Bundle::open(folder, device)?;
-    let evaluation = evaluate::by_text_on_test_cells(&bundle, data, config.seed)?;
+    let evaluation = evaluate::by_text_on_test_cells(&bundle, data, &joint.cell_texts, config.seed)?;
     write_json(&folder.join("evaluation.json"), &evaluation)?;
     Ok(Outcome { steps, evaluation: Some(evaluation) })
 }
@@ -133,15 +131,16 @@ impl Stage for TextStage<'_> {
 
     fn begin(&mut self, epoch: u64, start: usize) -> Result<()> {
         let key = SampleKey { seed: self.config.seed, epoch, training: true };
-        let (dataset, pairs, collator) = (self.data.dataset.clone(), Arc::clone(&self.pairs), self.collator.clone());
+        let (dataset, collator) = (self.data.dataset.clone(), self.collator.clone());
+        let (texts, text_collator) = (Arc::clone(&self.texts), self.text_collator.clone());
         let masking = self.masked.as_ref().map(|masked| masked.collator.clone());
         let batches = self.order.epoch(epoch);
         let left = batches.len().saturating_sub(start);
         let make = move |position: usize| {
             let rows = &batches[position];
-            let (texts, sources) = pairs.draw(rows, key)?;
+            let texts = texts.collate(&text_collator, rows, key)?;
             let masked = masking.as_ref().map(|collator| collator.collate(&dataset, rows, key)).transpose()?;
-            Ok(PairBatch { cells: collator.collate(&dataset, rows, key)?, texts, sources, masked })
+            Ok(PairBatch { cells: collator.collate(&dataset, rows, key)?, texts, masked })
         };
         self.batches = Some(Prefetcher::spawn(make, start, left, PREFETCH)?);
         Ok(())
@@ -149,7 +148,7 @@ impl Stage for TextStage<'_> {
 
     fn forward(&mut self, step: u64) -> Result<Option<BatchLoss>> {
         let Some(batch) = self.batches.as_mut().and_then(Iterator::next) else { return Ok(None) };
-        let PairBatch { cells, texts, sources, masked: hidden } = batch?;
+        let PairBatch { cells, texts, masked: hidden } = batch?;
         let draw = self.draw(step);
         let losses = self.workspace.forward(self.model, &cells, &texts, draw)?;
         let mut total = losses.total(&self.settings.loss);
@@ -157,11 +156,11 @@ impl Stage for TextStage<'_> {
         let dropout = self.dropout(step);
         if let (Some(masked), Some(mut hidden)) = (&mut self.masked, hidden) {
             hidden.labels.fill(NO_LABEL);
-            let losses = masked.workspace.forward(self.model.cells(), &hidden, dropout)?;
+            let losses = masked.workspace.forward(self.model.cell_model(), &hidden, dropout)?;
             total += self.settings.masked * losses.total(&masked.weights);
             parts.extend([("expression", losses.expression), ("mvc", losses.mvc)]);
         }
-        Ok(Some(BatchLoss { total, parts, cells: cells.rows, sources }))
+        Ok(Some(BatchLoss { total, parts, cells: cells.rows, sources: texts.sources.into_iter().flatten().collect() }))
     }
 
     fn backward(&self, step: u64, scale: f64) -> Result<()> {
@@ -169,7 +168,7 @@ impl Stage for TextStage<'_> {
         if let Some(masked) = &self.masked {
             // Both passes add to the encoder's gradients, on streams of their own.
             self.workspace.stream.synchronize()?;
-            masked.workspace.backward(self.model.cells(), self.dropout(step), scale * self.settings.masked)?;
+            masked.workspace.backward(self.model.cell_model(), self.dropout(step), scale * self.settings.masked)?;
             masked.workspace.stream.synchronize()?;
         }
         Ok(())
@@ -184,7 +183,7 @@ impl Stage for TextStage<'_> {
         let order = BatchOrder::new(rows.clone(), self.settings.train.batch_size, 0)?.sequential();
         let mut loss = 0.0;
         for (step, rows) in order.epoch(0).iter().enumerate() {
-            let (texts, _) = self.pairs.draw(rows, key)?;
+            let texts = self.texts.collate(&self.text_collator, rows, key)?;
             let cells = self.collator.collate(&data.dataset, rows, key)?;
             let draw = Draw { dropout: false, seed: self.config.seed, step: step as u64 };
             let losses = self.evaluation_workspace.forward(self.model, &cells, &texts, draw)?;
@@ -213,14 +212,15 @@ impl TextStage<'_> {
         (probability > 0.0).then_some(Dropout::new(probability, self.config.seed, step))
     }
 
-    /// The validation cells beside the prompts of the training classes, and the class of each.
+    /// The validation cells beside the texts of all classes, and the class of each.
     fn score_validation(&mut self, matching: bool) -> Result<(PairScores, Vec<Option<usize>>)> {
         let (data, rows) = (self.data, &self.data.split.validation);
-        let prompts = self.pairs.prompts(&data.classes)?;
+        let texts: Vec<&str> = self.texts.classes().iter().map(|class| class.text.as_str()).collect();
+        let prompts = self.text_collator.collate(&texts, None)?;
         let (collator, batch_size) = (&self.collator, self.settings.train.batch_size);
         let request = Request { dataset: &data.dataset, collator, rows, batch_size, relabel: &|_| NO_LABEL };
         let scores = PairScores::compute(self.model, &mut self.evaluation_workspace, &request, &prompts, matching, &mut |_| {})?;
-        Ok((scores, data.head_labels(rows)))
+        Ok((scores, rows.iter().map(|&row| self.texts.class_of()[row].map(|class| class as usize)).collect()))
     }
 
     /// How similarity and matching score are mixed, and the probability below which a label is withheld; without validation cells the
@@ -233,7 +233,7 @@ impl TextStage<'_> {
         }
         let matching = self.settings.loss.matching > 0.0;
         let (scores, truth) = self.score_validation(matching)?;
-        let weights = if matching { MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
+        let weights = if matching { evaluate::MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
         let settings = weights
             .into_iter()
             .flat_map(|similarity| calibration::temperatures(middle).map(move |temperature| Mixing { similarity, temperature }));

@@ -10,7 +10,10 @@ use super::cell_stage;
 use super::checkpoint;
 use super::data::TrainingData;
 use super::evaluate::Evaluation;
+use super::joint::Joint;
 use super::stage::Session;
+use super::text_stage;
+use crate::bundle::{self, Bundle};
 use crate::config::TrainConfig;
 use crate::layer::Dims;
 use crate::model::cell_model::{CellModel, Heads, LossWeights, Purpose};
@@ -54,6 +57,17 @@ pub enum Progress {
     },
 }
 
+/// The device memory of one stage.
+#[derive(Debug)]
+pub struct StagePlan {
+    /// Number of the stage.
+    pub stage: u32,
+    /// One plan a class of memory and purpose.
+    pub plans: Vec<Plan>,
+    /// Scalar parameters.
+    pub parameters: usize,
+}
+
 /// Receives progress.
 pub type Observer<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
@@ -72,6 +86,7 @@ pub struct Trainer {
     config: TrainConfig,
     data: TrainingData,
     heads: Heads,
+    joint: Option<Joint>,
 }
 
 impl Trainer {
@@ -81,8 +96,12 @@ impl Trainer {
     /// Those of configuration and files.
     pub fn prepare(mut config: TrainConfig) -> Result<Trainer> {
         config.check()?;
+        if let Some(folder) = config.stage1.as_ref().and_then(|stage1| stage1.init.clone()) {
+            take_over(&mut config, &folder)?;
+        }
         let classify = config.loss.classification > 0.0;
-        let data = TrainingData::read(&config.data, config.seed, classify)?;
+        // Only a labelled cell has a text.
+        let data = TrainingData::read(&config.data, config.seed, classify || config.stage1.is_some())?;
         let vocabulary = data.dataset.vocab().len();
         if config.model.vocab_size == 0 {
             // Rows are padded to a multiple of 8, which the GPU's products ask for; a given table keeps its size.
@@ -98,7 +117,8 @@ impl Trainer {
             mvc: config.loss.mvc > 0.0,
             gene_linear: classify && config.model.gene_linear_weight > 0.0,
         };
-        Ok(Trainer { config, data, heads })
+        let joint = config.stage1.as_ref().map(|settings| Joint::prepare(&config, settings, &data, heads)).transpose()?;
+        Ok(Trainer { config, data, heads, joint })
     }
 
     /// The configuration, with what the data decided.
@@ -141,12 +161,33 @@ impl Trainer {
         (plan, model)
     }
 
-    /// The plan of every class of device memory that the run will allocate.
-    pub fn memory_plan(&self) -> (Vec<Plan>, usize) {
-        let (parameters, model) = self.declare();
-        let count = parameters.count();
-        let [weights, gradients, optimizer] = parameters.into_plans();
-        (vec![weights, gradients, optimizer, model.plan(self.largest(self.config.train.batch_size), &self.purpose(true))], count)
+    /// What each stage of the run will allocate.
+    pub fn memory_plan(&self) -> Vec<StagePlan> {
+        let mut stages = Vec::new();
+        if self.trains_cells() {
+            let (parameters, model) = self.declare();
+            let count = parameters.count();
+            let [weights, gradients, optimizer] = parameters.into_plans();
+            let activations = model.plan(self.largest(self.config.train.batch_size), &self.purpose(true));
+            stages.push(StagePlan {
+                stage: cell_stage::NUMBER,
+                plans: vec![weights, gradients, optimizer, activations],
+                parameters: count,
+            });
+        }
+        stages.extend(self.joint.as_ref().map(|joint| joint.memory_plan(self)));
+        stages
+    }
+
+    /// Whether there is a stage 0.
+    fn trains_cells(&self) -> bool {
+        let taken_over = self.config.stage1.as_ref().is_some_and(|stage1| stage1.init.is_some());
+        self.config.train.epochs > 0 && !taken_over
+    }
+
+    /// Notes about the texts that a user should read before training.
+    pub fn text_notes(&self) -> Vec<String> {
+        self.joint.as_ref().map_or(Vec::new(), Joint::notes)
     }
 
     /// Trains, writes the model to `folder` and evaluates it on the test cells.
@@ -174,6 +215,33 @@ impl Trainer {
         }
         std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
         crate::bundle::write_text(&folder.join("config.toml"), &config)?;
-        cell_stage::train(self, device, folder, &mut session)
+        let Some(joint) = &self.joint else { return cell_stage::train(self, device, folder, &mut session) };
+        let mut cells = self.config.stage1.as_ref().and_then(|stage1| stage1.init.clone());
+        if self.trains_cells() {
+            let stage0 = folder.join(STAGE0);
+            if session.found.as_ref().is_none_or(|found| found.state.stage == cell_stage::NUMBER) {
+                session.note("stage 0: cells alone");
+                std::fs::create_dir_all(&stage0).map_err(|source| Error::Io { action: "create", path: stage0.clone(), source })?;
+                cell_stage::train(self, device, &stage0, &mut session)?;
+            }
+            cells = Some(stage0);
+        }
+        text_stage::train(self, joint, device, cells.as_deref(), folder, &mut session)
     }
+}
+
+/// Folder of stage 0's model, in the output folder of a run with two stages.
+pub const STAGE0: &str = "stage0";
+
+/// Makes a configuration that of a stage 0 whose model folder exists.
+fn take_over(config: &mut TrainConfig, folder: &Path) -> Result<()> {
+    let theirs = Bundle::describe(folder)?;
+    let (mode, ours) = (theirs.tokens.value_mode, config.data.tokens.value_mode);
+    if mode != ours {
+        let expected = format!("{mode}, as the model in stage1.init ({}) reads values", folder.display());
+        return Err(Error::Setting { key: "data.tokens.value_mode".into(), value: ours.to_string(), expected });
+    }
+    config.model = theirs.model;
+    config.data.vocabulary = Some(folder.join(bundle::VOCABULARY));
+    Ok(())
 }
