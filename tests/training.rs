@@ -145,3 +145,48 @@ fn impossible_settings_are_refused_by_name() {
     refuse(&|config| config.model.vocab_size = 5, "model.vocab_size");
     refuse(&|config| (config.data.test_key, config.data.test_values) = ("tissue".into(), vec!["no_such_tissue".into()]), "no_such_tissue");
 }
+
+/// A folder as scGPT releases it: `args.json`, `vocab.json` and the weights. The configuration says nothing of sizes.
+#[test]
+fn an_scgpt_folder_gives_sizes_vocabulary_and_binning() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, released) = (folder.path().join("run"), folder.path().join("released"));
+    let mut first = config();
+    first.train.epochs = 1;
+    train(&first, &run, 2, false, None).unwrap();
+    std::fs::create_dir(&released).unwrap();
+    for name in ["model.safetensors", "vocab.json"] {
+        std::fs::copy(run.join(name), released.join(name)).unwrap();
+    }
+    let arguments = r#"{"embsize": 16, "nheads": 2, "d_hid": 24, "nlayers": 2, "n_layers_cls": 3, "dropout": 0.2, "n_bins": 51, "max_seq_len": 96,
+        "pad_value": -2, "mask_value": -1, "input_style": "binned", "input_emb_style": "continuous", "load_model": null, "fp16": true}"#;
+    std::fs::write(released.join("args.json"), arguments).unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, "[loss]\nclassification = 1.0\nexpression = 0.0\nmvc = 0.0\n[train]\nepochs = 1\n").unwrap();
+    let cells = format!("data.train=[{:?}]", config().data.train[0]);
+    let init = format!("init={:?}", released);
+    let rows = format!("model.vocab_size={}", first_dimension(&released.join("model.safetensors")));
+    let overrides = [cells, init.clone(), rows, "data.label_key=cell_type".into(), "data.tokens.max_seq_len=64".into()];
+    let read = TrainConfig::read(&file, &overrides).unwrap();
+    assert_eq!((read.model.hidden_size, read.model.num_hidden_layers, read.model.intermediate_size), (16, 2, 24));
+    assert_eq!((read.model.num_attention_heads, read.model.classifier_layers, read.model.hidden_dropout_prob), (2, 3, 0.2));
+    let tokens = &read.data.tokens;
+    assert_eq!((tokens.value_mode, tokens.n_bins, tokens.cls_value, tokens.mask_value), (ValueMode::Binned, 51, -2.0, -1.0));
+    assert_eq!(tokens.max_seq_len, 64, "what the configuration says stays");
+    assert_eq!(read.data.vocabulary.as_deref(), Some(released.join("vocab.json").as_path()));
+    train(&read, &folder.path().join("tuned"), 2, false, None).unwrap();
+
+    let refuse = |arguments: &str, part: &str| {
+        std::fs::write(released.join("args.json"), arguments).unwrap();
+        let error = TrainConfig::read(&file, &overrides).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("args.json"), "{error}");
+    };
+    refuse("not JSON", "line 1");
+    refuse(r#"{"embsize": "wide"}"#, "expected u32");
+    refuse(r#"{"input_emb_style": "category"}"#, "continuous");
+    refuse(r#"{"input_style": "normed_raw"}"#, "data.tokens.value_mode");
+}
+
+fn first_dimension(weights: &Path) -> usize {
+    scmmgpt_loader::checkpoint::Checkpoint::open(weights).unwrap().view("encoder.embedding.weight").unwrap().shape[0]
+}

@@ -181,7 +181,8 @@ impl Default for LossConfig {
 pub struct TrainConfig {
     /// Seed of everything random.
     pub seed: u64,
-    /// safetensors file or folder (scGPT names) with the encoder's initial weights; none: random.
+    /// safetensors file or folder (scGPT names) with the encoder's initial weights; none: random. A folder with scGPT's `args.json`
+    /// and `vocab.json` also gives the sizes, the vocabulary and the binning that the configuration leaves open.
     pub init: Option<PathBuf>,
     /// The model.
     pub model: ModelConfig,
@@ -212,6 +213,7 @@ impl TrainConfig {
         for assignment in overrides {
             set(&mut table, assignment)?;
         }
+        crate::scgpt::complete(&mut table)?;
         let config: TrainConfig = table.try_into().map_err(|error: toml::de::Error| syntax(error.to_string()))?;
         config.check()?;
         Ok(config)

@@ -30,6 +30,7 @@ pub mod layer;
 pub mod metric;
 pub mod model;
 mod predict;
+mod scgpt;
 pub mod task;
 mod texts;
 pub mod train;

@@ -443,6 +443,9 @@ pub enum Error {
     /// Something about tokenizers, ontologies, descriptions, labels or passages.
     #[error(transparent)]
     Text(#[from] crate::text::TextError),
+    /// Something about a retrieval index.
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
     /// A background thread could not be started or ended by a panic: a bug of ours.
     #[error("the batch thread stopped: {reason}; please report this")]
     Worker {

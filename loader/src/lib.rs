@@ -1,5 +1,5 @@
 //! Files to host memory: AnnData `.h5ad`, safetensors checkpoints, gene vocabularies, expression
-//! preprocessing, seeded splits and padded batches. Knows no device and no model.
+//! preprocessing, seeded splits, texts and their tokens, padded batches, retrieval indexes. Knows no device and no model.
 #![deny(unsafe_code)]
 
 mod aliases;
@@ -15,6 +15,7 @@ pub mod expression;
 pub mod gene_map;
 pub mod h5ad;
 pub mod highly_variable;
+pub mod index;
 mod json_pairs;
 pub mod mapped_file;
 pub mod prefetch;

@@ -1,10 +1,10 @@
-//! A file as a slice of bytes: the only `unsafe` of the loader.
+//! A file, or a part of one, as a slice of bytes: the only `unsafe` of the loader.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 
 use crate::{Error, Result};
 
@@ -41,6 +41,36 @@ impl MappedFile {
     }
 }
 
+/// A read-only memory map of a part of an open file, for files larger than memory: its pages leave the process when it is dropped.
+///
+/// The same holds as for [`MappedFile`]: the file must stay as it is meanwhile.
+#[derive(Debug)]
+pub struct MappedRange {
+    map: Mmap,
+}
+
+impl MappedRange {
+    /// Maps `len` bytes from `offset`; `path` is the file's, for errors.
+    ///
+    /// # Errors
+    /// `Io` when the file ends before, or cannot be mapped.
+    pub fn open(file: &File, path: &Path, offset: u64, len: u64) -> Result<MappedRange> {
+        let io_error = |source| Error::Io { action: "map", path: path.to_path_buf(), source };
+        let end = file.metadata().map_err(io_error)?.len();
+        let Some(size) = usize::try_from(len).ok().filter(|_| offset.checked_add(len).is_some_and(|needed| needed <= end)) else {
+            return Err(io_error(std::io::ErrorKind::UnexpectedEof.into()));
+        };
+        // SAFETY: this is the promise documented on `MappedFile`: the file stays as it is while open. It was long enough just now.
+        let map = unsafe { MmapOptions::new().offset(offset).len(size).map(file) }.map_err(io_error)?;
+        Ok(MappedRange { map })
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
 /// # Safety
 /// The file must not be truncated or rewritten while the map lives: reads would fault or change.
 unsafe fn map(path: &Path) -> Result<MappedFile> {
@@ -69,6 +99,18 @@ mod tests {
         std::fs::rename(folder.path().join("b"), &path).unwrap();
         assert_eq!(mapped.bytes(), b"abc");
         assert_eq!(mapped.path(), path);
+    }
+
+    #[test]
+    fn a_range_of_a_file_and_what_lies_beyond() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let file = File::open(&path).unwrap();
+        let range = |offset, len| MappedRange::open(&file, &path, offset, len);
+        assert_eq!(range(3, 4).unwrap().bytes(), b"3456");
+        assert_eq!(range(10, 0).unwrap().bytes(), b"");
+        assert!(range(3, 8).is_err() && range(u64::MAX, 2).is_err() && range(0, u64::MAX).is_err());
     }
 
     #[test]
