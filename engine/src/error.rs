@@ -113,6 +113,14 @@ pub enum Error {
         /// The parameters.
         names: Vec<String>,
     },
+    /// A search was asked for with something that is no query.
+    #[error("cannot search: {found}, expected {expected}")]
+    Query {
+        /// What was given.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
     /// A file of ours could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -30,6 +30,7 @@ pub mod layer;
 pub mod metric;
 pub mod model;
 mod predict;
+pub mod retrieve;
 mod scgpt;
 pub mod task;
 mod texts;

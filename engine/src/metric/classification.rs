@@ -5,16 +5,16 @@
 //! adds no term to the macro mean. In scikit-learn's words: predictions carry the extra label -1, and
 //! `labels=` lists every label except -1.
 
-mod bootstrap;
 mod calibration;
 mod confusion;
+mod intervals;
 mod report;
 mod scores;
 mod table;
 
-pub use bootstrap::{Difference, Estimate, RESAMPLES, compare};
 pub use calibration::{CALIBRATION_BINS, expected_calibration_error};
 pub use confusion::Confusion;
+pub use intervals::{Difference, compare};
 pub use report::ClassificationReport;
 pub use scores::ClassScores;
 pub use table::ComparisonTable;

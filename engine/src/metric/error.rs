@@ -47,6 +47,12 @@ pub enum MetricError {
         /// The values allowed, in words.
         expected: &'static str,
     },
+    /// A query to which no candidate is relevant has no rank.
+    #[error("query {query} has no relevant candidate; leave it out, or add one")]
+    NoRelevant {
+        /// The query.
+        query: usize,
+    },
     /// A sparse row names the same column twice.
     #[error("sparse row {row} names column {column} twice; sum duplicates before")]
     DuplicateColumn {

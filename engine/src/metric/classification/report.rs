@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-use super::bootstrap::{Estimate, RESAMPLES, intervals};
 use super::calibration::expected_calibration_error;
 use super::confusion::Confusion;
+use super::intervals::intervals;
 use super::scores::ClassScores;
 use super::table::{Align, columns};
+use crate::metric::bootstrap::{Estimate, RESAMPLES};
 use crate::metric::error::Result;
 
 /// Scores of one prediction, with 95 % bootstrap intervals where a single number decides.
