@@ -65,6 +65,20 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
+    /// A BERT cannot be the start of a Q-Former of these sizes.
+    #[error("the BERT in {} does not fit the Q-Former: {field} is {theirs} there and {ours} here; {advice}", folder.display())]
+    BertMismatch {
+        /// The BERT's folder.
+        folder: PathBuf,
+        /// Hugging Face's name of the setting.
+        field: &'static str,
+        /// Its value in the BERT.
+        theirs: String,
+        /// Its value in the Q-Former.
+        ours: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A batch of texts does not fit the model or its cells.
     #[error("texts of a batch: {reason}")]
     Texts {

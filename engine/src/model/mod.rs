@@ -7,7 +7,28 @@
 //! | [`mvc_decoder`] | `mvc_decoder` | scGPT `MVCDecoder`, inner product |
 //! | [`classifier`] | `cls_decoder` | scGPT `ClsDecoder` |
 //! | [`gene_linear`] | `gene_linear` | ours: a linear expert beside the encoder |
+//! | [`qformer`] | `query_tokens`, `Qformer.bert` | LAVIS `Qformer.py`, scMMGPT `blip2qformer.py` |
+//! | [`cell_text`] | `ln_gene`, `cell_proj`, `text_proj` and the parts above and below | scMMGPT `blip2qformer.py` |
+//! | [`contrastive_head`] | `temperature`, where it is learned | ours |
+//! | [`matching_head`] | `matching_head` | scMMGPT `gtm_head` |
+//! | [`captioning_head`] | `Qformer.cls.predictions` | BERT's language-model head, tied to the word table |
+//!
+//! # Names
+//!
+//! scMMGPT's code of stage 1 comes from a model of molecules and speaks of graphs. Ours does not:
+//!
+//! | scMMGPT | here |
+//! |---|---|
+//! | prefix `blip2qformer.` | none |
+//! | `cell_encoder.model.` in front of scGPT's names | none: scGPT's names as they are |
+//! | `gtm_head` | `matching_head` |
+//! | `graph` | cells |
+//! | `contrast`, `gtm`, `lm` | contrastive, matching, captioning |
+//! | `Qformer.cls.predictions.decoder.weight` | the word table, of which it is a copy |
+//!
+//! Checkpoints with the names of either side load.
 
+pub mod bert;
 pub mod captioning_head;
 pub mod cell_encoder;
 pub mod cell_model;

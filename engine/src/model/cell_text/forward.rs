@@ -124,8 +124,9 @@ impl<T: Float> Workspace<T> {
         let targets: Vec<u32> = negatives.iter().flat_map(|other| [MATCH, if other.is_some() { 0 } else { IGNORE }]).collect();
         let (token_ids, lengths) = rows_of(texts, &chosen);
         model.qformer.upload(stream, &kept.pass, &token_ids, &lengths)?;
-        stream.upload(kept.head.loss.targets, &targets)?;
         model.qformer.forward(stream, model.dropout(&self.purpose, draw, Some(Side::Matching)), &kept.pass)?;
+        // Not before: without gradients the head lies over the layers.
+        stream.upload(kept.head.loss.targets, &targets)?;
         model.matching.forward(stream, &kept.head, kept.pass.output)?;
         kept.head.loss.forward(stream, kept.head.logits)
     }
@@ -135,8 +136,8 @@ impl<T: Float> Workspace<T> {
         let stream = &self.stream;
         let (token_ids, targets) = head.shift(texts);
         model.qformer.upload(stream, &kept.pass, &token_ids, &texts.lengths)?;
-        stream.upload(kept.head.loss.targets, &targets)?;
         model.qformer.forward(stream, model.dropout(&self.purpose, draw, Some(Side::Captioning)), &kept.pass)?;
+        stream.upload(kept.head.loss.targets, &targets)?;
         head.forward(stream, &kept.head, kept.pass.output)?;
         kept.head.loss.forward(stream, kept.head.logits)
     }
