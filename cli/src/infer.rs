@@ -1,4 +1,4 @@
-//! `infer`: embed and annotate.
+//! `infer`: embed, annotate, index, retrieve.
 
 use scmmgpt_engine::SourceReport;
 use scmmgpt_engine::bundle::Bundle;
@@ -8,11 +8,15 @@ use serde_json::json;
 
 use crate::arguments::{self, Cells, Global, Infer, InferTask};
 use crate::progress::Display;
+use crate::retrieve;
 
 pub(crate) fn run(global: &Global, arguments: &Infer) -> anyhow::Result<()> {
     match &arguments.task {
         InferTask::Embed(cells) => embed(global, cells),
         InferTask::Annotate(task) => annotate(global, task),
+        InferTask::EmbedText(task) => retrieve::embed_text(global, task),
+        InferTask::Index(task) => retrieve::index(global, task),
+        InferTask::Retrieve(task) => retrieve::run(global, task),
     }
 }
 
@@ -48,18 +52,12 @@ fn embed(global: &Global, cells: &Cells) -> anyhow::Result<()> {
     let task = Embed { cells: &cells.cells, output: &cells.output, layer, overwrite, command: &command };
     let result = embed::embed(&bundle, &task, &mut |done, total| display.cells(done, total));
     display.finish();
-    let report = result?;
+    let (report, width) = result?;
     display.line(&describe(&report));
     if global.json {
-        println!("{}", json!({ "output": cells.output, "cells": report.cells, "obsm": embed::OBSM_KEY, "genes": report }));
+        println!("{}", json!({ "output": cells.output, "cells": report.cells, "obsm": embed::OBSM_KEY, "width": width, "genes": report }));
     } else {
-        println!(
-            "wrote obsm[\"{}\"] ({} x {}) to {}",
-            embed::OBSM_KEY,
-            report.cells,
-            bundle.config.model.hidden_size,
-            cells.output.display()
-        );
+        println!("wrote obsm[\"{}\"] ({} x {width}) to {}", embed::OBSM_KEY, report.cells, cells.output.display());
     }
     Ok(())
 }
@@ -91,9 +89,7 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
     display.finish();
     let summary = result?;
     display.line(&describe(&summary.cells));
-    if summary.truncated > 0 {
-        display.line(&format!("{} label texts are longer than the model reads and were cut", summary.truncated));
-    }
+    retrieve::tell_truncated(&display, summary.truncated);
     if global.json {
         let counts: serde_json::Map<String, serde_json::Value> =
             summary.counts.iter().map(|(label, cells)| (label.clone(), json!(cells))).collect();

@@ -93,6 +93,19 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// Vectors of two models cannot be compared.
+    #[error(
+        "{} was built with another model (weights {theirs}, these are {ours}); build it again with `infer index` and this model",
+        index.display()
+    )]
+    IndexModel {
+        /// The index.
+        index: PathBuf,
+        /// Hash of the weights that it was built with.
+        theirs: String,
+        /// Hash of the weights in use.
+        ours: String,
+    },
     /// The output exists already.
     #[error("{} exists; choose another --out, or add --resume to continue it or --overwrite to replace it", path.display())]
     OutputExists {

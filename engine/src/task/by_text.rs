@@ -66,6 +66,11 @@ pub(crate) fn score(
 }
 
 impl ByText {
+    /// The same for some of the cells.
+    pub(crate) fn of(&self, cells: &[usize]) -> ByText {
+        ByText { labels: self.labels.clone(), scores: self.scores.of(cells), ..*self }
+    }
+
     /// A cell's `n` most likely labels, the likeliest first; of equals the first.
     pub(crate) fn top(&self, cell: usize, n: usize) -> Vec<Ranked> {
         let mut ranked: Vec<Ranked> = self.scores.probabilities(cell, self.mixing).into_iter().enumerate().collect();

@@ -59,6 +59,15 @@ impl PairScores {
         Ok(scores)
     }
 
+    /// The same for some of the cells.
+    pub(crate) fn of(&self, cells: &[usize]) -> PairScores {
+        let rows = |values: &[f32]| -> Vec<f32> {
+            let row = |&cell: &usize| values.get(cell * self.texts..(cell + 1) * self.texts).unwrap_or_default();
+            cells.iter().flat_map(row).copied().collect()
+        };
+        PairScores { texts: self.texts, similarity: rows(&self.similarity), matching: rows(&self.matching) }
+    }
+
     /// Number of cells.
     pub(crate) fn cells(&self) -> usize {
         self.similarity.len() / self.texts.max(1)

@@ -1,19 +1,17 @@
 //! A trained annotator on its test cells, beside baselines that saw the same training cells.
 
 use scmmgpt_loader::dataset::CellDataset;
-use scmmgpt_loader::expression::{log1p, normalize_total};
-use scmmgpt_loader::scale::InputScale;
 use scmmgpt_loader::text::CellTexts;
 use serde::{Deserialize, Serialize};
 
 use super::data::TrainingData;
 use crate::Result;
-use crate::baseline::{self, KnnOptions, LogisticOptions, SparseRows, Split};
+use crate::baseline::Split;
 use crate::bundle::Bundle;
 use crate::metric::classification::{ClassificationReport, ComparisonTable};
-use crate::task::annotate;
-use crate::task::by_text::{self, ByText};
-use crate::task::pair_scores::Mixing;
+use crate::metric::retrieval::RetrievalReport;
+use crate::task::baselines::baselines;
+use crate::task::{annotate, by_text, zero_shot};
 
 /// Reports of the model and the baselines on the same cells.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,17 +20,18 @@ pub struct Evaluation {
     pub reports: Vec<(String, ClassificationReport)>,
     /// Training cells.
     pub training_cells: usize,
+    /// (direction, report) of a joint model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retrieval: Vec<(String, RetrievalReport)>,
 }
 
 impl std::fmt::Display for Evaluation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let table = self.reports.iter().cloned().fold(ComparisonTable::new(), |table, (name, report)| table.row(name, report));
-        write!(formatter, "{table}")
+        write!(formatter, "{table}")?;
+        self.retrieval.iter().try_for_each(|(direction, report)| write!(formatter, "\n{direction}: {report}"))
     }
 }
-
-/// Weights of the similarity, against the matching score, that reports list.
-pub(crate) const MIXING_WEIGHTS: [f64; 7] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0];
 
 /// Neighbours that vote when test cells are labelled by their nearest training cells.
 const NEIGHBOURS: usize = 10;
@@ -69,31 +68,27 @@ pub(super) fn on_test_cells(bundle: &Bundle, data: &TrainingData, seed: u64) -> 
     report("scmmgpt, nearest training cells", &nearest.answers(&known), &nearest.probabilities())?;
 
     baselines(dataset, &labels, Split { train: &training, test }, &mut report)?;
-    Ok(Evaluation { reports, training_cells: training.len() })
+    Ok(Evaluation { reports, training_cells: training.len(), retrieval: Vec::new() })
 }
 
-/// Labels the test cells by the texts of all classes, at every mixing weight, and by the baselines.
+/// Labels the test cells by the texts of all classes, at every mixing weight, and by the baselines; and ranks texts for cells and cells
+/// for texts.
 pub(super) fn by_text_on_test_cells(bundle: &Bundle, data: &TrainingData, texts: &CellTexts, seed: u64) -> Result<Evaluation> {
     let (dataset, test) = (&data.dataset, &data.split.test);
-    let label = |&row: &usize| dataset.labels()[row].unwrap_or_default();
-    let labels: Vec<u32> = (0..dataset.len()).map(|row| label(&row)).collect();
-    let truth: Vec<u32> = test.iter().map(label).collect();
-    let mut reports = Vec::new();
-    let mut report = |name: &str, answers: &[Option<u32>], confidence: &[f32]| -> Result<()> {
+    let labels: Vec<u32> = dataset.labels().iter().map(|label| label.unwrap_or_default()).collect();
+    let truth: Vec<u32> = test.iter().map(|&row| labels[row]).collect();
+    let scored = by_text::score(bundle, dataset, test, by_text::labels(bundle, None)?, &mut |_| {})?;
+    let mut reports = zero_shot::table(&scored, &truth, &types(dataset, texts), dataset.classes(), seed)?;
+    let classes: Vec<u32> = test.iter().map(|&row| texts.class_of()[row].unwrap_or_default()).collect();
+    let numbers: Vec<u32> = (0..texts.classes().len() as u32).collect();
+    let retrieval = zero_shot::retrieval(&scored, &classes, &numbers, seed)?;
+    let training = data.learned();
+    let split = Split { train: &training, test };
+    baselines(dataset, &labels, split, &mut |name, answers, confidence| {
         reports.push((name.to_string(), ClassificationReport::new(&truth, answers, Some(confidence), dataset.classes(), seed)?));
         Ok(())
-    };
-    let scored = by_text::score(bundle, dataset, test, by_text::labels(bundle, None)?, &mut |_| {})?;
-    let types = types(dataset, texts);
-    let chosen = scored.mixing;
-    for mixing in mixings(chosen, &scored) {
-        let (answers, confidence) = by_type(&scored, mixing, &types, dataset.classes().len());
-        let mark = if mixing == chosen { " (chosen on validation cells)" } else { "" };
-        report(&format!("zero-shot by text, similarity weight {:.2}{mark}", mixing.similarity), &answers, &confidence)?;
-    }
-    let training = data.learned();
-    baselines(dataset, &labels, Split { train: &training, test }, &mut report)?;
-    Ok(Evaluation { reports, training_cells: training.len() })
+    })?;
+    Ok(Evaluation { reports, training_cells: training.len(), retrieval })
 }
 
 /// The label of the dataset that each class of the texts belongs to.
@@ -105,69 +100,4 @@ fn types(dataset: &CellDataset, texts: &CellTexts) -> Vec<u32> {
         }
     }
     types
-}
-
-/// The chosen mixing first, then one for each weight in [`MIXING_WEIGHTS`].
-fn mixings(chosen: Mixing, scored: &ByText) -> Vec<Mixing> {
-    let weights = MIXING_WEIGHTS.iter().filter(|&&weight| scored.scores.are_matched() && weight != chosen.similarity);
-    std::iter::once(chosen).chain(weights.map(|&similarity| Mixing { similarity, ..chosen })).collect()
-}
-
-/// Each cell's likeliest type, and its probability: the sum over the type's classes.
-fn by_type(scored: &ByText, mixing: Mixing, types: &[u32], count: usize) -> (Vec<Option<u32>>, Vec<f32>) {
-    let best = |cell: usize| {
-        let mut sums = vec![0.0; count];
-        for (probability, &label) in scored.scores.probabilities(cell, mixing).iter().zip(types) {
-            sums[label as usize] += probability;
-        }
-        let best = (1..count).fold(0, |best, at| if sums[at] > sums[best] { at } else { best });
-        (Some(best as u32), (sums[best] as f32).min(1.0))
-    };
-    (0..scored.scores.cells()).map(best).unzip()
-}
-
-/// Reports on what the baselines answer; `labels` has one entry for each cell of the dataset.
-pub(crate) fn baselines(
-    dataset: &CellDataset,
-    labels: &[u32],
-    split: Split<'_>,
-    report: &mut dyn FnMut(&str, &[Option<u32>], &[f32]) -> Result<()>,
-) -> Result<()> {
-    let matrix = Expression::of(dataset)?;
-    let regression = baseline::logistic_regression(matrix.rows(), labels, split, LogisticOptions::default())?;
-    report("logistic regression", &regression.answers(), &regression.probabilities)?;
-    let neighbours = baseline::knn_on_pca(matrix.rows(), labels, split, KnnOptions::default())?;
-    report("k-NN on PCA", &neighbours.answers(), &neighbours.probabilities)?;
-    let majority = baseline::majority(matrix.rows(), labels, split)?;
-    report("majority", &majority.answers(), &majority.probabilities)
-}
-
-/// Log1p-CP10k values of a dataset as sparse rows over its vocabulary.
-struct Expression {
-    indptr: Vec<usize>,
-    indices: Vec<u32>,
-    values: Vec<f32>,
-    columns: usize,
-}
-
-impl Expression {
-    fn of(dataset: &CellDataset) -> Result<Expression> {
-        let mut all = Expression { indptr: vec![0], indices: Vec::new(), values: Vec::new(), columns: dataset.vocab().len() };
-        for row in 0..dataset.len() {
-            let cell = dataset.cell(row)?;
-            let start = all.values.len();
-            all.values.extend_from_slice(cell.values);
-            if dataset.reports()[cell.source].scale != InputScale::Log1p {
-                normalize_total(&mut all.values[start..], cell.total, 1e4);
-                log1p(&mut all.values[start..]);
-            }
-            all.indices.extend_from_slice(cell.genes);
-            all.indptr.push(all.values.len());
-        }
-        Ok(all)
-    }
-
-    fn rows(&self) -> SparseRows<'_> {
-        SparseRows { indptr: &self.indptr, indices: &self.indices, values: &self.values, columns: self.columns }
-    }
 }

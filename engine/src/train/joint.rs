@@ -15,6 +15,7 @@ use super::trainer::{StagePlan, Trainer};
 use crate::bundle::TextBundle;
 use crate::config::{CellTextConfig, Stage1Config, TrainConfig};
 use crate::layer::Dims;
+use crate::model::bert;
 use crate::model::cell_model::{self, CellModel, Heads};
 use crate::model::cell_text::{self, CellText, Sizes};
 use crate::task::pair_scores::Mixing;
@@ -66,6 +67,9 @@ impl Joint {
         let text = config.text.clone();
         let config = CellTextConfig { model: config.model.clone(), qformer };
         config.check()?;
+        if let Some(folder) = &text.init {
+            bert::check_sizes(folder, &config.qformer)?;
+        }
         Ok(Joint { settings: settings.clone(), heads, texts, cell_texts, config, text })
     }
 
@@ -136,6 +140,9 @@ impl Joint {
         cells: Option<&Path>,
     ) -> Result<()> {
         parameters.initialise(stream, config.seed)?;
+        if let Some(folder) = &self.text.init {
+            bert::load_bert(stream, parameters, &self.config.qformer, folder)?;
+        }
         let Some(path) = cells.map(PathBuf::from).or_else(|| config.init.clone()) else { return Ok(()) };
         let mut plan = ParameterPlan::<f32>::new(false);
         // A checkpoint from elsewhere has no head for these classes.

@@ -23,6 +23,7 @@ use crate::model::cell_model;
 use crate::model::cell_text::{self, CellText, Draw, Sizes};
 use crate::predict::{PREFETCH, Request, argmax};
 use crate::task::pair_scores::{Mixing, PairScores};
+use crate::task::zero_shot::MIXING_WEIGHTS;
 
 /// Number of this stage in log and checkpoints.
 pub(super) const NUMBER: u32 = 1;
@@ -233,7 +234,7 @@ impl TextStage<'_> {
         }
         let matching = self.settings.loss.matching > 0.0;
         let (scores, truth) = self.score_validation(matching)?;
-        let weights = if matching { evaluate::MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
+        let weights = if matching { MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
         let settings = weights
             .into_iter()
             .flat_map(|similarity| calibration::temperatures(middle).map(move |temperature| Mixing { similarity, temperature }));

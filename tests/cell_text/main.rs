@@ -1,0 +1,8 @@
+//! Stage 1: cells and texts together, from a configuration to a model folder, and what the program does with one.
+
+mod command;
+#[path = "../program.rs"]
+mod program;
+mod setup;
+mod space;
+mod stage;
