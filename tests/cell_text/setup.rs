@@ -57,7 +57,7 @@ pub(crate) fn config() -> TrainConfig {
     config
 }
 
-/// Trains; with `stop_at` until that step of a stage (told apart by the notes that begin them).
+/// Trains; with `stop_at` until that step of a stage.
 pub(crate) fn train(
     config: &TrainConfig,
     folder: &Path,
@@ -69,7 +69,7 @@ pub(crate) fn train(
     let stop = AtomicBool::new(false);
     let mut stage = 0;
     let mut observe = |event: Progress| match (&event, stop_at) {
-        (Progress::Note(note), _) if note.starts_with("stage 1") => stage = 1,
+        (Progress::Stage { stage: number, .. }, _) => stage = *number,
         (Progress::Step { step, .. }, Some(at)) => stop.store((stage, *step) >= at, Ordering::Relaxed),
         _ => {}
     };

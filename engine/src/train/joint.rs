@@ -27,6 +27,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Joint {
     pub(super) settings: Stage1Config,
+    /// The labelled cells: only they have texts.
+    pub(super) data: TrainingData,
     pub(super) heads: Heads,
     pub(super) texts: Texts,
     pub(super) cell_texts: Arc<CellTexts>,
@@ -43,6 +45,13 @@ impl Joint {
         let texts = Texts::open(&config.text, Path::new(""))?;
         let files = config.data.train.iter().chain(&config.data.test);
         let files = files.map(|file| Ok(AnnData::open(file)?)).collect::<Result<Vec<_>>>()?;
+        let data = data.labelled();
+        let classes: HashSet<u32> = data.split.train.iter().filter_map(|&row| data.dataset.labels()[row]).collect();
+        if classes.len() < 2 {
+            let reason = format!("{} class among the training cells, stage 1 needs at least 2 to tell apart", classes.len());
+            let files = config.data.train.iter().map(|file| file.display().to_string()).collect();
+            return Err(Error::Labels { key: config.data.label_key.clone(), files, reason });
+        }
         let metadata = texts.descriptions.metadata(&files)?;
         let cell_texts = Arc::new(CellTexts::new(Arc::clone(&texts.descriptions), &data.dataset, metadata)?);
         let mut qformer = config.qformer.clone();
@@ -70,7 +79,7 @@ impl Joint {
         if let Some(folder) = &text.init {
             bert::check_sizes(folder, &config.qformer)?;
         }
-        Ok(Joint { settings: settings.clone(), heads, texts, cell_texts, config, text })
+        Ok(Joint { settings: settings.clone(), data, heads, texts, cell_texts, config, text })
     }
 
     /// Declares the model.

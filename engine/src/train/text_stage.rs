@@ -14,7 +14,7 @@ use super::data::TrainingData;
 use super::evaluate;
 use super::joint::Joint;
 use super::stage::{BatchLoss, Run, Session, Stage, Validation};
-use super::trainer::{Outcome, Trainer};
+use super::trainer::{Outcome, Progress, Trainer};
 use crate::Result;
 use crate::bundle::{Bundle, BundleConfig, write_json};
 use crate::config::{Stage1Config, TrainConfig};
@@ -68,7 +68,7 @@ pub(super) fn train(
     folder: &Path,
     session: &mut Session<'_>,
 ) -> Result<Outcome> {
-    let (config, data) = (trainer.config(), trainer.data());
+    let (config, data) = (trainer.config(), &joint.data);
     let settings = &joint.settings;
     let (plan, model) = joint.declare(data);
     let parameters = plan.allocate(device)?;
@@ -99,7 +99,7 @@ pub(super) fn train(
         masked,
     };
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
-    session.note("stage 1: cells and texts");
+    (session.observe)(Progress::Stage { stage: NUMBER, about: "cells and texts" });
     run.train(session, |stage| joint.initialise(config, data, &parameters, &stage.workspace.stream, cells))?;
     let description =
         BundleConfig { text: Some(joint.description(run.stage.calibrate()?)), ..BundleConfig::new(config, data, joint.heads) };

@@ -25,6 +25,13 @@ use crate::{Error, Result};
 pub enum Progress {
     /// Something that the user should know.
     Note(String),
+    /// A stage of a run with two begins.
+    Stage {
+        /// Its number.
+        stage: u32,
+        /// What it is about.
+        about: &'static str,
+    },
     /// An optimizer step is done.
     Step {
         /// Epoch, from 0.
@@ -100,8 +107,7 @@ impl Trainer {
             take_over(&mut config, &folder)?;
         }
         let classify = config.loss.classification > 0.0;
-        // Only a labelled cell has a text.
-        let data = TrainingData::read(&config.data, config.seed, classify || config.stage1.is_some())?;
+        let data = TrainingData::read(&config.data, config.seed, classify)?;
         let vocabulary = data.dataset.vocab().len();
         if config.model.vocab_size == 0 {
             // Rows are padded to a multiple of 8, which the GPU's products ask for; a given table keeps its size.
@@ -220,7 +226,7 @@ impl Trainer {
         if self.trains_cells() {
             let stage0 = folder.join(STAGE0);
             if session.found.as_ref().is_none_or(|found| found.state.stage == cell_stage::NUMBER) {
-                session.note("stage 0: cells alone");
+                (session.observe)(Progress::Stage { stage: cell_stage::NUMBER, about: "cells alone" });
                 std::fs::create_dir_all(&stage0).map_err(|source| Error::Io { action: "create", path: stage0.clone(), source })?;
                 cell_stage::train(self, device, &stage0, &mut session)?;
             }
