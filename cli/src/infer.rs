@@ -90,10 +90,19 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
     let summary = result?;
     display.line(&describe(&summary.cells));
     retrieve::tell_truncated(&display, summary.truncated);
+    if !summary.by_name_alone.is_empty() {
+        display.line(&format!("neither described nor in the ontology, so read by name alone: {}", summary.by_name_alone.join(", ")));
+    }
     if global.json {
         let counts: serde_json::Map<String, serde_json::Value> =
             summary.counts.iter().map(|(label, cells)| (label.clone(), json!(cells))).collect();
-        println!("{}", json!({ "output": cells.output, "cells": summary.cells.cells, "labels": counts, "genes": summary.cells }));
+        println!(
+            "{}",
+            json!({
+                "output": cells.output, "cells": summary.cells.cells, "labels": counts, "by_name_alone": summary.by_name_alone,
+                "truncated": summary.truncated, "genes": summary.cells,
+            })
+        );
         return Ok(());
     }
     for (label, count) in &summary.counts {

@@ -1,4 +1,4 @@
-//! Train and run scMMGPT models from Rust: the cell encoder, its tasks and metrics.
+//! Train and run scMMGPT models from Rust: the cell encoder, cells and texts in one space, their tasks and metrics.
 //!
 //! [`train::Trainer`] trains what a [`config::TrainConfig`] describes and leaves a model folder; [`bundle::Bundle`] opens one;
 //! [`task`] holds what it can do with cells. Everything runs on a [`Device`].

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scmmgpt_loader::AtomicFile;
-use scmmgpt_loader::text::{Descriptions, LabelSet, Literature, Ontology, TextBatch, TextCollator};
+use scmmgpt_loader::text::{Descriptions, Label, LabelSet, Literature, Ontology, TextBatch, TextCollator};
 use scmmgpt_loader::tokenizer::TextTokenizer;
 
 use crate::config::TextConfig;
@@ -70,7 +70,9 @@ impl Texts {
             }
         };
         let names = set.labels().iter().map(|label| label.name.clone()).collect();
-        Ok(NamedTexts { names, texts: set.texts(&self.descriptions)? })
+        let described = |label: &&Label| label.fields.contains_key("definition") || self.descriptions.term(&label.cell_type).is_some();
+        let by_name_alone = set.labels().iter().filter(|label| !described(label)).map(|label| label.name.clone()).collect();
+        Ok(NamedTexts { names, texts: set.texts(&self.descriptions)?, by_name_alone })
     }
 
     /// Texts as one batch.
@@ -98,6 +100,8 @@ pub(crate) struct NamedTexts {
     pub(crate) names: Vec<String>,
     /// `[labels]`.
     pub(crate) texts: Vec<String>,
+    /// Labels of which neither the file nor the ontology says more than the name.
+    pub(crate) by_name_alone: Vec<String>,
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

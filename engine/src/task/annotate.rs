@@ -116,6 +116,8 @@ pub struct Summary {
     pub counts: Vec<(String, usize)>,
     /// Labels whose texts were longer than the model reads, and were cut.
     pub truncated: usize,
+    /// Labels that the ontology does not have and the file does not describe: the model reads their names alone.
+    pub by_name_alone: Vec<String>,
 }
 
 /// What a method came to: `[ranks]`, the likeliest label of each cell first.
@@ -123,6 +125,13 @@ struct Annotated {
     ranks: Vec<Labels>,
     method: String,
     truncated: usize,
+    by_name_alone: Vec<String>,
+}
+
+impl Annotated {
+    fn without_text(labels: Labels, method: String) -> Self {
+        Annotated { ranks: vec![labels], method, truncated: 0, by_name_alone: Vec::new() }
+    }
 }
 
 /// Labels the cells of a file.
@@ -156,15 +165,13 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
         (None, method) => {
             let predictions = encode(bundle, &dataset, &rows, &mut |done| progress(done, total))?;
             match method {
-                Method::Reference(reference) => Annotated {
-                    ranks: vec![by_reference(bundle, &predictions, reference, task)?],
-                    method: format!("{} nearest cells of {}", reference.neighbours, reference.cells.display()),
-                    truncated: 0,
-                },
+                Method::Reference(reference) => Annotated::without_text(
+                    by_reference(bundle, &predictions, reference, task)?,
+                    format!("{} nearest cells of {}", reference.neighbours, reference.cells.display()),
+                ),
                 _ => {
                     let threshold = task.unknown_threshold.unwrap_or(bundle.config.unknown_threshold);
-                    let ranks = vec![by_head(bundle, &predictions, threshold)?];
-                    Annotated { ranks, method: "cell-type head".into(), truncated: 0 }
+                    Annotated::without_text(by_head(bundle, &predictions, threshold)?, "cell-type head".into())
                 }
             }
         }
@@ -185,7 +192,7 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
     first.for_each(|label| *counts.entry(label.unwrap_or(UNKNOWN).into()).or_default() += 1);
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, cells)| std::cmp::Reverse(*cells));
-    Ok(Summary { cells: dataset.reports()[0].clone(), counts, truncated: annotated.truncated })
+    Ok(Summary { cells: dataset.reports()[0].clone(), counts, truncated: annotated.truncated, by_name_alone: annotated.by_name_alone })
 }
 
 /// The likeliest labels by text; only the first is withheld below the threshold.
@@ -204,7 +211,8 @@ fn by_text_ranks(bundle: &Bundle, scored: &ByText, task: &Annotate<'_>) -> Annot
             ranks[rank].cells.push((shown.then(|| scored.labels.names[label].clone()), probability as f32));
         }
     }
-    Annotated { ranks, method: format!("text: {source}"), truncated: scored.truncated }
+    let by_name_alone = scored.labels.by_name_alone.clone();
+    Annotated { ranks, method: format!("text: {source}"), truncated: scored.truncated, by_name_alone }
 }
 
 fn by_reference(bundle: &Bundle, predictions: &Predictions, reference: Reference<'_>, task: &Annotate<'_>) -> Result<Labels> {

@@ -39,7 +39,7 @@ pub(crate) fn labels(bundle: &Bundle, source: Option<&LabelSource>) -> Result<Na
         Some(source) => joint.texts.labels(source),
         None => {
             let (names, texts) = joint.config.classes.iter().cloned().unzip();
-            Ok(NamedTexts { names, texts })
+            Ok(NamedTexts { names, texts, by_name_alone: Vec::new() })
         }
     }
 }
