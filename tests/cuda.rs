@@ -1,7 +1,10 @@
-//! The CUDA runtime below the kernels: memory, copies, streams, events and what is refused. Needs a driver, as tests/kernels.rs does.
+//! The CUDA runtime below the kernels: memory, copies, streams, events and what is refused; and what the kernels' own cases leave out:
+//! strides, nothing to do, and input that the device alone sees. Needs a driver, as tests/kernels.rs does.
 
+use scmmgpt_kernels::cross_entropy::{self, IGNORE};
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Event, Pinned, Plan, Stream, Tensor};
-use scmmgpt_kernels::{Error, activation};
+use scmmgpt_kernels::topk::{self, Metric};
+use scmmgpt_kernels::{Error, activation, embedding, reduce};
 
 /// The device; none without a driver, unless `SCMMGPT_REQUIRE_CUDA=1` makes that a failure.
 fn device() -> Option<Device> {
@@ -75,4 +78,154 @@ fn what_cannot_be_is_a_typed_error() {
     let refused = activation::forward(&stream, activation::Forward { y, x, kind: activation::Kind::Relu });
     assert!(matches!(refused, Err(Error::NoCudaKernel { element: "f64", .. })));
     assert!(device.describe().starts_with("cuda:0"));
+}
+
+/// Ids are read by the device alone, which cannot refuse one.
+#[test]
+fn an_id_without_a_row_gives_nan_and_receives_nothing() {
+    let Some(device) = device() else { return };
+    let mut plan = Plan::new(Class::Activations);
+    let (table, dtable): (Tensor<f32>, Tensor<f32>) = (plan.tensor("table", [3, 8]), plan.tensor("dtable", [3, 8]));
+    let (wide, ids): (Tensor<f32>, Tensor<u32>) = (plan.tensor("wide", [4, 8]), plan.tensor("ids", [4]));
+    let _arena = Arena::allocate(&device, plan).unwrap();
+    let stream = Stream::new(&device, embedding::scratch(4)).unwrap();
+    let values: Vec<f32> = (0..24).map(|value| value as f32).collect();
+    stream.upload(ids, &[2, 3, u32::MAX, 2]).unwrap();
+    stream.upload(table, &values).unwrap();
+    // Four floats a lane, and columns that begin inside 16 bytes.
+    for (start, width) in [(0, 8), (3, 4)] {
+        let columns = |tensor: Tensor<f32>| tensor.columns(start, width);
+        stream.zero(dtable);
+        let (y, table, dtable) = (columns(wide), columns(table), columns(dtable));
+        embedding::forward(&stream, embedding::Forward { y, table, ids }).unwrap();
+        let found = stream.fetch(y).unwrap();
+        let expected = &values[16 + start..16 + start + width];
+        assert_eq!((&found[..width], &found[3 * width..]), (expected, expected));
+        assert!(found[width..3 * width].iter().all(|value| value.is_nan()));
+        embedding::backward(&stream, embedding::Backward { dtable, dy: y, ids, padding_id: None }).unwrap();
+        let found = stream.fetch(dtable).unwrap();
+        assert_eq!(found[..2 * width], vec![0.0; 2 * width]);
+        assert!(found[2 * width..].iter().zip(expected).all(|(found, value)| *found == 2.0 * value));
+    }
+    let narrow = Stream::new(&device, embedding::scratch(4) - 1).unwrap();
+    let refused = embedding::backward(&narrow, embedding::Backward { dtable, dy: wide, ids, padding_id: None });
+    assert!(matches!(refused, Err(Error::Scratch { op: "embedding::backward", .. })));
+}
+
+/// Logits whose rows lie apart and whose gradient takes their place; then a target that is no class.
+#[test]
+fn cross_entropy_of_columns_in_place() {
+    let Some(device) = device() else { return };
+    let mut plan = Plan::new(Class::Activations);
+    let (logits, dlogits): (Tensor<f32>, Tensor<f32>) = (plan.tensor("logits", [3, 5]), plan.tensor("dlogits", [3, 5]));
+    let (wide, targets): (Tensor<f32>, Tensor<u32>) = (plan.tensor("wide", [3, 9]), plan.tensor("targets", [3]));
+    let [loss, weight_sum, dloss] = ["loss", "weight_sum", "dloss"].map(|name| plan.tensor::<f32>(name, [1]));
+    let logsumexp = plan.tensor::<f32>("logsumexp", [3]);
+    let _arena = Arena::allocate(&device, plan).unwrap();
+    let stream = Stream::new(&device, cross_entropy::scratch(3)).unwrap();
+    let values: Vec<f32> = (0..15).map(|value| (value * 7 % 11) as f32 * 0.3).collect();
+    stream.upload(logits, &values).unwrap();
+    stream.upload(dloss, &[1.0]).unwrap();
+    let run = |logits, dlogits, targets_of: [u32; 3]| {
+        stream.upload(targets, &targets_of).unwrap();
+        let (class_weight, label_smoothing) = (None, 0.1);
+        let forward = cross_entropy::Forward { loss, logsumexp, weight_sum, logits, targets, class_weight, label_smoothing };
+        cross_entropy::forward(&stream, forward).unwrap();
+        let backward = cross_entropy::Backward { dlogits, dloss, logits, targets, logsumexp, weight_sum, class_weight, label_smoothing };
+        cross_entropy::backward(&stream, backward).unwrap();
+        (stream.fetch(loss).unwrap()[0], stream.fetch(dlogits).unwrap())
+    };
+    let (apart, expected) = run(logits, dlogits, [4, IGNORE, 0]);
+    assert!(apart > 0.0 && expected[..5].iter().sum::<f32>().abs() < 1e-6 && expected[5..10] == [0.0; 5]);
+    let middle = wide.columns(3, 5);
+    stream.upload(middle, &values).unwrap();
+    assert_eq!(run(middle, middle, [4, IGNORE, 0]), (apart, expected));
+    let (foreign, gradient) = run(logits, dlogits, [4, 5, 0]);
+    assert!(foreign.is_nan() && gradient.iter().all(|value| value.is_nan()));
+}
+
+#[test]
+fn norms_and_updates_of_columns() {
+    let Some(device) = device() else { return };
+    let mut plan = Plan::new(Class::Gradients);
+    let (wide, x): (Tensor<f32>, Tensor<f32>) = (plan.tensor("wide", [5, 9]), plan.tensor("x", [5, 4]));
+    let long: Tensor<f32> = plan.tensor("long", [10_007]);
+    let _arena = Arena::allocate(&device, plan).unwrap();
+    let stream = Stream::new(&device, reduce::scratch::<f32>(1, 1)).unwrap();
+    stream.upload(wide, &[2.0; 45]).unwrap();
+    let middle = wide.columns(3, 4);
+    assert_eq!(reduce::squared_norm(&stream, &[middle]).unwrap(), 80.0);
+    reduce::scale(&stream, &[middle], 0.5).unwrap();
+    assert_eq!(reduce::squared_norm(&stream, &[wide, middle]).unwrap(), 20.0 + 100.0 + 20.0);
+    stream.upload(x, &(0..20).map(|value| value as f32).collect::<Vec<_>>()).unwrap();
+    reduce::add_assign(&stream, reduce::AddAssign { y: middle, x }).unwrap();
+    assert_eq!(stream.fetch(middle).unwrap(), (1..21).map(|value| value as f32).collect::<Vec<_>>());
+    assert_eq!(stream.fetch(wide.columns(7, 2)).unwrap(), [2.0; 10]);
+    assert!(reduce::all_finite(&stream, &[wide, long]).unwrap());
+    for bad in [f32::NAN, f32::INFINITY] {
+        stream.upload(long.row_range(0, 1).columns(10_006, 1), &[bad]).unwrap();
+        assert!(!reduce::all_finite(&stream, &[wide, long]).unwrap());
+    }
+    stream.upload(long, &[1e30; 10_007]).unwrap();
+    assert!((reduce::squared_norm(&stream, &[long]).unwrap() / 10_007e60 - 1.0).abs() < 1e-6, "beyond the range of f32");
+    assert_eq!(reduce::squared_norm::<f32>(&stream, &[]).unwrap(), 0.0);
+}
+
+/// Scores and rows of every query, whatever the device.
+fn search(device: &Device, base: &[f32], query: &[f32], metric: Metric, k: usize) -> Vec<(u32, u32)> {
+    let mut plan = Plan::new(Class::Activations);
+    let (rows, queries) = (base.len() / 3, query.len() / 3);
+    let (all, some): (Tensor<f32>, Tensor<f32>) = (plan.tensor("base", [rows, 7]), plan.tensor("query", [queries, 5]));
+    let (scores, indices) = (plan.tensor::<f32>("scores", [queries, k]), plan.tensor::<u32>("indices", [queries, k]));
+    let _arena = Arena::allocate(device, plan).unwrap();
+    let stream = Stream::new(device, topk::scratch(queries, rows, k)).unwrap();
+    let (all, some) = (all.columns(2, 3), some.columns(1, 3));
+    stream.upload(all, base).unwrap();
+    stream.upload(some, query).unwrap();
+    topk::forward(&stream, topk::Forward { scores, indices, query: some, base: all, metric, k }).unwrap();
+    // NaN has many bit patterns, and 0 two.
+    let bits = |score: f32| if score.is_nan() { f32::NAN.to_bits() } else { (score + 0.0).to_bits() };
+    stream.fetch(scores).unwrap().into_iter().map(bits).zip(stream.fetch(indices).unwrap()).collect()
+}
+
+/// NaN comes after every number, -inf and all, and before nothing; and no block size is smaller than what may be asked.
+#[test]
+fn topk_orders_what_is_no_number() {
+    let Some(device) = device() else { return };
+    let cpu = Device::cpu(1).unwrap();
+    let mut base: Vec<f32> = (0..3 * 300).map(|value| (value * 37 % 19) as f32 - 9.0).collect();
+    (10..200).for_each(|row| base[3 * row] = f32::NAN);
+    base[3 * 250] = f32::NEG_INFINITY;
+    base[3 * 251..3 * 252].copy_from_slice(&[-1e-30, 0.0, 0.0]);
+    let query = [1.0, -0.5, 0.25, 1e-30, 0.0, 0.0];
+    for metric in [Metric::InnerProduct, Metric::Euclidean] {
+        for k in [1, 5, 130, 301] {
+            assert_eq!(search(&device, &base, &query, metric, k), search(&cpu, &base, &query, metric, k), "{metric:?} k {k}");
+        }
+    }
+}
+
+#[test]
+fn nothing_to_do_is_done() {
+    let Some(device) = device() else { return };
+    let mut plan = Plan::new(Class::Activations);
+    let (table, none): (Tensor<f32>, Tensor<f32>) = (plan.tensor("table", [3, 2]), plan.tensor("none", [0, 2]));
+    let ids: Tensor<u32> = plan.tensor("ids", [0]);
+    let [loss, weight_sum, sum] = [1, 1, 2].map(|len| plan.tensor::<f32>("out", [len]));
+    let logsumexp: Tensor<f32> = plan.tensor("logsumexp", [0]);
+    let _arena = Arena::allocate(&device, plan).unwrap();
+    let stream = Stream::new(&device, reduce::scratch::<f32>(0, 2)).unwrap();
+    embedding::forward(&stream, embedding::Forward { y: none, table, ids }).unwrap();
+    embedding::backward(&stream, embedding::Backward { dtable: table, dy: none, ids, padding_id: None }).unwrap();
+    reduce::column_sum(&stream, reduce::ColumnSum { sum, x: none }).unwrap();
+    reduce::add_assign(&stream, reduce::AddAssign { y: none, x: none }).unwrap();
+    assert_eq!(reduce::squared_norm(&stream, &[none]).unwrap(), 0.0);
+    let arguments =
+        cross_entropy::Forward { loss, logsumexp, weight_sum, logits: none, targets: ids, class_weight: None, label_smoothing: 0.0 };
+    cross_entropy::forward(&stream, arguments).unwrap();
+    assert_eq!((stream.fetch(loss).unwrap(), stream.fetch(sum).unwrap()), (vec![0.0], vec![0.0; 2]));
+    for k in [0, 2] {
+        assert_eq!(search(&device, &[], &[1.0, 2.0, 3.0], Metric::Euclidean, k), vec![(f32::NEG_INFINITY.to_bits(), u32::MAX); k]);
+        assert!(search(&device, &[1.0, 2.0, 3.0], &[], Metric::Euclidean, k).is_empty());
+    }
 }

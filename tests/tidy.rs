@@ -93,7 +93,9 @@ fn crates_point_one_way() {
 fn every_kernel_folder_is_whole_and_registered() {
     let library = std::fs::read_to_string(root().join("kernels/src/lib.rs")).unwrap();
     let list = library.split("kernels! {").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
-    let listed: Vec<&str> = list.lines().map(|line| line.trim().trim_end_matches(',')).filter(|name| !name.is_empty()).collect();
+    // A kernel that emits its texts names their function behind a colon.
+    let listed: Vec<&str> =
+        list.lines().map(|line| line.trim().split([',', ':']).next().unwrap()).filter(|name| !name.is_empty()).collect();
     let mut sorted = listed.clone();
     sorted.sort_unstable();
     assert_eq!(listed, sorted, "the list of kernels is alphabetical");

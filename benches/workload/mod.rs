@@ -5,18 +5,21 @@
 //! | `peak_f32` | fused multiply-adds on registers alone in every thread: the ceiling of f32 arithmetic |
 //! | `gemm_ELEMENT_MxNxK` | `c[m, n] = a[m, k] b[n, k]^T + bias` |
 //! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
+//! | `search_ELEMENT_nN_wW_qQ_kK` | the K best of N vectors of width W for each of Q queries, from an index on disk |
 //! | `train_f32_bB_sS` | a training step of the same encoder: masked values, backward, clipping, AdamW |
 //!
-//! Every input is drawn by [`uniform`], so that a program in any language can repeat it.
+//! Every input is drawn by [`uniform_values`], so that a program in any language can repeat it.
 
 mod cell;
 mod gemm;
+mod search;
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use scmmgpt_kernels::gemm::fma_peak;
 use scmmgpt_kernels::runtime::{Device, Float, Real, Stream, Tensor, bf16};
+use scmmgpt_loader::index::IndexElement;
 
 /// What is compared when nothing else is asked for.
 pub(crate) const STANDARD: [&str; 11] = [
@@ -67,6 +70,8 @@ pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
         ("gemm", "bf16") => Box::new(gemm::Gemm::<bf16>::new(device, numbers(sizes, 'x', [""; 3])?)?),
         ("encoder", "f32") => Box::new(cell::Encoder::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("encoder", "bf16") => Box::new(cell::Encoder::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("search", "f32") => Box::new(search::Search::new(device, IndexElement::F32, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
+        ("search", "bf16") => Box::new(search::Search::new(device, IndexElement::Bf16, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
         ("train", "f32") => Box::new(cell::Train::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("train", "bf16") => bail!("{name}: training is in f32"),
         _ => return Err(unknown()),
@@ -99,8 +104,13 @@ pub(crate) fn mixed(seed: u32, len: usize) -> impl Iterator<Item = u32> {
 }
 
 /// Numbers in [-bound, bound): the upper 24 bits of [`mixed`] as a fraction, in f32.
+pub(crate) fn uniform_values(seed: u32, len: usize, bound: f32) -> impl Iterator<Item = f32> {
+    mixed(seed, len).map(move |word| bound * ((word >> 8) as f32 / (1u32 << 23) as f32 - 1.0))
+}
+
+/// [`uniform_values`], all of them.
 pub(crate) fn uniform(seed: u32, len: usize, bound: f32) -> Vec<f32> {
-    mixed(seed, len).map(|word| bound * ((word >> 8) as f32 / (1u32 << 23) as f32 - 1.0)).collect()
+    uniform_values(seed, len, bound).collect()
 }
 
 /// Writes f32 values into a tensor of any element.

@@ -11,15 +11,21 @@ pub mod testing;
 
 pub use error::{Error, Result};
 
-/// Declares the kernel folders and collects their cases for tests and benches.
+/// Declares the kernel folders and collects their cases and PTX texts for tests and benches. A kernel that emits its texts, instead of
+/// keeping them in a `.ptx` file, names the function of its folder that lists them.
 macro_rules! kernels {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        $($(#[$doc])* pub mod $name;)*
+    ($($name:ident $(: $texts:ident)?),* $(,)?) => {
+        $(pub mod $name;)*
 
         /// Every kernel's cases, in the order of the list above.
         #[cfg(feature = "testing")]
         pub fn registry() -> Vec<(&'static str, Vec<testing::Case>)> {
             vec![$((stringify!($name), $name::cases::cases())),*]
+        }
+
+        /// Every PTX text that the kernels emit: entry and module.
+        pub fn texts() -> Vec<(String, String)> {
+            [$($($name::$texts(),)?)*].concat()
         }
     };
 }
@@ -27,22 +33,17 @@ macro_rules! kernels {
 kernels! {
     activation,
     adamw,
-    attention,
+    attention: texts,
     contrastive,
     cross_entropy,
     dropout,
     embedding,
-    gemm,
+    gemm: texts,
     gene_embedding,
     l2_normalize,
     layer_norm,
     mse,
     pool,
     reduce,
-    topk,
-}
-
-/// Every PTX text that the kernels can emit: entry and module.
-pub fn texts() -> Vec<(String, String)> {
-    [attention::texts(), gemm::texts()].concat()
+    topk: texts,
 }

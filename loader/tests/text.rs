@@ -14,8 +14,8 @@ use scmmgpt_loader::batch::SampleKey;
 use scmmgpt_loader::dataset::{CellDataset, CellDatasetBuilder};
 use scmmgpt_loader::h5ad::{Additions, AnnData, Column, write_with};
 use scmmgpt_loader::text::{
-    AUTHORS_CLASS_PROMPT, CellTexts, DescriptionConfig, Descriptions, LabelSet, Literature, Metadata, Ontology, TEMPLATE_POOL, TextCollator,
-    TextError,
+    AUTHORS_CLASS_PROMPT, CellTexts, DescriptionConfig, Descriptions, LabelSet, Literature, Metadata, Ontology, TEMPLATE_POOL,
+    TextCollator, TextError,
 };
 use scmmgpt_loader::tokenizer::TextTokenizer;
 
@@ -169,10 +169,14 @@ fn what_a_template_needs_must_be_known() {
     let columns: [(&str, &[&str]); 1] = [("condition", &["x", ""])];
     let error = text_error(texts(&with_templates(&[CONDITION]), &["B cell", "platelet"], &columns));
     let message = error.to_string();
-    assert!(message.contains("`condition`") && message.contains("cell 1 (`platelet`)") && message.contains("`[ {condition}]`"), "{message}");
+    assert!(
+        message.contains("`condition`") && message.contains("cell 1 (`platelet`)") && message.contains("`[ {condition}]`"),
+        "{message}"
+    );
     let error = text_error(texts(&with_templates(&["{cell_type}: {definition}"]), &["space cell"], &[]));
     assert!(matches!(&error, TextError::MissingField { field, .. } if field == "definition"), "{error}");
-    let optional = texts(&with_templates(&["[Under {condition}: ]a {cell_type}[ ({synonym})]"]), &["B cell", "space cell"], &columns).unwrap();
+    let optional =
+        texts(&with_templates(&["[Under {condition}: ]a {cell_type}[ ({synonym})]"]), &["B cell", "space cell"], &columns).unwrap();
     assert_eq!(optional.draw(0, TEST).unwrap().text, "Under x: a B cell (B lymphocyte)");
     assert_eq!(optional.draw(1, TEST).unwrap().text, "a space cell");
     let wrong = CellTexts::new(Arc::new(Descriptions::new(&config(|_| ()), None, None).unwrap()), &dataset(&["a"]), Metadata::empty(2));
@@ -204,7 +208,8 @@ fn draws_are_counted_and_use_the_whole_pool() {
     let labels = ["B cell"; 40];
     let texts = texts(&config, &labels, &[("tissue", &["blood"; 40])]).unwrap();
     let draw = |row, epoch| texts.draw(row, SampleKey { epoch, training: true, ..TEST }).unwrap().text;
-    let seen: BTreeSet<String> = (0..40).flat_map(|row| (0..10).map(move |epoch| (row, epoch))).map(|(row, epoch)| draw(row, epoch)).collect();
+    let seen: BTreeSet<String> =
+        (0..40).flat_map(|row| (0..10).map(move |epoch| (row, epoch))).map(|(row, epoch)| draw(row, epoch)).collect();
     assert!(seen.len() > TEMPLATE_POOL.len(), "templates and synonyms: {seen:?}");
     assert!(seen.iter().all(|text| !text.contains(['{', '[', '}', ']']) && text.contains("B cell")), "{seen:?}");
     assert!(seen.contains(&format!("B cell from blood. {B_CELL}")));

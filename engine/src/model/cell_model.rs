@@ -198,6 +198,7 @@ impl<T: Float> CellModel<T> {
             self.mvc.filter(|_| weights.mvc > 0.0).map(|head| (head.plan(plan, tokens), training.then(|| head.plan_gradients(plan, dims))));
         let dhidden = (training && expression.is_some()).then(|| plan.tensor("dhidden_expression", [tokens, self.encoder.width()]));
         let cross_entropy = plan.under("cross_entropy", |plan| {
+            plan.scratch(cross_entropy::scratch(dims.batch));
             [("loss", 1), ("weight_sum", 1), ("dloss", 1), ("logsumexp", dims.batch)].map(|(name, len)| plan.tensor(name, [len]))
         });
         let mse = ["expression", "mvc"].map(|name| {

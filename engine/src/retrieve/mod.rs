@@ -36,8 +36,16 @@ pub struct Searcher<'a> {
     tile_blocks: usize,
     base: Tensor<f32>,
     _base: Arena,
-    /// The tile that `base` holds, and its vectors.
-    loaded: Option<(usize, usize)>,
+    /// What `base` holds.
+    loaded: Option<Tile>,
+}
+
+/// Some blocks of the index.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    number: usize,
+    first_item: usize,
+    vectors: usize,
 }
 
 impl<'a> Searcher<'a> {
@@ -109,28 +117,33 @@ impl<'a> Searcher<'a> {
         done: &mut dyn FnMut(usize),
     ) -> Result<Vec<Vec<Hit>>> {
         let spec = self.index.spec();
-        let vectors = queries.len() / spec.width;
+        let query_vectors = queries.len() / spec.width;
         let mut plan = Plan::new(Class::Activations);
-        let query = plan.tensor("query", [vectors, spec.width]);
-        let (scores, indices) = (plan.tensor("scores", [vectors, depth]), plan.tensor("indices", [vectors, depth]));
+        let query = plan.tensor("query", [query_vectors, spec.width]);
+        let (scores, indices) = (plan.tensor("scores", [query_vectors, depth]), plan.tensor("indices", [query_vectors, depth]));
+        plan.scratch(topk::scratch(query_vectors, self.base.rows(), depth));
+        if plan.scratch_bytes() > self.stream.scratch_bytes() {
+            self.stream.synchronize()?;
+            self.stream = Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
+        }
         let _arena = Arena::allocate(self.stream.device(), plan)?;
         self.stream.upload(query, queries)?;
         let metric = match spec.metric {
             IndexMetric::InnerProduct => Metric::InnerProduct,
             IndexMetric::Euclidean => Metric::Euclidean,
         };
-        let mut best: Vec<Vec<Hit>> = vec![Vec::new(); vectors / vectors_per_query];
+        let mut best: Vec<Vec<Hit>> = vec![Vec::new(); query_vectors / vectors_per_query];
         for tile in 0..self.index.blocks().div_ceil(self.tile_blocks) {
-            let (first, rows) = self.load(tile)?;
-            let base = self.base.row_range(0, rows);
+            let Tile { first_item, vectors, .. } = self.load(tile)?;
+            let base = self.base.row_range(0, vectors);
             topk::forward(&self.stream, topk::Forward { scores, indices, query, base, metric, k: depth })?;
             let (scores, indices) = (self.stream.fetch(scores)?, self.stream.fetch(indices)?);
             let found = scores.par_chunks(vectors_per_query * depth).zip(indices.par_chunks(vectors_per_query * depth));
             self.stream.device().enter(|| {
                 best.par_iter_mut().zip(found).for_each(|(best, (scores, indices))| {
-                    let vector = |&index: &u32| first + index as usize / spec.vectors_per_item;
-                    let present = scores.iter().zip(indices).filter(|(_, index)| (**index as usize) < rows);
-                    best.extend(present.map(|(&score, index)| Hit { item: vector(index), score }));
+                    let present = scores.iter().zip(indices).filter(|(_, index)| (**index as usize) < vectors);
+                    let hit = |(&score, &index): (&f32, &u32)| Hit { item: first_item + index as usize / spec.vectors_per_item, score };
+                    best.extend(present.map(hit));
                     merge::cut(best, k);
                 });
             });
@@ -139,26 +152,24 @@ impl<'a> Searcher<'a> {
         Ok(best)
     }
 
-    /// Puts a tile into `base`, if it is not there; its first item and its vectors.
-    fn load(&mut self, tile: usize) -> Result<(usize, usize)> {
-        let spec = self.index.spec();
-        let blocks = tile * self.tile_blocks..self.index.blocks().min((tile + 1) * self.tile_blocks);
-        let first = self.index.block(blocks.start)?.first();
-        if let Some((loaded, rows)) = self.loaded
-            && loaded == tile
-        {
-            return Ok((first, rows));
+    /// Puts a tile into `base`, if it is not there.
+    fn load(&mut self, number: usize) -> Result<Tile> {
+        if let Some(tile) = self.loaded.filter(|tile| tile.number == number) {
+            return Ok(tile);
         }
-        self.loaded = None;
+        let spec = self.index.spec();
+        let blocks = number * self.tile_blocks..self.index.blocks().min((number + 1) * self.tile_blocks);
+        let first_item = self.index.block(blocks.start)?.first();
         let copy = |number| -> Result<usize> {
             let block = self.index.block(number)?;
-            let (start, rows) = ((block.first() - first) * spec.vectors_per_item, block.len() * spec.vectors_per_item);
-            self.stream.upload(self.base.row_range(start, rows), &block.vectors())?;
-            Ok(rows)
+            let (start, vectors) = ((block.first() - first_item) * spec.vectors_per_item, block.len() * spec.vectors_per_item);
+            self.stream.upload(self.base.row_range(start, vectors), &block.vectors())?;
+            Ok(vectors)
         };
-        let rows = self.stream.device().enter(|| blocks.into_par_iter().map(copy).sum::<Result<usize>>())?;
-        self.loaded = Some((tile, rows));
-        Ok((first, rows))
+        // A copy that breaks off leaves no tile.
+        self.loaded = None;
+        let vectors = self.stream.device().enter(|| blocks.into_par_iter().map(copy).sum::<Result<usize>>())?;
+        Ok(*self.loaded.insert(Tile { number, first_item, vectors }))
     }
 }
 

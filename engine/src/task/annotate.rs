@@ -284,6 +284,7 @@ pub(crate) fn by_neighbours(
     let ([base, base_unit], base_norm) = unit("reference", rows);
     let ([cells, cells_unit], cells_norm) = unit("query", queries);
     let (scores, indices) = (plan.tensor::<f32>("scores", [queries, k]), plan.tensor::<u32>("indices", [queries, k]));
+    plan.scratch(topk::scratch(queries, rows, k));
     let stream = Stream::new(device, plan.scratch_bytes())?;
     let _arena = Arena::allocate(device, plan)?;
     for (values, x, y, norm) in [(reference, base, base_unit, base_norm), (query, cells, cells_unit, cells_norm)] {

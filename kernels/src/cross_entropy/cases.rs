@@ -1,6 +1,6 @@
 //! Shapes, tolerances and traffic of the cross-entropy cases.
 
-use super::{Backward, Forward, IGNORE, backward, forward};
+use super::{Backward, Forward, IGNORE, backward, forward, scratch};
 use crate::Result;
 use crate::runtime::{Float, Stream};
 use crate::testing::{Bindings, Case, Fill, Op, Tolerance};
@@ -53,6 +53,7 @@ pub fn cases() -> Vec<Case> {
             .statistic("logsumexp", [rows])
             .statistic("weight_sum", [1])
             .tolerance(Tolerance::f32().reduction(rows.max(classes)))
+            .scratch(scratch(rows))
             .bytes(4 * (2 * rows * classes + 2 * rows))
             .flops(8 * rows * classes);
         if weighted { case.constant("class_weight", [classes], Fill::Range(0.25, 2.0)) } else { case }
@@ -67,8 +68,11 @@ pub fn cases() -> Vec<Case> {
         case("smooth_", 7, 33, every(33), false, 0.1),
         case("weighted_", 11, 19, every(19), true, 0.0),
         case("weighted_smooth_", 13, 31, Fill::Integers(vec![3, 30, IGNORE, 0]), true, 0.2),
+        case("weighted_smooth_", 3, 301, Fill::Integers(vec![300, IGNORE, 7]), true, 0.3),
+        case("uniform_", 3, 5, every(5), false, 1.0),
         case("ignored_", 9, 23, Fill::Integers(vec![IGNORE, 22, 5]), false, 0.0),
         case("all_ignored_", 5, 7, Fill::Integers(vec![IGNORE]), false, 0.1),
+        case("all_ignored_weighted_", 1, 3, Fill::Integers(vec![IGNORE]), true, 0.0),
         case("", 256, 32003, every(32003), false, 0.0).bench(),
         case("smooth_", 1280, 30523, every(30523), false, 0.1).bench(),
     ]

@@ -7,6 +7,7 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
@@ -55,13 +56,20 @@ pub struct Backward<T: Float> {
     pub label_smoothing: f64,
 }
 
+/// Bytes of scratch that [`forward`] needs on CUDA devices: a loss a row.
+pub fn scratch(rows: usize) -> usize {
+    rows * size_of::<f32>()
+}
+
 /// The loss, and what [`backward`] needs of it. In a row that counts, NaN, `+inf` or nothing but `-inf` makes the loss NaN; a class
 /// at `-inf` has probability 0 (with smoothing its share of the loss is infinite). No weight at all (nothing counts) gives 0.
 ///
 /// # Shapes
 /// `logits`: `[rows, classes]`; `targets`, `logsumexp`: `[rows]`; `class_weight`: `[classes]`; `loss`, `weight_sum`: `[1]`.
+/// Scratch: [`scratch`].
 /// # Errors
-/// `Shape` when a length differs, `Index` when a target is no class, `Argument` when the smoothing is not in [0, 1].
+/// `Shape` when a length differs, `Argument` when the smoothing is not in [0, 1], `Scratch` when the stream has too little, `Index` when a
+/// target is no class (a CUDA device makes the loss NaN instead).
 /// # Source
 /// `torch.nn.functional.cross_entropy` with `reduction="mean"`; smoothing of Szegedy et al. 2016, section 7.
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
@@ -71,7 +79,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "loss", &[1], &loss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "cross_entropy::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -92,7 +100,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dloss", &[1], &dloss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, OP, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "cross_entropy::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
 }
 

@@ -34,7 +34,8 @@ fn case(name: &str, tokens: usize, rows: usize, width: usize, ids: Fill, padding
     }
 }
 
-/// One token, ties in every pattern, one row for all tokens, a row of nothing but padding, and genes at the encoder's size.
+/// One token, ties in every pattern, one row for all tokens, a row of nothing but padding, ids of four digits and more than 32 tiles of
+/// tokens for the sort, and genes at the encoder's size.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         case("one", 1, 1, 1, Fill::Integers(vec![0]), None),
@@ -43,6 +44,8 @@ pub fn cases() -> Vec<Case> {
         case("same", 257, 3, 70, Fill::Integers(vec![2]), None),
         case("padding", 131, 7, 17, Fill::Integers(vec![3, 6, 6, 0, 3]), Some(6)),
         case("all_padding", 65, 7, 17, Fill::Integers(vec![0]), Some(0)),
+        case("digits", 600, 60_697, 2, Fill::Below(60_697), None),
+        case("tiles", 8705, 1201, 1, Fill::Below(1201), Some(7)),
         case("few_groups", 2000, 29, 512, Fill::Below(29), None),
     ];
     cases.push(case("genes", 9600, 60_697, 512, Fill::Below(60_697), None).bench());

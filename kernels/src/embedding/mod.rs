@@ -3,6 +3,7 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 mod sorted;
 
 pub(crate) use sorted::{Group, groups, id, position, sort};
@@ -35,9 +36,9 @@ pub struct Backward<T: Float> {
     pub padding_id: Option<u32>,
 }
 
-/// Bytes of scratch that [`backward`] needs.
+/// Bytes of scratch that [`backward`] needs: a key a token on the CPU, and a little more on CUDA devices.
 pub fn scratch(tokens: usize) -> usize {
-    tokens * size_of::<u64>()
+    (tokens * size_of::<u64>()).max(cuda::scratch(tokens))
 }
 
 /// `y[i] = table[ids[i]]`.
@@ -45,7 +46,7 @@ pub fn scratch(tokens: usize) -> usize {
 /// # Shapes
 /// `y`: `[tokens, width]`; `table`: `[rows, width]`; `ids`: `[tokens]`.
 /// # Errors
-/// `Shape` when a length differs, `Index` when an id is not below `rows`.
+/// `Shape` when a length differs, `Index` when an id is not below `rows`; a CUDA device gives a row of NaN instead.
 /// # Source
 /// A gather; nothing to cite.
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
@@ -53,7 +54,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "y", &[args.ids.len(), args.table.width()], &[args.y.rows(), args.y.width()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "embedding::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -62,15 +63,17 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
 /// # Shapes
 /// `dtable`: `[rows, width]`; `dy`: `[tokens, width]`; `ids`: `[tokens]`. Scratch: [`scratch`].
 /// # Errors
-/// `Shape` when a length differs, `Index` when an id is not below `rows`, `Scratch` when the stream has too little.
+/// `Shape` when a length differs, `Index` when an id is not below `rows` (a CUDA device leaves it out), `Scratch` when the stream has too
+/// little.
 /// # Source
-/// Tokens sorted by (id, position), so that each row has one writer and one order; the idea of llm.c's `wte_backward` buckets.
+/// Tokens sorted by (id, position), so that each row has one writer and one order; the idea of llm.c's `wte_backward` buckets. On CUDA
+/// devices the sort is a radix sort whose ranks come from ballots (Merrill & Grimshaw 2011).
 pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     const OP: &str = "embedding::backward";
     expect_shape(OP, "dy", &[args.ids.len(), args.dtable.width()], &[args.dy.rows(), args.dy.width()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, OP, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "embedding::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
 }
 

@@ -57,6 +57,7 @@ pub fn cases() -> Vec<Case> {
             .constant("g0", [first], Fill::Uniform)
             .constant("g1", [second], Fill::Uniform)
             .statistic("norm", [2])
+            .scratch(scratch::<f32>(1, 1))
             .bytes(8 * (first + second))
             .flops(3 * (first + second))
             .forward_only()

@@ -4,10 +4,11 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
 
+use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Real, Stream, Target, Tensor};
-use crate::{Error, Result};
 
 /// Arguments of [`column_sum`].
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +31,10 @@ pub struct AddAssign<T: Float> {
 /// Rows that one partial sum of [`column_sum`] covers, whatever the number of threads.
 const CHUNK_ROWS: usize = 128;
 
-/// Bytes of scratch that [`column_sum`] needs.
+/// Bytes of scratch that [`column_sum`] needs; never less than [`squared_norm`] and [`all_finite`] need on CUDA devices, which is the
+/// same whatever the tensors.
 pub fn scratch<T: Float>(rows: usize, width: usize) -> usize {
-    rows.div_ceil(CHUNK_ROWS) * width * size_of::<T::Acc>()
+    (rows.div_ceil(CHUNK_ROWS) * width * size_of::<T::Acc>()).max(cuda::NORM_SCRATCH)
 }
 
 /// `sum[c] += sum_r x[r, c]`: the gradient of a bias.
@@ -44,10 +46,11 @@ pub fn scratch<T: Float>(rows: usize, width: usize) -> usize {
 /// # Source
 /// Derivative of `y = x + bias`.
 pub fn column_sum<T: Float>(stream: &Stream, args: ColumnSum<T>) -> Result<()> {
-    expect_shape("reduce::column_sum", "sum", &[args.x.width()], &[args.sum.len()])?;
+    const OP: &str = "reduce::column_sum";
+    expect_shape(OP, "sum", &[args.x.width()], &[args.sum.len()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::column_sum(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::column_sum", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::column_sum(cuda, OP, args),
     }
 }
 
@@ -55,24 +58,25 @@ pub fn column_sum<T: Float>(stream: &Stream, args: ColumnSum<T>) -> Result<()> {
 /// Squares and sums are in f64, so that f32 neither overflows nor loses small gradients; NaN and infinity come through.
 ///
 /// # Errors
-/// None on the CPU; a device reports failed work.
+/// None on the CPU; a CUDA device reports failed work, and `Scratch` when the stream has less than [`scratch`] of anything.
 /// # Source
 /// Pascanu, Mikolov & Bengio 2013, algorithm 1 (clipping by the global norm).
 pub fn squared_norm<A: Real>(stream: &Stream, tensors: &[Tensor<A>]) -> Result<f64> {
     match stream.target() {
         Target::Cpu(cpu) => Ok(cpu::squared_norm(stream, cpu, tensors)),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::squared_norm", element: "f32" }),
+        Target::Cuda(cuda) => cuda::squared_norm(cuda, "reduce::squared_norm", tensors),
     }
 }
 
 /// True when no element of any tensor is NaN or infinite.
 ///
 /// # Errors
-/// None on the CPU; a device reports failed work.
+/// As [`squared_norm`].
 pub fn all_finite<T: Float>(stream: &Stream, tensors: &[Tensor<T>]) -> Result<bool> {
     match stream.target() {
         Target::Cpu(cpu) => Ok(cpu::all_finite(stream, cpu, tensors)),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::all_finite", element: T::NAME }),
+        // No f32 has a square beyond f64, and no memory holds enough of them for their sum.
+        Target::Cuda(cuda) => Ok(cuda::squared_norm(cuda, "reduce::all_finite", tensors)?.is_finite()),
     }
 }
 
@@ -83,11 +87,12 @@ pub fn all_finite<T: Float>(stream: &Stream, tensors: &[Tensor<T>]) -> Result<bo
 /// # Errors
 /// `Shape` when a length differs.
 pub fn add_assign<T: Float>(stream: &Stream, args: AddAssign<T>) -> Result<()> {
+    const OP: &str = "reduce::add_assign";
     let (y, x) = (args.y, args.x);
-    expect_shape("reduce::add_assign", "x", &[y.rows(), y.width()], &[x.rows(), x.width()])?;
+    expect_shape(OP, "x", &[y.rows(), y.width()], &[x.rows(), x.width()])?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::add_assign(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::add_assign", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::add_assign(cuda, OP, args),
     }
 }
 
@@ -101,7 +106,7 @@ pub fn scale<A: Real>(stream: &Stream, tensors: &[Tensor<A>], factor: f64) -> Re
             cpu::scale(stream, cpu, tensors, factor);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "reduce::scale", element: "f32" }),
+        Target::Cuda(cuda) => cuda::scale(cuda, "reduce::scale", tensors, factor),
     }
 }
 

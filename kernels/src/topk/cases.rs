@@ -1,6 +1,6 @@
 //! Shapes, tolerances and traffic of the top-k cases. Small whole numbers have exact scores in every element type, and many ties.
 
-use super::{Forward, Metric, forward};
+use super::{Forward, Metric, forward, scratch};
 use crate::Result;
 use crate::runtime::{Float, Real, Stream};
 use crate::testing::{Bindings, Case, Fill, Op, Tolerance};
@@ -24,7 +24,8 @@ impl Op for TopK {
     }
 }
 
-/// One row, one column, primes, more than one tile and block of queries, ties, `k` of 1 and beyond the base, and an annotation run.
+/// One row, one column, primes, more than one tile and block of queries, ties, `k` of 1, of more than one list or round, and beyond the
+/// base, and an annotation run.
 pub fn cases() -> Vec<Case> {
     let case = |metric: Metric, (queries, rows, width): (usize, usize, usize), k: usize, fill: Option<Fill>| {
         let exact = fill.is_some();
@@ -38,6 +39,7 @@ pub fn cases() -> Vec<Case> {
             .tolerance(Tolerance::f32().reduction(width))
             .bytes(4 * (queries + rows) * width)
             .flops(if metric == Metric::InnerProduct { 2 } else { 3 } * queries * rows * width)
+            .scratch(scratch(queries, rows, k))
             .forward_only();
         if exact { case.statistic("found", [queries, k]) } else { case }
     };
@@ -49,6 +51,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(metric, (2, 5, 3), 9, whole()));
         cases.push(case(metric, (13, 211, 7), 10, whole()));
         cases.push(case(metric, (101, 1009, 33), 1, whole()));
+        cases.push(case(metric, (65, 333, 2), 33, whole()));
+        cases.push(case(metric, (2, 300, 3), 310, whole()));
         cases.push(case(metric, (5, 9001, 67), 17, whole()));
         cases.push(case(metric, (2, 67, 601), 5, None));
         cases.push(case(metric, (1000, 100_000, 256), 10, None).bench());

@@ -3,6 +3,9 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
+mod cuda;
+mod emit;
+mod emit_list;
 mod list;
 mod product;
 
@@ -36,18 +39,23 @@ pub struct Forward<T: Float> {
     pub k: usize,
 }
 
+/// Bytes of scratch that [`forward`] needs on CUDA devices.
+pub fn scratch(queries: usize, rows: usize, k: usize) -> usize {
+    cuda::scratch(queries, rows, k)
+}
+
 /// The `k` rows with the largest scores, in the total order: larger score first, NaN after every number, smaller index first.
 ///
 /// A score is summed from the first column to the last with fused multiply-add in the accumulation type, so that its bits depend on
-/// the two rows alone, and the result on no blocking and no number of threads.
+/// the two rows alone, and the result on no blocking, no number of threads and no device; but a CUDA device writes a score of -0 as 0.
 ///
 /// # Shapes
-/// `query`: `[queries, width]`; `base`: `[rows, width]`; `scores`, `indices`: `[queries, k]`.
+/// `query`: `[queries, width]`; `base`: `[rows, width]`; `scores`, `indices`: `[queries, k]`. Scratch: [`scratch`].
 /// # Errors
-/// `Shape` when a length differs, `Argument` when the base has more rows than a `u32` can name.
+/// `Shape` when a length differs, `Scratch` when the stream has too little, `Argument` when the base has more rows than a `u32` can name.
 /// # Source
 /// Register-blocked products of packed panels as in Goto & van de Geijn 2008; selection by threshold and deferred k-selection as in
-/// Johnson, Douze & Jegou 2019, section 5.
+/// Johnson, Douze & Jegou 2019, section 5; on CUDA devices sorted lists in the registers of a warp, as there.
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     const OP: &str = "topk::forward";
     let outputs = [args.query.rows(), args.k];
@@ -59,8 +67,15 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     }
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "topk::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
     }
+}
+
+/// Every PTX text of this kernel: entry and module.
+pub fn texts() -> Vec<(String, String)> {
+    let select = |slots| [Metric::InnerProduct, Metric::Euclidean].map(|metric| emit::text(metric, slots));
+    let texts = cuda::SLOTS.into_iter().flat_map(|slots| select(slots).into_iter().chain([emit_list::text(slots)]));
+    texts.map(|text| (text.entry, text.ptx)).collect()
 }
 
 #[cfg(test)]

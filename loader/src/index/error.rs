@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum IndexError {
     /// The file is of another kind.
-    #[error("{} is not a retrieval index: it does not begin with its sign; give a file that `IndexWriter` wrote", path.display())]
+    #[error("{} is not a retrieval index: it does not begin as one; give a file that was built as an index", path.display())]
     NotIndex {
         /// The file.
         path: PathBuf,

@@ -55,8 +55,6 @@ impl Metadata {
                     return Err(TextError::UnknownField { field, path, available }.into());
                 }
                 let values = if exists { file.obs(name)?.labels() } else { vec![None; file.n_obs()] };
-                // A value that says nothing is none.
-                let values = values.into_iter().map(|value| value.filter(|value| !value.trim().is_empty())).collect();
                 let column = metadata.columns.remove(name).unwrap_or_default();
                 metadata.columns.insert(name.clone(), column.extended(values));
             }
@@ -90,7 +88,8 @@ impl Values {
     fn extended(mut self, values: Vec<Option<String>>) -> Values {
         let mut codes: HashMap<String, u32> = self.distinct.iter().cloned().zip(0..).collect();
         for value in values {
-            let code = value.map(|value| {
+            // A value that says nothing is none.
+            let code = value.filter(|value| !value.trim().is_empty()).map(|value| {
                 *codes.entry(value).or_insert_with_key(|value| {
                     self.distinct.push(value.clone());
                     self.distinct.len() as u32 - 1

@@ -105,6 +105,17 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// The stream's scratch from byte `start` on, or a null pointer.
+    pub fn optional_scratch(mut self, name: &'static str, start: Option<usize>) -> Self {
+        match start {
+            Some(start) => self.scratch(name, start),
+            None => {
+                self.arguments.push((name, vec![0; 8]));
+                self
+            }
+        }
+    }
+
     /// A number.
     pub fn value(mut self, name: &'static str, value: impl Value) -> Self {
         self.arguments.push((name, value.bytes()));

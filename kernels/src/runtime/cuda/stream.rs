@@ -74,6 +74,29 @@ impl CudaStream {
         self.scratch.address(0, 0)
     }
 
+    /// Zeroes the first bytes of the scratch.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn zero_scratch(&self, bytes: usize) -> Result<()> {
+        self.cuda.bind()?;
+        // SAFETY: the range lies inside the scratch, which `address` checks.
+        check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(self.scratch.address(0, bytes), 0, bytes, self.handle) })
+    }
+
+    /// Copies scratch from byte `start` on to the host, and waits for it.
+    ///
+    /// # Errors
+    /// Those of work on the stream so far.
+    pub fn fetch_scratch<T: Element>(&self, start: usize, target: &mut [T]) -> Result<()> {
+        let to: &mut [u8] = bytemuck::cast_slice_mut(target);
+        self.cuda.bind()?;
+        let from = self.scratch.address(start, to.len());
+        // SAFETY: both ranges have as many bytes, and we wait below.
+        check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.handle) })?;
+        self.synchronize()
+    }
+
     pub(super) fn address<T: Element>(&self, tensor: Tensor<T>) -> u64 {
         self.pitch(tensor).address
     }
@@ -83,7 +106,9 @@ impl CudaStream {
         let (rows, width) = if tensor.is_contiguous() { (1, tensor.len()) } else { (tensor.rows(), tensor.width()) };
         let stride = tensor.row_stride() * size;
         let length = if rows * width == 0 { 0 } else { (rows - 1) * stride + width * size };
-        let address = self.device.device_block(tensor.plan).address(tensor.offset * size, length);
+        // A tensor of nothing may lie behind the end.
+        let start = if length == 0 { 0 } else { tensor.offset * size };
+        let address = self.device.device_block(tensor.plan).address(start, length);
         Pitch { address, rows, width: width * size, stride }
     }
 
