@@ -19,8 +19,15 @@ use serde_json::{Value, json};
 use workload::{STANDARD, Workload};
 
 /// What is run once when benches are only tried.
-const TRIAL: [&str; 6] =
-    ["peak_f32", "gemm_f32_40x33x17", "gemm_bf16_40x33x17", "encoder_f32_b1_s16", "train_f32_b1_s16", "search_f32_n300_w7_q3_k5"];
+const TRIAL: [&str; 7] = [
+    "peak_f32",
+    "gemm_f32_40x33x17",
+    "gemm_bf16_40x33x17",
+    "encoder_f32_b1_s16",
+    "qformer_f32_b1_s16",
+    "train_f32_b1_s16",
+    "search_f32_n300_w7_q3_k5",
+];
 
 /// A short workload is repeated until this much time has passed, though not more often than [`MOST`] times the repeats asked for.
 const SECONDS: f64 = 0.3;

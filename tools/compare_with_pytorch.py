@@ -2,7 +2,7 @@
 """Times scmmgpt-engine and PyTorch on the same work, in turn, on the same number of CPU threads.
 
     tools/setup-python.sh --torch
-    .venv/bin/python tools/compare_with_pytorch.py [--only gemm,encoder,train] [--threads 2] [--rounds 5] [--json FILE]
+    .venv/bin/python tools/compare_with_pytorch.py [--only gemm,encoder,qformer,train] [--threads 2] [--rounds 5] [--json FILE]
 
 Builds the `peers` bench and asks it for one workload after the other (benches/workload/mod.rs says what they are). A round is
 `--repeats` runs of ours and as many of PyTorch's, the order changing from round to round; a ratio is PyTorch's fastest run over our
@@ -44,11 +44,13 @@ STANDARD = [
     "encoder_f32_b1_s1200",
     "encoder_f32_b8_s1200",
     "encoder_bf16_b8_s1200",
+    "qformer_f32_b8_s1200",
     "train_f32_b8_s512",
 ]
 
 GENES, WIDTH, WIDE, LAYERS, HEADS = 60_697, 512, 512, 12, 8
 PAD, CLS = GENES - 3, GENES - 2
+QUERIES, QUERY_WIDTH, QUERY_WIDE, QUERY_HEADS, BERT_EPS = 32, 768, 3072, 12, 1e-12
 BINS, HIDDEN, LARGEST_VALUE, EPS = 51, -1.0, 512.0, 1e-5
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, 0.01, 1.0
 
@@ -128,17 +130,37 @@ def parameter_shapes(decoder):
     return shapes
 
 
-def make_parameters(decoder):
-    """Their values: `fill` of benches/workload/cell.rs."""
+def qformer_shapes():
+    """Every parameter of the Q-Former that queries pass, under its checkpoint name."""
+    bert = "Qformer.bert."
+    shapes, norms = {"query_tokens": (1, QUERIES, QUERY_WIDTH)}, [f"{bert}embeddings.LayerNorm"]
+    for index in range(LAYERS):
+        layer = f"{bert}encoder.layer.{index}"
+        linear = [("intermediate_query.dense", QUERY_WIDE, QUERY_WIDTH), ("output_query.dense", QUERY_WIDTH, QUERY_WIDE)]
+        for kind, source in [("attention", QUERY_WIDTH)] + [("crossattention", WIDTH)] * (index % 2 == 0):
+            linear += [(f"{kind}.self.{part}", QUERY_WIDTH, source) for part in ("key", "value")]
+            linear += [(f"{kind}.{part}", QUERY_WIDTH, QUERY_WIDTH) for part in ("self.query", "output.dense")]
+            norms.append(f"{layer}.{kind}.output.LayerNorm")
+        for name, out, fan_in in linear:
+            shapes[f"{layer}.{name}.weight"] = (out, fan_in)
+            shapes[f"{layer}.{name}.bias"] = (out,)
+        norms.append(f"{layer}.output_query.LayerNorm")
+    for norm in norms:
+        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (QUERY_WIDTH,)
+    return shapes
+
+
+def make_parameters(shapes):
+    """Their values: `fill` of benches/workload/mod.rs."""
     parameters = {}
-    for name, shape in parameter_shapes(decoder).items():
+    for name, shape in shapes.items():
         seed = 0x811C9DC5
         for byte in name.encode():
             seed = (seed ^ byte) * 0x01000193 % 2**32
         is_matrix = len(shape) > 1
         bound = np.float32(1) / np.sqrt(np.float32(shape[-1])) if is_matrix else 0.02
         values = uniform(seed, shape, bound)
-        if not is_matrix and "norm" in name and name.endswith("weight"):
+        if not is_matrix and "norm" in name.lower() and name.endswith("weight"):
             values += 1.0
         parameters[name] = values
     return parameters
@@ -189,7 +211,7 @@ class Encoder:
     def __init__(self, dtype, sizes):
         self.ids, values, _, _ = make_batch(*dims(sizes), hides=False)
         self.values = values.to(dtype)
-        self.parameters = {name: value.to(dtype) for name, value in make_parameters(decoder=False).items()}
+        self.parameters = {name: value.to(dtype) for name, value in make_parameters(parameter_shapes(decoder=False)).items()}
 
     @torch.inference_mode()
     def run(self):
@@ -200,12 +222,57 @@ class Encoder:
         return digest(self.cells)
 
 
+class QFormer:
+    """Features of a batch of cells to what the queries have read of them; self-attention's and each layer's cell projections packed."""
+
+    def __init__(self, dtype, sizes):
+        self.cells, self.tokens = dims(sizes)
+        self.features = uniform(21, (self.cells, self.tokens, WIDTH), 1.0).to(dtype)
+        self.p = {name: value.to(dtype) for name, value in make_parameters(qformer_shapes()).items()}
+        for index in range(LAYERS):
+            layer = f"Qformer.bert.encoder.layer.{index}"
+            for packed, parts in [("attention.self", ("query", "key", "value")), ("crossattention.self", ("key", "value"))]:
+                for end in ("weight", "bias"):
+                    names = [f"{layer}.{packed}.{part}.{end}" for part in parts]
+                    if names[0] in self.p:
+                        self.p[f"{layer}.{packed}.{end}"] = torch.cat([self.p[name] for name in names])
+
+    def linear(self, name, x):
+        return F.linear(x, self.p[f"{name}.weight"], self.p[f"{name}.bias"])
+
+    def norm(self, name, x):
+        return F.layer_norm(x, (QUERY_WIDTH,), self.p[f"{name}.weight"], self.p[f"{name}.bias"], BERT_EPS)
+
+    def attend(self, layer, x, q, k, v):
+        heads = (rows.view(self.cells, -1, QUERY_HEADS, QUERY_WIDTH // QUERY_HEADS).transpose(1, 2) for rows in (q, k, v))
+        context = F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(self.cells, -1, QUERY_WIDTH)
+        return self.norm(f"{layer}.output.LayerNorm", x + self.linear(f"{layer}.output.dense", context))
+
+    @torch.inference_mode()
+    def run(self):
+        x = self.norm("Qformer.bert.embeddings.LayerNorm", self.p["query_tokens"].expand(self.cells, -1, -1))
+        for index in range(LAYERS):
+            layer = f"Qformer.bert.encoder.layer.{index}"
+            x = self.attend(f"{layer}.attention", x, *self.linear(f"{layer}.attention.self", x).chunk(3, -1))
+            if index % 2 == 0:
+                cross = f"{layer}.crossattention"
+                keys = self.linear(f"{cross}.self", self.features).chunk(2, -1)
+                x = self.attend(cross, x, self.linear(f"{cross}.self.query", x), *keys)
+            wide = F.gelu(self.linear(f"{layer}.intermediate_query.dense", x))
+            x = self.norm(f"{layer}.output_query.LayerNorm", x + self.linear(f"{layer}.output_query.dense", wide))
+        self.queries = x
+
+    def check(self):
+        self.run()
+        return digest(self.queries)
+
+
 class Train:
     """Masked values: forward, backward, clipping, AdamW."""
 
     def __init__(self, _dtype, sizes):
         self.ids, self.values, self.targets, self.mask = make_batch(*dims(sizes), hides=True)
-        self.parameters = {name: value.requires_grad_() for name, value in make_parameters(decoder=True).items()}
+        self.parameters = {name: value.requires_grad_() for name, value in make_parameters(parameter_shapes(decoder=True)).items()}
         matrices = [value for value in self.parameters.values() if value.dim() > 1]
         vectors = [value for value in self.parameters.values() if value.dim() == 1]
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
@@ -283,7 +350,7 @@ def compare(ours, name, options, peaks):
     answer = ours.ask(name)
     if "error" in answer:
         return {"workload": name, "error": answer["error"]}
-    theirs = {"gemm": Gemm, "encoder": Encoder, "train": Train}[kind](DTYPES[element], sizes)
+    theirs = {"gemm": Gemm, "encoder": Encoder, "qformer": QFormer, "train": Train}[kind](DTYPES[element], sizes)
     checks = theirs.check()
     row = {"workload": name, "checks": {"ours": answer["checks"], "pytorch": checks}}
     if not agree(answer["checks"], checks, element):

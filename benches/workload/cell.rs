@@ -5,11 +5,11 @@ use scmmgpt_engine::config::ModelConfig;
 use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::cell_model::{CellModel, Heads, LossWeights, Purpose, Workspace};
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
-use scmmgpt_kernels::runtime::{Device, Float, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Device, Float, Tensor};
 use scmmgpt_kernels::{adamw, reduce};
 use scmmgpt_loader::batch::{CellBatch, NO_LABEL};
 
-use super::{Workload, digest, mixed, seconds, uniform, upload};
+use super::{Workload, digest, fill, mixed, seconds};
 
 /// scGPT's whole-human vocabulary with its special tokens.
 const GENES: usize = 60_697;
@@ -54,22 +54,6 @@ fn batch(dims: Dims, hides: bool) -> CellBatch {
         labels,
         rows,
     }
-}
-
-/// A matrix is uniform within 1 / sqrt(its width), a bias within 0.02, a norm's weight within 0.02 of 1; the seed is FNV-1a of the name.
-fn fill<T: Float>(parameters: &Parameters<T>, stream: &Stream) -> Result<()> {
-    for declared in parameters.declared() {
-        let value = declared.parameter.value;
-        let seed = declared.name.bytes().fold(0x811C_9DC5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let is_matrix = value.shape().rank() > 1;
-        let bound = if is_matrix { 1.0 / (value.width() as f32).sqrt() } else { 0.02 };
-        let mut values = uniform(seed, value.len(), bound);
-        if !is_matrix && declared.name.contains("norm") && declared.name.ends_with("weight") {
-            values.iter_mut().for_each(|value| *value += 1.0);
-        }
-        upload(stream, value, &values)?;
-    }
-    Ok(())
 }
 
 /// A model with its weights and the memory of one pass.

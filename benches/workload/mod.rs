@@ -6,23 +6,26 @@
 //! | `gemm_ELEMENT_MxNxK` | `c[m, n] = a[m, k] b[n, k]^T + bias` |
 //! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
 //! | `search_ELEMENT_nN_wW_qQ_kK` | the K best of N vectors of width W for each of Q queries, from an index on disk |
+//! | `qformer_ELEMENT_bB_sS` | the 12-layer Q-Former, width 768: 32 queries that look at B cells of S tokens, width 512 |
 //! | `train_f32_bB_sS` | a training step of the same encoder: masked values, backward, clipping, AdamW |
 //!
 //! Every input is drawn by [`uniform_values`], so that a program in any language can repeat it.
 
 mod cell;
 mod gemm;
+mod qformer;
 mod search;
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use scmmgpt_engine::weights::Parameters;
 use scmmgpt_kernels::gemm::fma_peak;
 use scmmgpt_kernels::runtime::{Device, Float, Real, Stream, Tensor, bf16};
 use scmmgpt_loader::index::IndexElement;
 
 /// What is compared when nothing else is asked for.
-pub(crate) const STANDARD: [&str; 11] = [
+pub(crate) const STANDARD: [&str; 12] = [
     "peak_f32",
     "gemm_f32_9600x512x512",
     "gemm_f32_1200x1536x512",
@@ -33,6 +36,7 @@ pub(crate) const STANDARD: [&str; 11] = [
     "encoder_f32_b1_s1200",
     "encoder_f32_b8_s1200",
     "encoder_bf16_b8_s1200",
+    "qformer_f32_b8_s1200",
     "train_f32_b8_s512",
 ];
 
@@ -72,6 +76,8 @@ pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
         ("encoder", "bf16") => Box::new(cell::Encoder::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("search", "f32") => Box::new(search::Search::new(device, IndexElement::F32, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
         ("search", "bf16") => Box::new(search::Search::new(device, IndexElement::Bf16, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
+        ("qformer", "f32") => Box::new(qformer::QFormer::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("qformer", "bf16") => Box::new(qformer::QFormer::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("train", "f32") => Box::new(cell::Train::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("train", "bf16") => bail!("{name}: training is in f32"),
         _ => return Err(unknown()),
@@ -117,6 +123,22 @@ pub(crate) fn uniform(seed: u32, len: usize, bound: f32) -> Vec<f32> {
 pub(crate) fn upload<T: Float>(stream: &Stream, tensor: Tensor<T>, values: &[f32]) -> Result<()> {
     let values: Vec<T> = values.iter().map(|&value| T::from_acc(T::Acc::of(f64::from(value)))).collect();
     Ok(stream.upload(tensor, &values)?)
+}
+
+/// A matrix is uniform within 1 / sqrt(its width), a bias within 0.02, a norm's weight within 0.02 of 1; the seed is FNV-1a of the name.
+pub(crate) fn fill<T: Float>(parameters: &Parameters<T>, stream: &Stream) -> Result<()> {
+    for declared in parameters.declared() {
+        let value = declared.parameter.value;
+        let seed = declared.name.bytes().fold(0x811C_9DC5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let is_matrix = value.shape().rank() > 1;
+        let bound = if is_matrix { 1.0 / (value.width() as f32).sqrt() } else { 0.02 };
+        let mut values = uniform(seed, value.len(), bound);
+        if !is_matrix && declared.name.to_lowercase().contains("norm") && declared.name.ends_with("weight") {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        upload(stream, value, &values)?;
+    }
+    Ok(())
 }
 
 /// First and last value, and the root of the mean square.

@@ -142,14 +142,17 @@ impl<T: Float> Model<T> {
 
     /// With these dropouts: the cell encoder's, the Q-Former's, and that of its attention.
     pub(crate) fn with(golden: &Golden, purpose: Purpose, dropouts: [f32; 3], tune_cell_encoder: bool) -> Self {
-        let device = Device::cpu(2).unwrap();
+        Self::on(&Device::cpu(2).unwrap(), golden, purpose, dropouts, tune_cell_encoder)
+    }
+
+    pub(crate) fn on(device: &Device, golden: &Golden, purpose: Purpose, dropouts: [f32; 3], tune_cell_encoder: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut plan = ParameterPlan::<T>::new(purpose.training);
         let config = golden.cell_text_config(dropouts);
         let padding = golden.size("cell_pad") as u32;
         let model = CellText::declare(&mut plan, &config, Heads::default(), tune_cell_encoder, padding);
-        let parameters = plan.allocate(&device).unwrap();
-        let workspace = model.workspace(&device, golden.sizes(), purpose).unwrap();
+        let parameters = plan.allocate(device).unwrap();
+        let workspace = model.workspace(device, golden.sizes(), purpose).unwrap();
         parameters.load(&workspace.stream, &golden.parameters(folder.path())).unwrap();
         model.refresh(&workspace.stream).unwrap();
         Model { parameters, model, workspace }

@@ -20,6 +20,7 @@ pub struct ClassLoss<T: Float> {
 impl<T: Float> ClassLoss<T> {
     /// Plans the loss of `rows` rows.
     pub fn plan(plan: &mut Plan, rows: usize, label_smoothing: f64) -> Self {
+        plan.scratch(cross_entropy::scratch(rows));
         plan.under("cross_entropy", |plan| ClassLoss {
             targets: plan.tensor("targets", [rows]),
             loss: plan.tensor("loss", [1]),

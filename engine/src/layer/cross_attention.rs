@@ -4,6 +4,7 @@ use scmmgpt_kernels::attention::{self, Mask};
 use scmmgpt_kernels::gemm::Epilogue;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 
+use super::attend::Attend;
 use super::linear::Linear;
 use super::self_attention::{dropped, residual_dropout};
 use super::{Dims, Pass};
@@ -91,6 +92,27 @@ impl<T: Float> CrossAttention<T> {
         Gradients { q: plan.tensor("dq", [rows, width]), context: plan.tensor("dcontext", [rows, width]) }
     }
 
+    fn attend(&self, pass: &Pass, saved: &Saved<T>) -> Attend<T> {
+        let (keys, [k, v]) = (&saved.keys, self.halves(saved.keys.kv));
+        Attend {
+            out: saved.context,
+            logsumexp: saved.logsumexp,
+            q: saved.q,
+            k,
+            v,
+            query_lengths: None,
+            key_lengths: Some(keys.lengths),
+            mask: Mask::Full,
+            dropout: pass.attention_dropout_at(self.site),
+            dims: self.dims(saved.q.rows(), keys.cells),
+        }
+    }
+
+    /// Keys and values.
+    fn halves(&self, kv: Tensor<T>) -> [Tensor<T>; 2] {
+        [0, self.width()].map(|start| kv.columns(start, self.width()))
+    }
+
     /// `sum = x + dropout(out(attention(query(x), keys, values)))`; `projected` is needed only with dropout.
     ///
     /// # Errors
@@ -104,23 +126,8 @@ impl<T: Float> CrossAttention<T> {
         projected: Tensor<T>,
         x: Tensor<T>,
     ) -> Result<()> {
-        let (keys, width) = (&saved.keys, self.width());
-        let dims = self.dims(x.rows(), keys.cells);
         self.query.forward(stream, saved.q, x)?;
-        let arguments = attention::Forward {
-            out: saved.context,
-            logsumexp: saved.logsumexp,
-            q: saved.q,
-            k: keys.kv.columns(0, width),
-            v: keys.kv.columns(width, width),
-            query_lengths: None,
-            key_lengths: Some(keys.lengths),
-            mask: Mask::Full,
-            scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: pass.attention_dropout_at(self.site),
-            dims,
-        };
-        attention::forward(stream, arguments)?;
+        self.attend(pass, saved).forward(stream)?;
         residual_dropout(stream, pass, self.site + 1, &self.out, sum, projected, saved.context, x)
     }
 
@@ -141,28 +148,10 @@ impl<T: Float> CrossAttention<T> {
         dsum: Tensor<T>,
         x: Tensor<T>,
     ) -> Result<()> {
-        let (keys, width) = (&saved.keys, self.width());
-        let dims = self.dims(x.rows(), keys.cells);
         let dprojected = dropped(stream, pass, self.site + 1, dbranch, dsum)?;
         self.out.backward(stream, Some((gradients.context, Epilogue::None)), dprojected, saved.context)?;
-        let arguments = attention::Backward {
-            dq: gradients.q,
-            dk: dkv.columns(0, width),
-            dv: dkv.columns(width, width),
-            dout: gradients.context,
-            out: saved.context,
-            logsumexp: saved.logsumexp,
-            q: saved.q,
-            k: keys.kv.columns(0, width),
-            v: keys.kv.columns(width, width),
-            query_lengths: None,
-            key_lengths: Some(keys.lengths),
-            mask: Mask::Full,
-            scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: pass.attention_dropout_at(self.site),
-            dims,
-        };
-        attention::backward(stream, arguments)?;
+        let [dk, dv] = self.halves(dkv);
+        self.attend(pass, saved).backward(stream, [gradients.q, dk, dv], gradients.context)?;
         self.query.backward(stream, Some((dx, Epilogue::Residual { residual: dsum })), gradients.q, x)
     }
 }

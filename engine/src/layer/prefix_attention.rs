@@ -5,6 +5,7 @@ use scmmgpt_kernels::gemm::Epilogue;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 
 use super::Pass;
+use super::attend::Attend;
 use super::rows::Rows;
 use super::self_attention::{SelfAttention, dropped, residual_dropout};
 use crate::Result;
@@ -78,6 +79,22 @@ impl<T: Float> SelfAttention<T> {
         }
     }
 
+    fn attend_prefixed(&self, pass: &Pass, saved: &Saved<T>) -> Attend<T> {
+        let ([q, ..], [_, k, v]) = (self.thirds(saved.qkv), self.thirds(saved.joined));
+        Attend {
+            out: saved.context,
+            logsumexp: saved.logsumexp,
+            q,
+            k,
+            v,
+            query_lengths: Some(pass.lengths),
+            key_lengths: Some(saved.prefix.key_lengths),
+            mask: Mask::Causal,
+            dropout: pass.attention_dropout_at(self.site),
+            dims: self.prefixed_dims(&saved.prefix.rows),
+        }
+    }
+
     /// As [`SelfAttention::forward`] for the text rows, with the prefix in front of their keys and values.
     ///
     /// # Errors
@@ -91,25 +108,10 @@ impl<T: Float> SelfAttention<T> {
         projected: Tensor<T>,
         x: Tensor<T>,
     ) -> Result<()> {
-        let Saved { prefix, .. } = saved;
-        let (width, dims) = (self.width(), self.prefixed_dims(&prefix.rows));
         self.qkv.forward(stream, saved.qkv, x)?;
         // Queries of the prefix are copied too, and read by nobody: keys and values alone are not contiguous.
-        prefix.rows.join(stream, saved.joined, prefix.qkv, saved.qkv)?;
-        let arguments = attention::Forward {
-            out: saved.context,
-            logsumexp: saved.logsumexp,
-            q: saved.qkv.columns(0, width),
-            k: saved.joined.columns(width, width),
-            v: saved.joined.columns(2 * width, width),
-            query_lengths: Some(pass.lengths),
-            key_lengths: Some(prefix.key_lengths),
-            mask: Mask::Causal,
-            scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: pass.attention_dropout_at(self.site),
-            dims,
-        };
-        attention::forward(stream, arguments)?;
+        saved.prefix.rows.join(stream, saved.joined, saved.prefix.qkv, saved.qkv)?;
+        self.attend_prefixed(pass, saved).forward(stream)?;
         residual_dropout(stream, pass, self.site + 1, &self.out, sum, projected, saved.context, x)
     }
 
@@ -130,31 +132,14 @@ impl<T: Float> SelfAttention<T> {
         dsum: Tensor<T>,
         x: Tensor<T>,
     ) -> Result<()> {
-        let (prefix, g) = (&saved.prefix, gradients);
-        let (width, dims) = (self.width(), self.prefixed_dims(&prefix.rows));
+        let g = gradients;
         let dprojected = dropped(stream, pass, self.site + 1, dbranch, dsum)?;
         self.out.backward(stream, Some((g.context, Epilogue::None)), dprojected, saved.context)?;
-        stream.zero(g.joined.columns(0, width));
-        let arguments = attention::Backward {
-            dq: g.q,
-            dk: g.joined.columns(width, width),
-            dv: g.joined.columns(2 * width, width),
-            dout: g.context,
-            out: saved.context,
-            logsumexp: saved.logsumexp,
-            q: saved.qkv.columns(0, width),
-            k: saved.joined.columns(width, width),
-            v: saved.joined.columns(2 * width, width),
-            query_lengths: Some(pass.lengths),
-            key_lengths: Some(prefix.key_lengths),
-            mask: Mask::Causal,
-            scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: pass.attention_dropout_at(self.site),
-            dims,
-        };
-        attention::backward(stream, arguments)?;
-        prefix.rows.split(stream, dprefix, g.qkv, g.joined)?;
-        stream.copy(g.qkv.columns(0, width), g.q)?;
+        let ([dq, ..], [unread, dk, dv]) = (self.thirds(g.qkv), self.thirds(g.joined));
+        stream.zero(unread);
+        self.attend_prefixed(pass, saved).backward(stream, [g.q, dk, dv], g.context)?;
+        saved.prefix.rows.split(stream, dprefix, g.qkv, g.joined)?;
+        stream.copy(dq, g.q)?;
         self.qkv.backward(stream, Some((dx, Epilogue::Residual { residual: dsum })), g.qkv, x)
     }
 }

@@ -5,6 +5,7 @@ use scmmgpt_kernels::gemm::Epilogue;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use scmmgpt_kernels::{dropout, reduce};
 
+use super::attend::Attend;
 use super::linear::Linear;
 use super::{Dims, Pass};
 use crate::Result;
@@ -103,8 +104,26 @@ impl<T: Float> SelfAttention<T> {
         Gradients { qkv: plan.tensor("dqkv", [tokens, 3 * width]), qkv_elsewhere: None, context: plan.tensor("dcontext", [tokens, width]) }
     }
 
-    fn mask(pass: &Pass) -> Mask {
-        pass.known_lengths.map_or(Mask::Full, |known_lengths| Mask::Prefix { known_lengths })
+    fn attend(&self, pass: &Pass, saved: &Saved<T>) -> Attend<T> {
+        let [q, k, v] = self.thirds(saved.qkv);
+        Attend {
+            out: saved.context,
+            logsumexp: saved.logsumexp,
+            q,
+            k,
+            v,
+            query_lengths: Some(pass.lengths),
+            key_lengths: Some(pass.lengths),
+            mask: pass.known_lengths.map_or(Mask::Full, |known_lengths| Mask::Prefix { known_lengths }),
+            dropout: pass.attention_dropout_at(self.site),
+            dims: self.dims(pass.dims),
+        }
+    }
+
+    /// Queries, keys and values.
+    pub(super) fn thirds(&self, qkv: Tensor<T>) -> [Tensor<T>; 3] {
+        let width = self.width();
+        [0, width, 2 * width].map(|start| qkv.columns(start, width))
     }
 
     /// `sum = x + dropout(out_proj(attention(qkv(x))))`; `projected` is needed only with dropout.
@@ -120,23 +139,8 @@ impl<T: Float> SelfAttention<T> {
         projected: Tensor<T>,
         x: Tensor<T>,
     ) -> Result<()> {
-        let width = self.width();
-        let dims = self.dims(pass.dims);
         self.qkv.forward(stream, saved.qkv, x)?;
-        let arguments = attention::Forward {
-            out: saved.context,
-            logsumexp: saved.logsumexp,
-            q: saved.qkv.columns(0, width),
-            k: saved.qkv.columns(width, width),
-            v: saved.qkv.columns(2 * width, width),
-            query_lengths: Some(pass.lengths),
-            key_lengths: Some(pass.lengths),
-            mask: Self::mask(pass),
-            scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: pass.attention_dropout_at(self.site),
-            dims,
-        };
-        attention::forward(stream, arguments)?;
+        self.attend(pass, saved).forward(stream)?;
         residual_dropout(stream, pass, self.site + 1, &self.out, sum, projected, saved.context, x)
     }
 
@@ -156,28 +160,9 @@ impl<T: Float> SelfAttention<T> {
         dsum: Tensor<T>,
         x: Tensor<T>,
     ) -> Result<()> {
-        let width = self.width();
-        let dims = self.dims(pass.dims);
         let dprojected = dropped(stream, pass, self.site + 1, dbranch, dsum)?;
         self.out.backward(stream, Some((gradients.context, Epilogue::None)), dprojected, saved.context)?;
-        let arguments = attention::Backward {
-            dq: gradients.qkv.columns(0, width),
-            dk: gradients.qkv.columns(width, width),
-            dv: gradients.qkv.columns(2 * width, width),
-            dout: gradients.context,
-            out: saved.context,
-            logsumexp: saved.logsumexp,
-            q: saved.qkv.columns(0, width),
-            k: saved.qkv.columns(width, width),
-            v: saved.qkv.columns(2 * width, width),
-            query_lengths: Some(pass.lengths),
-            key_lengths: Some(pass.lengths),
-            mask: Self::mask(pass),
-            scale: 1.0 / (dims.head_dim as f64).sqrt(),
-            dropout: pass.attention_dropout_at(self.site),
-            dims,
-        };
-        attention::backward(stream, arguments)?;
+        self.attend(pass, saved).backward(stream, self.thirds(gradients.qkv), gradients.context)?;
         if let Some(elsewhere) = gradients.qkv_elsewhere {
             reduce::add_assign(stream, reduce::AddAssign { y: gradients.qkv, x: elsewhere })?;
         }

@@ -13,6 +13,7 @@ use super::gene_linear::{self, GeneLinear};
 use super::mvc_decoder::{self, MvcDecoder};
 use crate::Result;
 use crate::config::ModelConfig;
+use crate::layer::class_loss::ClassLoss;
 use crate::layer::gene_embedding::Input;
 use crate::layer::{Dims, Dropout, Pass};
 use crate::weights::ParameterPlan;
@@ -105,7 +106,6 @@ struct BatchTensors<T: Float> {
     pool_weights: Tensor<T::Acc>,
     lengths: Tensor<u32>,
     known_lengths: Tensor<u32>,
-    labels: Tensor<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +125,7 @@ struct Handles<T: Float> {
     expression: Option<(expression_decoder::Saved<T>, Option<expression_decoder::Gradients<T>>)>,
     mvc: Option<(mvc_decoder::Saved<T>, Option<mvc_decoder::Gradients<T>>)>,
     gene_linear: Option<gene_linear::Saved<T>>,
-    cross_entropy: [Tensor<T::Acc>; 4],
+    class_loss: ClassLoss<T>,
     mse: [MseTensors<T>; 2],
     dhidden: Option<Tensor<T>>,
 }
@@ -180,8 +180,9 @@ impl<T: Float> CellModel<T> {
             pool_weights: plan.tensor("pool_weights", [tokens]),
             lengths: plan.tensor("lengths", [dims.batch]),
             known_lengths: plan.tensor("known_lengths", [dims.batch]),
-            labels: plan.tensor("labels", [dims.batch]),
         });
+        // Its targets are uploaded with the batch: in inference, what is planned behind the encoder lies over its layers.
+        let class_loss = ClassLoss::plan(plan, dims.batch, purpose.label_smoothing);
         let encoder = self.encoder.plan(plan, dims, training, dropout, weights.mvc > 0.0);
         let classify = weights.classification > 0.0 || purpose.classify;
         let classifier = self
@@ -197,10 +198,6 @@ impl<T: Float> CellModel<T> {
         let mvc =
             self.mvc.filter(|_| weights.mvc > 0.0).map(|head| (head.plan(plan, tokens), training.then(|| head.plan_gradients(plan, dims))));
         let dhidden = (training && expression.is_some()).then(|| plan.tensor("dhidden_expression", [tokens, self.encoder.width()]));
-        let cross_entropy = plan.under("cross_entropy", |plan| {
-            plan.scratch(cross_entropy::scratch(dims.batch));
-            [("loss", 1), ("weight_sum", 1), ("dloss", 1), ("logsumexp", dims.batch)].map(|(name, len)| plan.tensor(name, [len]))
-        });
         let mse = ["expression", "mvc"].map(|name| {
             plan.under(name, |plan| MseTensors {
                 loss: plan.tensor("loss", [1]),
@@ -209,7 +206,7 @@ impl<T: Float> CellModel<T> {
             })
         });
         let encoder_gradients = training.then(|| self.encoder.plan_gradients(plan, dims, dropout));
-        Handles { dims, batch, encoder, encoder_gradients, classifier, expression, mvc, gene_linear, cross_entropy, mse, dhidden }
+        Handles { dims, batch, encoder, encoder_gradients, classifier, expression, mvc, gene_linear, class_loss, mse, dhidden }
     }
 
     /// The plan of a pass over batches of this size, for reports.
@@ -275,7 +272,7 @@ impl<T: Float> Workspace<T> {
         stream.upload(tensors.lengths, &batch.lengths)?;
         stream.upload(tensors.known_lengths, &batch.known_lengths)?;
         let label = |&label: &i32| if label == NO_LABEL { cross_entropy::IGNORE } else { label as u32 };
-        Ok(stream.upload(tensors.labels, &batch.labels.iter().map(label).collect::<Vec<_>>())?)
+        Ok(stream.upload(self.handles.class_loss.targets, &batch.labels.iter().map(label).collect::<Vec<_>>())?)
     }
 
     fn pass(&self, dropout: Option<Dropout>) -> Pass {
@@ -301,18 +298,7 @@ impl<T: Float> Workspace<T> {
                 path.forward(stream, &pass, kept, saved.logits, tensors.gene_ids, tensors.pool_weights)?;
             }
             if self.purpose.weights.classification > 0.0 {
-                let [loss, weight_sum, _, logsumexp] = handles.cross_entropy;
-                let arguments = cross_entropy::Forward {
-                    loss,
-                    logsumexp,
-                    weight_sum,
-                    logits: saved.logits,
-                    targets: tensors.labels,
-                    class_weight: None,
-                    label_smoothing: self.purpose.label_smoothing,
-                };
-                cross_entropy::forward(stream, arguments)?;
-                losses.classification = scalar(stream, loss)?;
+                losses.classification = handles.class_loss.forward(stream, saved.logits)?;
             }
         }
         if let (Some(head), Some((saved, _))) = (&model.expression, &handles.expression) {
@@ -350,19 +336,7 @@ impl<T: Float> Workspace<T> {
         let Some(gradients) = &handles.encoder_gradients else { return Ok(()) };
         match (&model.classifier, &handles.classifier) {
             (Some(head), Some((saved, Some(head_gradients)))) if weights.classification > 0.0 => {
-                let [_, weight_sum, dloss, logsumexp] = handles.cross_entropy;
-                stream.upload(dloss, &[T::Acc::of(weights.classification * scale)])?;
-                let arguments = cross_entropy::Backward {
-                    dlogits: head_gradients.logits,
-                    dloss,
-                    logits: saved.logits,
-                    targets: tensors.labels,
-                    logsumexp,
-                    weight_sum,
-                    class_weight: None,
-                    label_smoothing: self.purpose.label_smoothing,
-                };
-                cross_entropy::backward(stream, arguments)?;
+                handles.class_loss.backward(stream, head_gradients.logits, saved.logits, weights.classification * scale)?;
                 head.backward(stream, saved, head_gradients, gradients.cell, handles.encoder.cell)?;
             }
             _ => stream.zero(gradients.cell),

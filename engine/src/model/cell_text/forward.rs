@@ -144,13 +144,21 @@ impl<T: Float> Workspace<T> {
 }
 
 impl<T: Float> CellText<T> {
+    /// A batch that is what it says, with texts that are neither empty nor too long.
     pub(super) fn check_texts(&self, texts: &TextBatch) -> Result<()> {
+        let TextBatch { batch, seq_len, token_ids, lengths, classes, .. } = texts;
         let most = self.config.max_position_embeddings;
-        match texts.lengths.iter().find(|&&length| length as usize > most || length == 0) {
-            Some(length) => {
-                let reason = format!("one has {length} tokens and the model takes 1 to {most}; lower the tokenizer's max_length");
-                Err(Error::Texts { reason })
-            }
+        let refuse = |reason: String| Err(Error::Texts { reason });
+        if token_ids.len() != batch * seq_len || [lengths.len(), classes.len()] != [*batch; 2] {
+            return refuse(format!(
+                "{batch} texts of {seq_len} tokens come with {} tokens, {} lengths and {} classes",
+                token_ids.len(),
+                lengths.len(),
+                classes.len()
+            ));
+        }
+        match lengths.iter().find(|&&length| !(1..=most.min(*seq_len)).contains(&(length as usize))) {
+            Some(length) => refuse(format!("one has {length} tokens and the model takes 1 to {most}; lower the tokenizer's max_length")),
             None => Ok(()),
         }
     }
