@@ -5,8 +5,10 @@
 //! names are read from the standard input, one a line, and each is answered before the next is read; the last workload stays in
 //! memory, so that asking for it again costs only the runs. [`workload`] says which names there are.
 //!
-//! A line holds `workload`, `seconds` (`minimum` and `median`), `repeats`, `flops` of one run, `threads`, and `checks`: numbers
-//! computed before the timing, which whoever computes the same from the same values gets too. What cannot be run has an `error` instead.
+//! A line holds `workload`, `seconds` (`minimum` and `median`), `repeats`, `flops` of one run, `threads`, `checks`: numbers
+//! computed before the timing, which whoever computes the same from the same values gets too, and `memory`: by how many bytes the
+//! process grew at most in a first run, beyond the tensors that were allocated before it: inputs and results (null where that is not
+//! known). What cannot be run has an `error` instead.
 
 mod workload;
 
@@ -19,7 +21,7 @@ use serde_json::{Value, json};
 use workload::{STANDARD, Workload};
 
 /// What is run once when benches are only tried.
-const TRIAL: [&str; 7] = [
+const TRIAL: [&str; 8] = [
     "peak_f32",
     "gemm_f32_40x33x17",
     "gemm_bf16_40x33x17",
@@ -27,6 +29,7 @@ const TRIAL: [&str; 7] = [
     "qformer_f32_b1_s16",
     "train_f32_b1_s16",
     "search_f32_n300_w7_q3_k5",
+    "contrastive_f32_40x3x17",
 ];
 
 /// A short workload is repeated until this much time has passed, though not more often than [`MOST`] times the repeats asked for.
@@ -72,7 +75,27 @@ impl Options {
 struct Session {
     device: Device,
     repeats: usize,
-    open: Option<(String, Box<dyn Workload>, Vec<f64>)>,
+    open: Option<Open>,
+}
+
+struct Open {
+    name: String,
+    workload: Box<dyn Workload>,
+    checks: Vec<f64>,
+    memory: Option<u64>,
+}
+
+/// Resident bytes of this process now, after its highest number has been set back to it.
+fn mark_resident() -> Option<u64> {
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    resident("VmRSS:")
+}
+
+/// `VmRSS:` or `VmHWM:` of this process, in bytes.
+fn resident(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
 impl Session {
@@ -87,14 +110,17 @@ impl Session {
     }
 
     fn time(&mut self, name: &str) -> Result<Value> {
-        if self.open.as_ref().is_none_or(|(open, ..)| open != name) {
+        if self.open.as_ref().is_none_or(|open| open.name != name) {
             // The memory of the last one is given back first.
             self.open = None;
             let mut workload = workload::open(name, &self.device)?;
+            let before = mark_resident();
+            workload.run()?;
+            let memory = before.and_then(|before| Some(resident("VmHWM:")?.saturating_sub(before)));
             let checks = workload.check()?;
-            self.open = Some((name.to_string(), workload, checks));
+            self.open = Some(Open { name: name.to_string(), workload, checks, memory });
         }
-        let Some((_, workload, checks)) = &mut self.open else { bail!("no workload is open") };
+        let Some(Open { workload, checks, memory, .. }) = &mut self.open else { bail!("no workload is open") };
         let mut seconds: Vec<f64> = Vec::new();
         while seconds.len() < self.repeats || (seconds.iter().sum::<f64>() < SECONDS && seconds.len() < MOST * self.repeats) {
             seconds.push(workload.run()?);
@@ -107,6 +133,7 @@ impl Session {
             "flops": workload.flops(),
             "threads": self.device.threads(),
             "checks": checks,
+            "memory": memory,
         }))
     }
 }

@@ -2,7 +2,7 @@
 """Times scmmgpt-engine and PyTorch on the same work, in turn, on the same number of CPU threads.
 
     tools/setup-python.sh --torch
-    .venv/bin/python tools/compare_with_pytorch.py [--only gemm,encoder,qformer,train] [--threads 2] [--rounds 5] [--json FILE]
+    .venv/bin/python tools/compare_with_pytorch.py [--only gemm,encoder,qformer,train,contrastive] [--threads 2] [--rounds 5] [--json FILE]
 
 Builds the `peers` bench and asks it for one workload after the other (benches/workload/mod.rs says what they are). A round is
 `--repeats` runs of ours and as many of PyTorch's, the order changing from round to round; a ratio is PyTorch's fastest run over our
@@ -10,8 +10,10 @@ fastest run in one round, and the table shows the median over the rounds, so tha
 Above 1 we are faster.
 
 Before the timing both sides compute the workload once from the same numbers (integer hashes, no files) and the results are compared:
-values of a product, the cell embeddings of the encoder, loss and gradient norm of two training steps. A workload whose results differ
-is not timed, and the exit status is 1. This guards the comparison; the tests under tests/ are what says that the engine is right.
+values of a product, the cell embeddings of the encoder, loss and gradient norm of two training steps, the contrastive loss and its
+gradients. A workload whose results differ is not timed, and the exit status is 1. This guards the comparison; the tests under tests/
+are what says that the engine is right. The last columns say by how much either process grew at most in a first run, without the
+inputs: PyTorch's results are in its number, ours were allocated before and are not.
 
 PyTorch runs eagerly in the fastest form that is a few lines: F.linear, F.scaled_dot_product_attention and F.layer_norm under
 torch.inference_mode(); training with fused AdamW; bf16 with weights and activations in bf16. No torch.compile.
@@ -46,6 +48,8 @@ STANDARD = [
     "encoder_bf16_b8_s1200",
     "qformer_f32_b8_s1200",
     "train_f32_b8_s512",
+    "contrastive_f32_4096x1x256",
+    "contrastive_f32_512x32x256",
 ]
 
 GENES, WIDTH, WIDE, LAYERS, HEADS = 60_697, 512, 512, 12, 8
@@ -53,6 +57,7 @@ PAD, CLS = GENES - 3, GENES - 2
 QUERIES, QUERY_WIDTH, QUERY_WIDE, QUERY_HEADS, BERT_EPS = 32, 768, 3072, 12, 1e-12
 BINS, HIDDEN, LARGEST_VALUE, EPS = 51, -1.0, 512.0, 1e-5
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, 0.01, 1.0
+TEMPERATURE = 0.1
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 # Of a result's largest number: rounding accumulates over twelve layers, differently in different kernels.
@@ -294,11 +299,34 @@ class Train:
         self.last = [loss.item(), norm.item()]
 
     def check(self):
-        """Loss and length of the gradient in each of the first two steps."""
+        """Loss and length of the gradient in each of two steps, the second and the third."""
         self.run()
         first = self.last
         self.run()
         return first + self.last
+
+
+class Contrastive:
+    """The loss of cells and texts in both directions, the largest of a cell's queries for a score, and all gradients."""
+
+    def __init__(self, dtype, sizes):
+        self.items, self.queries, width = (int(size) for size in sizes.split("x"))
+        self.cells = F.normalize(uniform(1, (self.items * self.queries, width), 1.0), dim=-1).to(dtype).requires_grad_()
+        self.texts = F.normalize(uniform(2, (self.items, width), 1.0), dim=-1).to(dtype).requires_grad_()
+        self.targets = torch.arange(self.items)
+
+    def run(self):
+        self.cells.grad = self.texts.grad = None
+        scores = self.cells @ self.texts.T
+        if self.queries > 1:
+            scores = scores.view(self.items, self.queries, self.items).max(dim=1).values
+        logits = scores / TEMPERATURE
+        self.loss = (F.cross_entropy(logits, self.targets) + F.cross_entropy(logits.T, self.targets)) / 2
+        (self.items * self.loss).backward()
+
+    def check(self):
+        self.run()
+        return [self.loss.item()] + digest(self.cells.grad) + digest(self.texts.grad)
 
 
 class Ours:
@@ -338,6 +366,23 @@ def time_runs(workload, repeats):
     return min(seconds)
 
 
+def resident(field):
+    """`VmRSS:` or `VmHWM:` of this process in bytes."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
+
+
+def run_first(workload):
+    """Runs it, and says by how many bytes the process grew at most meanwhile; none where that is not known."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS:")
+    except OSError:
+        before = None
+    workload.run()
+    return None if before is None else resident("VmHWM:") - before
+
+
 def agree(ours, theirs, element):
     """Whether two lists of numbers are the same up to rounding, at the scale of the largest."""
     scale = max(abs(value) for value in theirs)
@@ -350,9 +395,12 @@ def compare(ours, name, options, peaks):
     answer = ours.ask(name)
     if "error" in answer:
         return {"workload": name, "error": answer["error"]}
-    theirs = {"gemm": Gemm, "encoder": Encoder, "qformer": QFormer, "train": Train}[kind](DTYPES[element], sizes)
+    kinds = {"gemm": Gemm, "encoder": Encoder, "qformer": QFormer, "train": Train, "contrastive": Contrastive}
+    theirs = kinds[kind](DTYPES[element], sizes)
+    memory = run_first(theirs)
     checks = theirs.check()
     row = {"workload": name, "checks": {"ours": answer["checks"], "pytorch": checks}}
+    row["memory"] = {"ours": answer["memory"], "pytorch": memory}
     if not agree(answer["checks"], checks, element):
         return row | {"error": f"different results: ours {answer['checks']}, PyTorch {checks}"}
     rounds = []
@@ -381,17 +429,19 @@ def compare(ours, name, options, peaks):
 
 def print_table(rows, peak):
     """One line a workload, as Markdown."""
-    print("\n| workload | ours s | PyTorch s | ratio | lowest .. highest | ours GFLOP/s | PyTorch GFLOP/s | ours share | PyTorch share |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("\n| workload | ours s | PyTorch s | ratio | lowest .. highest | ours GFLOP/s | PyTorch GFLOP/s | ours share | PyTorch share | ours MB | PyTorch MB |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         if "error" in row:
-            print(f"| {row['workload']} | {row['error']} | | | | | | | |")
+            print(f"| {row['workload']} | {row['error']} | | | | | | | | | |")
             continue
         seconds, rates = row["seconds"], row["flops_per_second"]
         print(
             f"| {row['workload']} | {seconds['ours']:.4f} | {seconds['pytorch']:.4f} | {row['ratio']:.2f} "
             f"| {min(row['ratios']):.2f} .. {max(row['ratios']):.2f} | {rates['ours'] / 1e9:.1f} | {rates['pytorch'] / 1e9:.1f} "
-            f"| {rates['ours'] / peak:.2f} | {rates['pytorch'] / peak:.2f} |"
+            f"| {rates['ours'] / peak:.2f} | {rates['pytorch'] / peak:.2f} "
+            + " ".join(f"| {'unknown' if grown is None else round(grown / 1e6)}" for grown in row["memory"].values())
+            + " |"
         )
 
 

@@ -161,7 +161,7 @@ impl Workload for Train {
         3.0 * (self.setup.flops() + decoder)
     }
 
-    /// Loss and length of the gradient in each of the first two steps.
+    /// Loss and length of the gradient in each of two steps, the second and the third.
     fn check(&mut self) -> Result<Vec<f64>> {
         let mut checks = Vec::new();
         for _ in 0..2 {

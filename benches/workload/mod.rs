@@ -7,11 +7,13 @@
 //! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
 //! | `search_ELEMENT_nN_wW_qQ_kK` | the K best of N vectors of width W for each of Q queries, from an index on disk |
 //! | `qformer_ELEMENT_bB_sS` | the 12-layer Q-Former, width 768: 32 queries that look at B cells of S tokens, width 512 |
+//! | `contrastive_f32_NxQxW` | the contrastive loss in both directions and its gradients: N items, Q queries a cell, width W |
 //! | `train_f32_bB_sS` | a training step of the same encoder: masked values, backward, clipping, AdamW |
 //!
 //! Every input is drawn by [`uniform_values`], so that a program in any language can repeat it.
 
 mod cell;
+mod contrastive;
 mod gemm;
 mod qformer;
 mod search;
@@ -25,7 +27,7 @@ use scmmgpt_kernels::runtime::{Device, Float, Real, Stream, Tensor, bf16};
 use scmmgpt_loader::index::IndexElement;
 
 /// What is compared when nothing else is asked for.
-pub(crate) const STANDARD: [&str; 12] = [
+pub(crate) const STANDARD: [&str; 14] = [
     "peak_f32",
     "gemm_f32_9600x512x512",
     "gemm_f32_1200x1536x512",
@@ -38,6 +40,8 @@ pub(crate) const STANDARD: [&str; 12] = [
     "encoder_bf16_b8_s1200",
     "qformer_f32_b8_s1200",
     "train_f32_b8_s512",
+    "contrastive_f32_4096x1x256",
+    "contrastive_f32_512x32x256",
 ];
 
 /// Something that can be run again and again.
@@ -78,8 +82,9 @@ pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
         ("search", "bf16") => Box::new(search::Search::new(device, IndexElement::Bf16, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
         ("qformer", "f32") => Box::new(qformer::QFormer::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("qformer", "bf16") => Box::new(qformer::QFormer::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("contrastive", "f32") => Box::new(contrastive::Contrastive::new(device, numbers(sizes, 'x', [""; 3])?)?),
         ("train", "f32") => Box::new(cell::Train::new(device, numbers(sizes, '_', ["b", "s"])?)?),
-        ("train", "bf16") => bail!("{name}: training is in f32"),
+        ("train" | "contrastive", "bf16") => bail!("{name}: training is in f32"),
         _ => return Err(unknown()),
     };
     Ok(workload)

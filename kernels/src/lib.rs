@@ -34,7 +34,7 @@ kernels! {
     activation,
     adamw,
     attention: texts,
-    contrastive,
+    contrastive: texts,
     cross_entropy,
     dropout,
     embedding,

@@ -180,8 +180,9 @@ impl Draft {
     }
 }
 
-/// Every mask, lengths from 0 to all, grouped heads, head sizes around the vector's, odd lengths, packed operands, dropout; then the
-/// sizes of the models.
+/// Every mask, lengths from 0 to all, grouped heads, head sizes around the vector's, odd lengths, packed operands, dropout. Of the
+/// Q-Former: queries before a padded text, each seeing both (a length is queries and text together); a causal text behind 32 queries
+/// that it sees, whose rows are keys alone; 32 queries over as many genes as a cell may have. Then the sizes of the models.
 pub fn cases() -> Vec<Case> {
     let cases = [
         draft("self", [1, 1, 1, 1, 1, 8]),
@@ -203,6 +204,9 @@ pub fn cases() -> Vec<Case> {
         draft("grouped", [2, 33, 65, 4, 2, 24]).keys(&[65, 33]),
         draft("grouped", [1, 65, 65, 4, 2, 64]).causal().packed(),
         draft("dropout", [2, 65, 130, 2, 1, 16]).keys(&[130, 99]).dropout(),
+        draft("qformer_matching", [3, 40, 40, 2, 2, 16]).queries(&[40, 9, 33]).keys(&[40, 9, 33]).packed(),
+        draft("qformer_captioning", [2, 33, 65, 2, 2, 16]).causal().queries(&[33, 20]).keys(&[65, 52]),
+        draft("qformer_genes", [2, 32, 2048, 1, 1, 64]).keys(&[2048, 1201]),
         draft("dropout_prefix", [2, 33, 33, 2, 2, 24]).prefix(&[20, 9]).packed().dropout(),
     ];
     let timed = [

@@ -120,7 +120,7 @@ pub fn cases() -> Vec<Case> {
         of(13, 5, 17).classes(4).symmetric().case(0.2),
         of(9, 1, 8).classes(1).symmetric().case(0.1),
         of(31, 1, 64).classes(7).fixed_temperature().case(0.07),
-        of(67, 1, 33).symmetric().case(0.01),
+        of(67, 1, 33).symmetric().fixed_temperature().case(0.01),
         of(131, 3, 40).classes(50).symmetric().case(0.1),
         of(211, 1, 24).groups_of(97).classes(20).symmetric().case(0.1),
         of(600, 1, 16).symmetric().case(0.1),

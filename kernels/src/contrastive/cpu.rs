@@ -17,10 +17,10 @@ use crate::{Error, Result};
 /// Segments that a group is cut into at least, where each has [`FEWEST`] items: work for that many threads.
 const SEGMENTS: usize = 8;
 /// Items of a segment: whole panels of a product, few enough that a segment of texts stays in the second-level cache.
-const FEWEST: usize = 64;
+const FEWEST: usize = 128;
 const MOST: usize = 512;
 /// Rows of cells that a tile of scores has, unless one cell alone has more.
-const ROWS: usize = 192;
+const ROWS: usize = 288;
 
 /// Sums of gradients that are not kept in the element type itself.
 pub(super) fn scratch<T: Float>(items: usize, queries: usize, width: usize) -> usize {

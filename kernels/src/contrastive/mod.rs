@@ -9,6 +9,10 @@
 pub mod cases;
 mod cpu;
 mod cpu_tile;
+mod cuda;
+mod emit;
+mod emit_backward;
+mod emit_forward;
 
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
@@ -73,7 +77,12 @@ pub struct Backward<T: Float> {
 
 /// Bytes of stream scratch that either pass needs for these sizes.
 pub fn scratch<T: Float>(items: usize, queries: usize, width: usize) -> usize {
-    cpu::scratch::<T>(items, queries, width)
+    cpu::scratch::<T>(items, queries, width).max(cuda::scratch(items))
+}
+
+/// Every emitted PTX text of this kernel: entry and module.
+pub fn texts() -> Vec<(String, String)> {
+    emit::all().into_iter().map(|text| (text.entry, text.ptx)).collect()
 }
 
 /// The loss, and the logarithms of the sums that [`backward`] needs. NaN anywhere in a row or a column makes the loss NaN.
@@ -93,7 +102,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     expect_shape(OP, "loss", &[1], &loss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: OP, element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(stream, cuda, OP, args),
     }
 }
 
@@ -118,7 +127,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dloss", &[1], &dloss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, OP, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: OP, element: T::NAME }),
+        Target::Cuda(cuda) => cuda::backward(stream, cuda, OP, args),
     }
 }
 

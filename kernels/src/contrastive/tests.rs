@@ -21,10 +21,10 @@ impl Problem {
         let (loss, dloss) = (plan.tensor("loss", [1]), plan.tensor("dloss", [1]));
         let (row_logsumexp, column_logsumexp) = (plan.tensor("rows", [items]), plan.tensor("columns", [items]));
         let (temperature, dtemperature) = (plan.tensor("temperature", [1]), Some(plan.tensor("dtemperature", [1])));
-        let classes = Some(plan.tensor("classes", [items]));
+        let numbers = plan.tensor("classes", [items]);
         let arena = Arena::allocate(&device, plan).unwrap();
         let stream = Stream::new(&device, 0).unwrap();
-        let (group, symmetric) = (0, true);
+        let (classes, group, symmetric) = (Some(numbers), 0, true);
         let forward = Forward { loss, row_logsumexp, column_logsumexp, cells, texts, classes, temperature, queries, group, symmetric };
         let backward = Backward {
             dcells,
@@ -49,7 +49,7 @@ impl Problem {
         fill(texts, 2).unwrap();
         problem.stream.upload(temperature, &[0.1]).unwrap();
         problem.stream.upload(dloss, &[1.0]).unwrap();
-        problem.stream.upload(classes.unwrap(), &(0..items as u32).collect::<Vec<_>>()).unwrap();
+        problem.stream.upload(numbers, &(0..items as u32).collect::<Vec<_>>()).unwrap();
         problem
     }
 
