@@ -112,7 +112,7 @@ pub struct Bundle {
 #[derive(Debug)]
 enum Model {
     Cells(CellModel<f32>),
-    Joint(CellText<f32>),
+    Joint(Box<CellText<f32>>),
 }
 
 impl Bundle {
@@ -169,7 +169,7 @@ impl Bundle {
             Some(text) => {
                 let sizes = CellTextConfig { model: config.model.clone(), qformer: text.qformer.clone() };
                 sizes.check()?;
-                Model::Joint(CellText::declare(&mut plan, &sizes, config.heads, false, vocabulary.pad()))
+                Model::Joint(Box::new(CellText::declare(&mut plan, &sizes, config.heads, false, vocabulary.pad())))
             }
         };
         let texts = config.text.as_ref().map(|text| Texts::open(&text.text, folder)).transpose()?;

@@ -7,13 +7,11 @@ use scmmgpt_loader::scale::InputScale;
 use crate::Result;
 use crate::baseline::{self, KnnOptions, LogisticOptions, SparseRows, Split};
 
+/// Takes the name of a method, its answers and their probabilities.
+pub(crate) type Report<'a> = dyn FnMut(&str, &[Option<u32>], &[f32]) -> Result<()> + 'a;
+
 /// Reports on what the baselines answer; `labels` has one entry for each cell of the dataset.
-pub(crate) fn baselines(
-    dataset: &CellDataset,
-    labels: &[u32],
-    split: Split<'_>,
-    report: &mut dyn FnMut(&str, &[Option<u32>], &[f32]) -> Result<()>,
-) -> Result<()> {
+pub(crate) fn baselines(dataset: &CellDataset, labels: &[u32], split: Split<'_>, report: &mut Report<'_>) -> Result<()> {
     let matrix = Expression::of(dataset)?;
     let regression = baseline::logistic_regression(matrix.rows(), labels, split, LogisticOptions::default())?;
     report("logistic regression", &regression.answers(), &regression.probabilities)?;

@@ -69,10 +69,9 @@ pub(super) fn train(trainer: &Trainer, device: &Device, folder: &Path, session: 
     let mut description = BundleConfig::new(config, data, trainer.heads());
     // Experts that agree are no surer together than each alone.
     description.temperature = 1.0 + f64::from(config.model.gene_linear_weight);
-    if trainer.heads().classes > 0 && !data.split.validation.is_empty() {
-        if let Some(calibrated) = stage.calibrate()? {
-            (description.temperature, description.unknown_threshold) = calibrated;
-        }
+    let judged = trainer.heads().classes > 0 && !data.split.validation.is_empty();
+    if let Some(calibrated) = if judged { stage.calibrate()? } else { None } {
+        (description.temperature, description.unknown_threshold) = calibrated;
     }
     let stream = &stage.workspace.stream;
     if trainer.heads().gene_linear {

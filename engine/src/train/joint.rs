@@ -7,13 +7,13 @@ use std::sync::Arc;
 use scmmgpt_kernels::runtime::Stream;
 use scmmgpt_loader::checkpoint::Checkpoint;
 use scmmgpt_loader::h5ad::AnnData;
-use scmmgpt_loader::text::CellTexts;
+use scmmgpt_loader::text::{CellTexts, PAD_TO_MULTIPLE};
 
 use super::data::TrainingData;
 use super::text_stage::NUMBER;
 use super::trainer::{StagePlan, Trainer};
 use crate::bundle::TextBundle;
-use crate::config::{CellTextConfig, Stage1Config, TrainConfig};
+use crate::config::{CellTextConfig, QFormerConfig, Stage1Config, TextConfig, TrainConfig};
 use crate::layer::Dims;
 use crate::model::bert;
 use crate::model::cell_model::{self, CellModel, Heads};
@@ -33,7 +33,7 @@ pub(super) struct Joint {
     pub(super) texts: Texts,
     pub(super) cell_texts: Arc<CellTexts>,
     config: CellTextConfig,
-    text: crate::config::TextConfig,
+    text: TextConfig,
 }
 
 impl Joint {
@@ -54,27 +54,11 @@ impl Joint {
         }
         let metadata = texts.descriptions.metadata(&files)?;
         let cell_texts = Arc::new(CellTexts::new(Arc::clone(&texts.descriptions), &data.dataset, metadata)?);
-        let mut qformer = config.qformer.clone();
-        let tokenizer = texts.collator.tokenizer();
-        if qformer.vocab_size == 0 {
-            qformer.vocab_size = tokenizer.vocab_size();
-        }
-        if qformer.vocab_size < tokenizer.vocab_size() {
-            let expected = format!("at least the {} tokens of text.tokenizer, or 0", tokenizer.vocab_size());
-            return Err(Error::Setting { key: "qformer.vocab_size".into(), value: qformer.vocab_size.to_string(), expected });
-        }
-        qformer.decoder_start_token_id = Some(tokenizer.decoder_start());
-        qformer.captioning |= settings.loss.captioning > 0.0;
-        let padded = config.text.max_length.next_multiple_of(scmmgpt_loader::text::PAD_TO_MULTIPLE);
-        if padded > qformer.max_position_embeddings {
-            let expected = format!("at most qformer.max_position_embeddings={}", qformer.max_position_embeddings);
-            return Err(Error::Setting { key: "text.max_length".into(), value: config.text.max_length.to_string(), expected });
-        }
         // The cell-type head stays with the model of stage 0; the others are kept where they go on learning.
         let reconstructs = settings.masked > 0.0;
         let heads = Heads { expression: reconstructs && heads.expression, mvc: reconstructs && heads.mvc, ..Heads::default() };
         let text = config.text.clone();
-        let config = CellTextConfig { model: config.model.clone(), qformer };
+        let config = CellTextConfig { model: config.model.clone(), qformer: complete(config, settings, &texts)? };
         config.check()?;
         if let Some(folder) = &text.init {
             bert::check_sizes(folder, &config.qformer)?;
@@ -83,9 +67,9 @@ impl Joint {
     }
 
     /// Declares the model.
-    pub(super) fn declare(&self, data: &TrainingData) -> (ParameterPlan<f32>, CellText<f32>) {
+    pub(super) fn declare(&self) -> (ParameterPlan<f32>, CellText<f32>) {
         let mut plan = ParameterPlan::new(true);
-        let padding = data.dataset.vocab().pad();
+        let padding = self.data.dataset.vocab().pad();
         let model = CellText::declare(&mut plan, &self.config, self.heads, self.settings.tune_cell_encoder, padding);
         (plan, model)
     }
@@ -112,13 +96,12 @@ impl Joint {
     /// The largest batches that can occur.
     pub(super) fn sizes(&self, trainer: &Trainer) -> Sizes {
         let batch = self.settings.train.batch_size;
-        let seq_len = self.text.max_length.next_multiple_of(scmmgpt_loader::text::PAD_TO_MULTIPLE);
-        Sizes { cells: trainer.largest(batch), texts: Dims { batch, seq_len } }
+        Sizes { cells: trainer.largest(batch), texts: Dims { batch, seq_len: longest(&self.text) } }
     }
 
     /// What the stage will allocate.
     pub(super) fn memory_plan(&self, trainer: &Trainer) -> StagePlan {
-        let (weights, model) = self.declare(trainer.data());
+        let (weights, model) = self.declare();
         let parameters = weights.count();
         let sizes = self.sizes(trainer);
         let mut plans = Vec::from(weights.into_plans());
@@ -143,7 +126,6 @@ impl Joint {
     pub(super) fn initialise(
         &self,
         config: &TrainConfig,
-        data: &TrainingData,
         parameters: &Parameters<f32>,
         stream: &Stream,
         cells: Option<&Path>,
@@ -156,7 +138,7 @@ impl Joint {
         let mut plan = ParameterPlan::<f32>::new(false);
         // A checkpoint from elsewhere has no head for these classes.
         let heads = if cells.is_some() { self.heads } else { Heads::default() };
-        CellModel::declare(&mut plan, &config.model, heads, data.dataset.vocab().pad());
+        CellModel::declare(&mut plan, &config.model, heads, self.data.dataset.vocab().pad());
         let names: HashSet<&str> = plan.names().collect();
         parameters.load_matching(stream, &Checkpoint::open(&path)?, &|name| names.contains(name))
     }
@@ -172,4 +154,29 @@ impl Joint {
             classes: self.cell_texts.classes().iter().map(|class| (class.name.clone(), class.text.clone())).collect(),
         }
     }
+}
+
+/// The Q-Former's sizes with what tokenizer and losses decide.
+fn complete(config: &TrainConfig, settings: &Stage1Config, texts: &Texts) -> Result<QFormerConfig> {
+    let tokenizer = texts.collator.tokenizer();
+    let mut qformer = config.qformer.clone();
+    if qformer.vocab_size == 0 {
+        qformer.vocab_size = tokenizer.vocab_size();
+    }
+    if qformer.vocab_size < tokenizer.vocab_size() {
+        let expected = format!("at least the {} tokens of text.tokenizer, or 0", tokenizer.vocab_size());
+        return Err(Error::Setting { key: "qformer.vocab_size".into(), value: qformer.vocab_size.to_string(), expected });
+    }
+    if longest(&config.text) > qformer.max_position_embeddings {
+        let expected = format!("at most qformer.max_position_embeddings={}", qformer.max_position_embeddings);
+        return Err(Error::Setting { key: "text.max_length".into(), value: config.text.max_length.to_string(), expected });
+    }
+    qformer.decoder_start_token_id = Some(tokenizer.decoder_start());
+    qformer.captioning |= settings.loss.captioning > 0.0;
+    Ok(qformer)
+}
+
+/// Tokens of the longest text, padding included.
+fn longest(text: &TextConfig) -> usize {
+    text.max_length.next_multiple_of(PAD_TO_MULTIPLE)
 }

@@ -70,7 +70,7 @@ pub(super) fn train(
 ) -> Result<Outcome> {
     let (config, data) = (trainer.config(), &joint.data);
     let settings = &joint.settings;
-    let (plan, model) = joint.declare(data);
+    let (plan, model) = joint.declare();
     let parameters = plan.allocate(device)?;
     let sizes = joint.sizes(trainer);
     let order = BatchOrder::new(data.split.train.clone(), settings.train.batch_size, config.seed)?;
@@ -100,7 +100,7 @@ pub(super) fn train(
     };
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
     (session.observe)(Progress::Stage { stage: NUMBER, about: "cells and texts" });
-    run.train(session, |stage| joint.initialise(config, data, &parameters, &stage.workspace.stream, cells))?;
+    run.train(session, |stage| joint.initialise(config, &parameters, &stage.workspace.stream, cells))?;
     let description =
         BundleConfig { text: Some(joint.description(run.stage.calibrate()?)), ..BundleConfig::new(config, data, joint.heads) };
     joint.texts.save(folder)?;
