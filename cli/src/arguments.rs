@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use scmmgpt_engine::{Device, LabelSource};
 
 /// Train scMMGPT cell models, and use them on AnnData files. Everything runs on this machine; nothing is downloaded.
@@ -159,7 +159,7 @@ Examples:
 }
 
 #[derive(Args, Debug)]
-#[group(id = "texts_given", required = true, multiple = true, args = ["text", "texts"])]
+#[command(group(ArgGroup::new("what").required(true).multiple(true).args(["text", "texts"])))]
 pub(crate) struct EmbedText {
     /// Folder that `train --out` wrote
     #[arg(long, value_name = "DIR")]
@@ -191,7 +191,7 @@ pub(crate) struct Index {
 }
 
 #[derive(Args, Debug)]
-#[group(id = "where_to_look", required = true, multiple = false, args = ["index", "cells"])]
+#[command(group(ArgGroup::new("where").required(true).args(["index", "cells"])))]
 pub(crate) struct Retrieve {
     /// Folder that `train --out` wrote
     #[arg(long, value_name = "DIR")]
