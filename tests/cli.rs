@@ -1,32 +1,16 @@
 //! The program as a user runs it: train, annotate, embed, score; errors and exit codes; killed and resumed.
 
 mod program;
+#[path = "program/run.rs"]
+mod run;
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use program::{program, root};
+use run::{fail, succeed, succeed_though_killed};
 use scmmgpt_loader::h5ad::{AnnData, Column};
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(program()).args(arguments).current_dir(root()).output().unwrap()
-}
-
-fn succeed(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs what must fail with this code; the message.
-fn fail(code: i32, arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
-}
 
 const CELLS: &str = "tests/data/pbmc68k_700.h5ad";
 
@@ -98,33 +82,7 @@ fn a_killed_run_resumes_to_the_same_bytes() {
     let (whole, killed) = (path("whole"), path("killed"));
     let started = std::time::Instant::now();
     succeed(&strings(&train(&whole, &["--threads", "2"])));
-    let time = started.elapsed();
-    // Moments spread over the run by a fixed rule; each attempt goes on where the last one died.
-    let mut finished = false;
-    for attempt in 0..60u64 {
-        let arguments = train(&killed, &["--threads", "1", "--resume"]);
-        let mut child =
-            Command::new(program()).args(&arguments).current_dir(root()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let share = if attempt < 5 { [0.15, 0.35, 0.55, 0.3, 0.7][attempt as usize] } else { 10.0 };
-        let deadline = std::time::Instant::now() + time.mul_f64(share).max(Duration::from_millis(20));
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break Some(status);
-            }
-            if std::time::Instant::now() > deadline {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        if let Some(status) = status {
-            assert!(status.success());
-            finished = true;
-            break;
-        }
-    }
-    assert!(finished);
+    succeed_though_killed(&train(&killed, &["--threads", "1", "--resume"]), started.elapsed());
     for name in ["model.safetensors", "config.json", "log.jsonl", "evaluation.json"] {
         let read = |folder: &str| std::fs::read(Path::new(folder).join(name)).unwrap();
         assert!(read(&whole) == read(&killed), "{name} differs");

@@ -6,8 +6,8 @@
 //! | `gemm_ELEMENT_MxNxK` | `c[m, n] = a[m, k] b[n, k]^T + bias` |
 //! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
 //! | `search_ELEMENT_nN_wW_qQ_kK` | the K best of N vectors of width W for each of Q queries, from an index on disk |
-//! | `contrastive_f32_NxQxW` | the contrastive loss in both directions and its gradients: N items, Q queries a cell, width W |
 //! | `qformer_ELEMENT_bB_sS` | the 12-layer Q-Former, width 768: 32 queries that look at B cells of S tokens, width 512 |
+//! | `contrastive_f32_NxQxW` | the contrastive loss in both directions and its gradients: N items, Q queries a cell, width W |
 //! | `train_f32_bB_sS` | a training step of the same encoder: masked values, backward, clipping, AdamW |
 //!
 //! Every input is drawn by [`uniform_values`], so that a program in any language can repeat it.
@@ -80,9 +80,9 @@ pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
         ("encoder", "bf16") => Box::new(cell::Encoder::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("search", "f32") => Box::new(search::Search::new(device, IndexElement::F32, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
         ("search", "bf16") => Box::new(search::Search::new(device, IndexElement::Bf16, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
-        ("contrastive", "f32") => Box::new(contrastive::Contrastive::new(device, numbers(sizes, 'x', [""; 3])?)?),
         ("qformer", "f32") => Box::new(qformer::QFormer::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("qformer", "bf16") => Box::new(qformer::QFormer::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("contrastive", "f32") => Box::new(contrastive::Contrastive::new(device, numbers(sizes, 'x', [""; 3])?)?),
         ("train", "f32") => Box::new(cell::Train::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("train" | "contrastive", "bf16") => bail!("{name}: training is in f32"),
         _ => return Err(unknown()),

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use scmmgpt_engine::Device;
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use scmmgpt_engine::{Device, LabelSource};
 
 /// Train scMMGPT cell models, and use them on AnnData files. Everything runs on this machine; nothing is downloaded.
 #[derive(Parser, Debug)]
@@ -22,6 +22,11 @@ Examples:
         --set data.train='[\"a.h5ad\", \"b.h5ad\"]' --set data.label_key=cell_type
   Label other cells with it, and open the result in scanpy:
     scmmgpt-engine infer annotate --model runs/pbmc --cells new.h5ad --output labelled.h5ad
+  Label cells by what the labels mean, and find cells by text (a model with a [stage1] section):
+    scmmgpt-engine train --config configs/cell_text.toml --out runs/words
+    scmmgpt-engine infer annotate --model runs/words --cells new.h5ad --output labelled.h5ad --labels labels.txt
+    scmmgpt-engine infer index --model runs/words --cells new.h5ad --output new.index
+    scmmgpt-engine infer retrieve --model runs/words --index new.index --text \"CD14-positive monocytes\"
   Score the labels against a column of the file:
     scmmgpt-engine eval annotation --cells labelled.h5ad --label-key cell_type
 
@@ -126,9 +131,90 @@ pub(crate) enum InferTask {
 Examples:
   by the model's own classes:
     scmmgpt-engine infer annotate --model runs/demo --cells in.h5ad --output out.h5ad
+  by the texts of labels, one a line, none of which need be known from training (a model with a [stage1] section):
+    scmmgpt-engine infer annotate --model runs/words --cells in.h5ad --output out.h5ad --labels labels.txt --top-n 3
+  by all terms of the ontology that the model was trained with:
+    scmmgpt-engine infer annotate --model runs/words --cells in.h5ad --output out.h5ad --labels ontology
   by the 10 nearest cells of a labelled reference:
     scmmgpt-engine infer annotate --model runs/demo --cells in.h5ad --output out.h5ad --reference ref.h5ad --k 10")]
     Annotate(Annotate),
+    /// Write an embedding of each text, comparable with those of cells, as JSON Lines (a joint model)
+    #[command(after_help = "\
+Examples:
+  scmmgpt-engine infer embed-text --model runs/words --text \"CD14-positive monocytes\" --output out.jsonl
+  scmmgpt-engine infer embed-text --model runs/words --texts texts.txt --output out.jsonl")]
+    EmbedText(EmbedText),
+    /// Write an index of cells that `infer retrieve` searches (a joint model)
+    #[command(after_help = "\
+Example:
+  scmmgpt-engine infer index --model runs/words --cells in.h5ad --output in.index --label-key cell_type")]
+    Index(Index),
+    /// Find cells for a text, or texts for cells (a joint model)
+    #[command(after_help = "\
+Examples:
+  the cells of an index that fit a text best:
+    scmmgpt-engine infer retrieve --model runs/words --index in.index --text \"CD14-positive monocytes\" --top 10
+  the texts that fit each cell best:
+    scmmgpt-engine infer retrieve --model runs/words --cells in.h5ad --labels labels.txt --top 3 --json")]
+    Retrieve(Retrieve),
+}
+
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("what").required(true).multiple(true).args(["text", "texts"])))]
+pub(crate) struct EmbedText {
+    /// Folder that `train --out` wrote
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// A text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Vec<String>,
+    /// A text a line; empty lines are skipped
+    #[arg(long, value_name = "FILE")]
+    pub(crate) texts: Option<PathBuf>,
+    /// JSON Lines: {"text": .., "embedding": [..]}
+    #[arg(long, value_name = "OUT.jsonl")]
+    pub(crate) output: PathBuf,
+    /// Replace an existing output
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Index {
+    #[command(flatten)]
+    pub(crate) cells: Cells,
+    /// Column of obs that is shown beside what is found
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label_key: Option<String>,
+    /// Store half the bits of each number
+    #[arg(long)]
+    pub(crate) bf16: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("where").required(true).args(["index", "cells"])))]
+pub(crate) struct Retrieve {
+    /// Folder that `train --out` wrote
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Index to search by text
+    #[arg(long, value_name = "IN.index", requires = "text")]
+    pub(crate) index: Option<PathBuf>,
+    /// A text to find cells for; may be repeated
+    #[arg(long, value_name = "TEXT", requires = "index")]
+    pub(crate) text: Vec<String>,
+    /// Cells to find texts for
+    #[arg(long, value_name = "IN.h5ad")]
+    pub(crate) cells: Option<PathBuf>,
+    /// Texts to choose from, as for `infer annotate` [default: those of training]
+    #[arg(long, value_name = "FILE|ontology", requires = "cells")]
+    pub(crate) labels: Option<String>,
+    /// Where the expression stands: X, raw, or a layer's name [default: as in training]
+    #[arg(long, value_name = "NAME", requires = "cells")]
+    pub(crate) layer: Option<String>,
+    /// Results for each query
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    pub(crate) top: usize,
 }
 
 #[derive(Args, Debug)]
@@ -139,8 +225,8 @@ pub(crate) struct Cells {
     /// Cells to read
     #[arg(long, value_name = "IN.h5ad")]
     pub(crate) cells: PathBuf,
-    /// Copy of the cells with the results added
-    #[arg(long, value_name = "OUT.h5ad")]
+    /// File to write: a copy of the cells with the results added, or the index
+    #[arg(long, value_name = "OUT")]
     pub(crate) output: PathBuf,
     /// Where the expression stands: X, raw, or a layer's name [default: as in training]
     #[arg(long, value_name = "NAME")]
@@ -154,6 +240,12 @@ pub(crate) struct Cells {
 pub(crate) struct Annotate {
     #[command(flatten)]
     pub(crate) cells: Cells,
+    /// Labels that are read as text: a file (a label a line, or JSON with descriptions), or `ontology`
+    #[arg(long, value_name = "FILE|ontology", conflicts_with = "reference")]
+    pub(crate) labels: Option<String>,
+    /// By text: write so many labels a cell, the further ones to obs["scmmgpt_label_2"], obs["scmmgpt_probability_2"], ..
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "reference", value_parser = positive)]
+    pub(crate) top_n: usize,
     /// Labelled cells to map on
     #[arg(long, value_name = "REF.h5ad")]
     pub(crate) reference: Option<PathBuf>,
@@ -163,7 +255,7 @@ pub(crate) struct Annotate {
     /// Neighbours that vote
     #[arg(long, value_name = "N", default_value_t = 10, requires = "reference", value_parser = positive)]
     pub(crate) k: usize,
-    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference]
+    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference or --labels ontology]
     #[arg(long, value_name = "P")]
     pub(crate) unknown_threshold: Option<f64>,
 }
@@ -179,6 +271,59 @@ pub(crate) enum EvalTask {
     /// Compare the labels that `infer annotate` wrote with a column of the same file
     #[command(after_help = "Example:\n  scmmgpt-engine eval annotation --cells out.h5ad --label-key cell_type --json")]
     Annotation(EvalAnnotation),
+    /// Label cells by text and rank both ways, beside a column of the same file, for every mixing weight of similarity and matching score
+    #[command(after_help = "\
+Examples:
+  scmmgpt-engine eval zero-shot --model runs/words --cells test.h5ad --label-key cell_type
+  with baselines that learn from other labelled cells:
+  scmmgpt-engine eval zero-shot --model runs/words --cells test.h5ad --label-key cell_type --reference train.h5ad")]
+    ZeroShot(EvalZeroShot),
+    /// Learn from few labelled cells a type, in the model's embedding and in the genes, and label the others
+    #[command(after_help = "\
+Example:
+  scmmgpt-engine eval few-shot --model runs/words --cells test.h5ad --label-key cell_type --shots 1,5,10")]
+    FewShot(EvalFewShot),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalZeroShot {
+    /// Folder that `train --out` wrote
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Labelled cells
+    #[arg(long, value_name = "IN.h5ad")]
+    pub(crate) cells: PathBuf,
+    /// Column of the true labels
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label_key: String,
+    /// Labels to choose from, as for `infer annotate` [default: those of training]
+    #[arg(long, value_name = "FILE|ontology")]
+    pub(crate) labels: Option<String>,
+    /// Labelled cells that the baselines learn from
+    #[arg(long, value_name = "REF.h5ad")]
+    pub(crate) reference: Option<PathBuf>,
+    /// Where the expression stands: X, raw, or a layer's name [default: as in training]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) layer: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalFewShot {
+    /// Folder that `train --out` wrote
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Labelled cells: half of them can be examples, the other half is labelled
+    #[arg(long, value_name = "IN.h5ad")]
+    pub(crate) cells: PathBuf,
+    /// Column of the labels
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label_key: String,
+    /// Examples of each type
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,5,10", value_parser = positive)]
+    pub(crate) shots: Vec<usize>,
+    /// Where the expression stands: X, raw, or a layer's name [default: as in training]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) layer: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -192,6 +337,11 @@ pub(crate) struct EvalAnnotation {
     /// Column of the predicted labels [default: scmmgpt_label]
     #[arg(long, value_name = "COLUMN")]
     pub(crate) predicted_key: Option<String>,
+}
+
+/// What `--labels` means.
+pub(crate) fn label_source(text: &str) -> LabelSource {
+    if text == "ontology" { LabelSource::Ontology } else { LabelSource::File(text.into()) }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -28,9 +28,14 @@ pub(crate) fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
 fn code(error: &Error) -> u8 {
     match error {
         Error::ConfigSyntax { .. } | Error::Override { .. } | Error::Setting { .. } | Error::OutputExists { .. } => 2,
-        Error::Labels { .. } | Error::Metric(_) => 3,
+        Error::Labels { .. } | Error::Metric(_) | Error::Query { .. } | Error::Texts { .. } => 3,
         Error::Loader(error) => loader_code(error),
-        Error::ModelFolder { .. } | Error::Incapable { .. } | Error::Resume { .. } | Error::Json { .. } => 4,
+        Error::ModelFolder { .. }
+        | Error::Incapable { .. }
+        | Error::Resume { .. }
+        | Error::IndexModel { .. }
+        | Error::BertMismatch { .. }
+        | Error::Json { .. } => 4,
         Error::Kernel(error) => kernel_code(error),
         Error::Stopped { .. } => 75,
         _ => 1,

@@ -1,18 +1,22 @@
-//! `infer`: embed and annotate.
+//! `infer`: embed, annotate, index, retrieve.
 
 use scmmgpt_engine::SourceReport;
 use scmmgpt_engine::bundle::Bundle;
-use scmmgpt_engine::task::annotate::{self, Annotate, Reference};
+use scmmgpt_engine::task::annotate::{self, Annotate, Method, Reference};
 use scmmgpt_engine::task::embed::{self, Embed};
 use serde_json::json;
 
 use crate::arguments::{self, Cells, Global, Infer, InferTask};
 use crate::progress::Display;
+use crate::retrieve;
 
 pub(crate) fn run(global: &Global, arguments: &Infer) -> anyhow::Result<()> {
     match &arguments.task {
         InferTask::Embed(cells) => embed(global, cells),
         InferTask::Annotate(task) => annotate(global, task),
+        InferTask::EmbedText(task) => retrieve::embed_text(global, task),
+        InferTask::Index(task) => retrieve::index(global, task),
+        InferTask::Retrieve(task) => retrieve::run(global, task),
     }
 }
 
@@ -48,18 +52,12 @@ fn embed(global: &Global, cells: &Cells) -> anyhow::Result<()> {
     let task = Embed { cells: &cells.cells, output: &cells.output, layer, overwrite, command: &command };
     let result = embed::embed(&bundle, &task, &mut |done, total| display.cells(done, total));
     display.finish();
-    let report = result?;
+    let (report, width) = result?;
     display.line(&describe(&report));
     if global.json {
-        println!("{}", json!({ "output": cells.output, "cells": report.cells, "obsm": embed::OBSM_KEY, "genes": report }));
+        println!("{}", json!({ "output": cells.output, "cells": report.cells, "obsm": embed::OBSM_KEY, "width": width, "genes": report }));
     } else {
-        println!(
-            "wrote obsm[\"{}\"] ({} x {}) to {}",
-            embed::OBSM_KEY,
-            report.cells,
-            bundle.config.model.hidden_size,
-            cells.output.display()
-        );
+        println!("wrote obsm[\"{}\"] ({} x {width}) to {}", embed::OBSM_KEY, report.cells, cells.output.display());
     }
     Ok(())
 }
@@ -69,17 +67,21 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
     let bundle = Bundle::open(&cells.model, &global.open_device()?)?;
     let mut display = Display::new(global, "annotating");
     let command = command_line();
-    let reference = arguments.reference.as_deref().map(|cells| Reference {
-        cells,
-        label_key: arguments.reference_label_key.as_deref(),
-        neighbours: arguments.k,
-    });
+    let labels = arguments.labels.as_deref().map(arguments::label_source);
+    let method = match (&arguments.reference, &labels) {
+        (Some(cells), _) => {
+            Method::Reference(Reference { cells, label_key: arguments.reference_label_key.as_deref(), neighbours: arguments.k })
+        }
+        (None, Some(labels)) => Method::Labels(labels),
+        (None, None) => Method::Model,
+    };
     let task = Annotate {
         cells: &cells.cells,
         output: &cells.output,
         layer: cells.layer.as_deref(),
-        reference,
+        method,
         unknown_threshold: arguments.unknown_threshold,
+        top_n: arguments.top_n,
         overwrite: cells.overwrite,
         command: &command,
     };
@@ -87,10 +89,20 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
     display.finish();
     let summary = result?;
     display.line(&describe(&summary.cells));
+    retrieve::tell_truncated(&display, summary.truncated);
+    if !summary.by_name_alone.is_empty() {
+        display.line(&format!("neither described nor in the ontology, so read by name alone: {}", summary.by_name_alone.join(", ")));
+    }
     if global.json {
         let counts: serde_json::Map<String, serde_json::Value> =
             summary.counts.iter().map(|(label, cells)| (label.clone(), json!(cells))).collect();
-        println!("{}", json!({ "output": cells.output, "cells": summary.cells.cells, "labels": counts, "genes": summary.cells }));
+        println!(
+            "{}",
+            json!({
+                "output": cells.output, "cells": summary.cells.cells, "labels": counts, "by_name_alone": summary.by_name_alone,
+                "truncated": summary.truncated, "genes": summary.cells,
+            })
+        );
         return Ok(());
     }
     for (label, count) in &summary.counts {

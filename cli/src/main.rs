@@ -7,6 +7,7 @@ mod eval;
 mod exit;
 mod infer;
 mod progress;
+mod retrieve;
 mod train;
 
 use std::process::ExitCode;

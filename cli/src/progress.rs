@@ -47,6 +47,11 @@ impl Display {
         }
     }
 
+    /// Forgets the cells so far: rates are those of an epoch.
+    fn restart(&mut self) {
+        (self.cells, self.started) = (0, Instant::now());
+    }
+
     fn rate(&self) -> f64 {
         self.cells as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
     }
@@ -69,6 +74,10 @@ impl Display {
     pub(crate) fn training(&mut self, event: &Progress) {
         match event {
             Progress::Note(text) => self.line(text),
+            Progress::Stage { stage, about } => {
+                self.line(&format!("stage {stage}: {about}"));
+                self.restart();
+            }
             Progress::Step { epoch, epochs, step, steps, cells, loss, learning_rate } => {
                 self.cells += cells;
                 let rate = self.rate();
@@ -90,6 +99,7 @@ impl Display {
                 }
                 text.push_str(&format!("  {:.0} cells/s{}", self.rate(), if *best { "  best" } else { "" }));
                 self.line(&text);
+                self.restart();
             }
         }
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
-use scmmgpt_engine::Error;
 use scmmgpt_engine::config::TrainConfig;
-use scmmgpt_engine::train::Trainer;
+use scmmgpt_engine::train::{STAGE0, StagePlan, Trainer};
+use scmmgpt_engine::{Error, Plan};
 use serde_json::json;
 
 use crate::arguments::{Global, Train};
@@ -60,15 +60,25 @@ fn check_output(arguments: &Train) -> anyhow::Result<()> {
 
 /// Removes what a run writes, and nothing else that may lie in the folder.
 fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
-    for name in ["config.json", "model.safetensors", "vocab.json", "config.toml", "log.jsonl", "evaluation.json"] {
-        let path = folder.join(name);
+    const FILES: [&str; 8] = [
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+        "tokenizer.json",
+        "ontology.json",
+        "config.toml",
+        "log.jsonl",
+        "evaluation.json",
+    ];
+    for path in FILES.map(|name| folder.join(name)) {
         if path.exists() {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
-    let checkpoints = folder.join("checkpoints");
-    if checkpoints.exists() {
-        std::fs::remove_dir_all(&checkpoints).with_context(|| format!("cannot remove {}", checkpoints.display()))?;
+    for path in ["checkpoints", STAGE0].map(|name| folder.join(name)) {
+        if path.exists() {
+            std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
     }
     Ok(())
 }
@@ -82,27 +92,45 @@ fn describe(trainer: &Trainer, display: &Display) {
     let parts = format!("{} training, {} validation, {} test cells", split.train.len(), split.validation.len(), split.test.len());
     let classes = if data.classes.is_empty() { String::new() } else { format!(", {} classes", data.classes.len()) };
     display.line(&format!("{parts}{classes}, {} gene tokens", data.dataset.vocab().len()));
+    trainer.text_notes().iter().for_each(|note| display.line(note));
 }
 
 fn dry_run(trainer: &Trainer, global: &Global, display: &Display) -> anyhow::Result<()> {
-    let (plans, parameters) = trainer.memory_plan();
-    let total: usize = plans.iter().map(|plan| plan.bytes()).sum();
-    let scratch = plans.iter().map(|plan| plan.scratch_bytes()).max().unwrap_or(0);
+    let stages = trainer.memory_plan();
     if global.json {
-        let classes: serde_json::Map<String, serde_json::Value> =
-            plans.iter().map(|plan| (plan.class().name().to_string(), json!(plan.bytes()))).collect();
-        println!("{}", json!({ "parameters": parameters, "bytes": total + scratch, "classes": classes, "scratch": scratch }));
+        let stages: Vec<serde_json::Value> = stages.iter().map(plan_as_json).collect();
+        println!("{}", json!({ "stages": stages }));
         return Ok(());
     }
-    for plan in &plans {
-        if global.verbose {
-            println!("{}:\n{}", plan.class().name(), plan.report());
-        } else {
-            println!("{:<12} {:>14} bytes in {} tensors", plan.class().name(), plan.bytes(), plan.entries().len());
+    for StagePlan { stage, plans, parameters } in &stages {
+        let scratch = scratch(plans);
+        let total: usize = plans.iter().map(|plan| plan.bytes()).sum();
+        println!("stage {stage}");
+        for plan in plans {
+            if global.verbose {
+                println!("{}:\n{}", plan.class().name(), plan.report());
+            } else {
+                println!("{:<12} {:>14} bytes in {} tensors", plan.class().name(), plan.bytes(), plan.entries().len());
+            }
         }
+        println!("{:<12} {scratch:>14} bytes", "scratch");
+        println!("{:<12} {:>14} bytes for {parameters} parameters", "total", total + scratch);
     }
-    println!("{:<12} {scratch:>14} bytes", "scratch");
-    println!("{:<12} {:>14} bytes for {parameters} parameters", "total", total + scratch);
     display.line("dry run: nothing was trained (-v lists every tensor)");
     Ok(())
+}
+
+/// Bytes that the stage's streams need at once.
+fn scratch(plans: &[Plan]) -> usize {
+    plans.iter().map(|plan| plan.scratch_bytes()).max().unwrap_or(0)
+}
+
+fn plan_as_json(stage: &StagePlan) -> serde_json::Value {
+    let classes: Vec<serde_json::Value> =
+        stage.plans.iter().map(|plan| json!({ "class": plan.class().name(), "bytes": plan.bytes() })).collect();
+    let bytes: usize = stage.plans.iter().map(|plan| plan.bytes()).sum();
+    let scratch = scratch(&stage.plans);
+    json!({
+        "stage": stage.stage, "parameters": stage.parameters, "bytes": bytes + scratch, "classes": classes, "scratch": scratch,
+    })
 }

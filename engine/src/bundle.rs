@@ -1,4 +1,5 @@
-//! A model folder: `model.safetensors` (scGPT names), `config.json`, `vocab.json`. What `train` writes and `infer` reads.
+//! A model folder: `model.safetensors` (scGPT names), `config.json`, `vocab.json`; for a joint model also `tokenizer.json` and
+//! `ontology.json`. What `train` writes and `infer` reads.
 
 use std::io::Write;
 use std::path::Path;
@@ -14,15 +15,19 @@ use scmmgpt_loader::vocab::GeneVocab;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{ModelConfig, TrainConfig};
+use crate::config::{CellTextConfig, ModelConfig, QFormerConfig, TextConfig, TrainConfig};
 use crate::layer::Dims;
 use crate::model::cell_model::{CellModel, Heads, LossWeights, Purpose, Workspace};
+use crate::model::cell_text::{self, CellText};
+use crate::task::pair_scores::Mixing;
+use crate::texts::Texts;
 use crate::train::TrainingData;
 use crate::weights::{ParameterPlan, Parameters};
 use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
-const VOCABULARY: &str = "vocab.json";
+/// File of the gene vocabulary.
+pub(crate) const VOCABULARY: &str = "vocab.json";
 const WEIGHTS: &str = "model.safetensors";
 
 /// What a model folder says of its model, in `config.json`.
@@ -48,6 +53,26 @@ pub struct BundleConfig {
     pub unknown_threshold: f64,
     /// Cells a batch that the model was trained with.
     pub batch_size: usize,
+    /// The text branch of a joint model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextBundle>,
+}
+
+/// What a model folder says of its text branch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextBundle {
+    /// Sizes.
+    pub qformer: QFormerConfig,
+    /// Tokenizer, ontology and templates, from the folder.
+    pub text: TextConfig,
+    /// Whether the matching head was trained.
+    pub matching: bool,
+    /// How similarity and matching score become probabilities.
+    pub mixing: Mixing,
+    /// Labels by text with a lower probability are withheld.
+    pub unknown_threshold: f64,
+    /// Name and text of each class of cells that the model was trained on.
+    pub classes: Vec<(String, String)>,
 }
 
 impl BundleConfig {
@@ -64,6 +89,7 @@ impl BundleConfig {
             temperature: 1.0,
             unknown_threshold: 0.0,
             batch_size: config.train.batch_size,
+            text: None,
         }
     }
 }
@@ -78,8 +104,15 @@ pub struct Bundle {
     /// SHA-256 of the weights file, in hexadecimal.
     pub hash: String,
     device: Device,
-    model: CellModel<f32>,
+    model: Model,
+    texts: Option<Texts>,
     _parameters: Parameters<f32>,
+}
+
+#[derive(Debug)]
+enum Model {
+    Cells(CellModel<f32>),
+    Joint(Box<CellText<f32>>),
 }
 
 impl Bundle {
@@ -103,32 +136,52 @@ impl Bundle {
         write_json(&folder.join(CONFIG), config)
     }
 
+    /// What a model folder says of its model.
+    ///
+    /// # Errors
+    /// `ModelFolder` when something is missing, `Json`, `Setting`.
+    pub fn describe(folder: &Path) -> Result<BundleConfig> {
+        for name in [CONFIG, VOCABULARY] {
+            if !folder.join(name).is_file() {
+                return Err(Error::ModelFolder { folder: folder.into(), reason: format!("it has no {name}") });
+            }
+        }
+        let config: BundleConfig = read_json(&folder.join(CONFIG))?;
+        config.model.check()?;
+        Ok(config)
+    }
+
     /// Opens a model folder.
     ///
     /// # Errors
     /// `ModelFolder` when something is missing, and those of the files.
     pub fn open(folder: &Path, device: &Device) -> Result<Bundle> {
-        let refuse = |reason: String| Error::ModelFolder { folder: folder.into(), reason };
-        for name in [CONFIG, VOCABULARY] {
-            if !folder.join(name).is_file() {
-                return Err(refuse(format!("it has no {name}")));
-            }
-        }
-        let config: BundleConfig = read_json(&folder.join(CONFIG))?;
-        config.model.check()?;
+        let config = Bundle::describe(folder)?;
         let vocabulary = Arc::new(GeneVocab::from_file(folder.join(VOCABULARY))?);
         if config.model.vocab_size < vocabulary.len() || config.classes.len() != config.heads.classes {
-            return Err(refuse(format!("{CONFIG} does not belong to its other files")));
+            let reason = format!("{CONFIG} does not belong to its other files");
+            return Err(Error::ModelFolder { folder: folder.into(), reason });
         }
         let checkpoint = Checkpoint::open(folder)?;
         let mut plan = ParameterPlan::new(false);
-        let model = CellModel::declare(&mut plan, &config.model, config.heads, vocabulary.pad());
+        let model = match &config.text {
+            None => Model::Cells(CellModel::declare(&mut plan, &config.model, config.heads, vocabulary.pad())),
+            Some(text) => {
+                let sizes = CellTextConfig { model: config.model.clone(), qformer: text.qformer.clone() };
+                sizes.check()?;
+                Model::Joint(Box::new(CellText::declare(&mut plan, &sizes, config.heads, false, vocabulary.pad())))
+            }
+        };
+        let texts = config.text.as_ref().map(|text| Texts::open(&text.text, folder)).transpose()?;
         let parameters = plan.allocate(device)?;
         let stream = Stream::new(device, 0)?;
         parameters.load(&stream, &checkpoint)?;
-        model.refresh(&stream)?;
+        match &model {
+            Model::Cells(model) => model.refresh(&stream)?,
+            Model::Joint(model) => model.refresh(&stream)?,
+        }
         let hash = hash(&folder.join(WEIGHTS))?;
-        Ok(Bundle { config, vocabulary, hash, device: device.clone(), model, _parameters: parameters })
+        Ok(Bundle { config, vocabulary, hash, device: device.clone(), model, texts, _parameters: parameters })
     }
 
     /// The device that it is on.
@@ -137,7 +190,26 @@ impl Bundle {
     }
 
     pub(crate) fn model(&self) -> &CellModel<f32> {
-        &self.model
+        match &self.model {
+            Model::Cells(model) => model,
+            Model::Joint(model) => model.cell_model(),
+        }
+    }
+
+    /// The parts of a joint model.
+    ///
+    /// # Errors
+    /// `Incapable`, naming `task`, for a model of cells alone.
+    pub(crate) fn joint(&self, task: &'static str) -> Result<Joint<'_>> {
+        match (&self.model, &self.config.text, &self.texts) {
+            (Model::Joint(model), Some(config), Some(texts)) => Ok(Joint { model, config, texts }),
+            _ => Err(Error::Incapable { task, reason: "it knows no text; train with a [stage1] section".into() }),
+        }
+    }
+
+    /// Labels by text with a lower probability are withheld.
+    pub(crate) fn text_threshold(&self) -> f64 {
+        self.config.text.as_ref().map_or(0.0, |text| text.unknown_threshold)
     }
 
     pub(crate) fn collator(&self) -> Result<Collator> {
@@ -154,7 +226,36 @@ impl Bundle {
             label_smoothing: 0.0,
             classify: self.config.heads.classes > 0,
         };
-        self.model.workspace(&self.device, Dims { batch: 1, seq_len: 8 }, purpose)
+        self.model().workspace(&self.device, Dims { batch: 1, seq_len: 8 }, purpose)
+    }
+}
+
+/// What the tasks with texts need of a joint model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joint<'a> {
+    /// Weights.
+    pub(crate) model: &'a CellText<f32>,
+    /// What the folder says.
+    pub(crate) config: &'a TextBundle,
+    /// Tokenizer, ontology, templates.
+    pub(crate) texts: &'a Texts,
+}
+
+impl Joint<'_> {
+    /// Memory for inference; it grows with the batches.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(crate) fn workspace(&self, device: &Device) -> Result<cell_text::Workspace<f32>> {
+        let one = Dims { batch: 1, seq_len: 8 };
+        let purpose = cell_text::Purpose {
+            training: false,
+            dropout: false,
+            weights: cell_text::LossWeights { contrastive: 0.0, matching: 0.0, captioning: 0.0 },
+            contrast: cell_text::Contrast::default(),
+            label_smoothing: 0.0,
+        };
+        self.model.workspace(device, cell_text::Sizes { cells: one, texts: one }, purpose)
     }
 }
 

@@ -12,7 +12,7 @@ use scmmgpt_loader::vocab::GeneVocab;
 use crate::Result;
 
 /// Cells that are read from a file at a time.
-const ROWS_PER_BLOCK: usize = 4096;
+pub(crate) const ROWS_PER_BLOCK: usize = 4096;
 
 /// Which cells, and which of their columns.
 #[derive(Clone, Debug)]

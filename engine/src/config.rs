@@ -1,6 +1,8 @@
 //! Configuration: what TOML files say and `--set` overrides. Field names are Hugging Face's and scGPT's where they have one.
 
+mod optimizer;
 mod qformer;
+mod stage1;
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+pub use optimizer::{OptimizerConfig, ScheduleKind};
 pub use qformer::{CellTextConfig, QFormerConfig};
+pub use stage1::{Stage1Config, TextConfig};
 
 /// Which vector stands for the whole cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,80 +175,6 @@ impl Default for LossConfig {
     }
 }
 
-/// Course of the learning rate after warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScheduleKind {
-    /// Half a cosine down to `min_learning_rate` at the last step.
-    #[default]
-    Cosine,
-    /// Times `step_decay` after every epoch, not below `min_learning_rate`.
-    Step,
-    /// Stays.
-    Constant,
-}
-
-/// How it is learned.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OptimizerConfig {
-    /// Passes over the training cells.
-    pub epochs: u64,
-    /// Cells a batch.
-    pub batch_size: usize,
-    /// Batches whose gradients are averaged for one step.
-    pub gradient_accumulation_steps: usize,
-    /// Highest learning rate.
-    pub learning_rate: f64,
-    /// Lowest learning rate after warm-up.
-    pub min_learning_rate: f64,
-    /// Learning rate of the first step.
-    pub warmup_learning_rate: f64,
-    /// Steps over which the learning rate rises linearly.
-    pub warmup_steps: u64,
-    /// Course after warm-up.
-    pub schedule: ScheduleKind,
-    /// Factor an epoch of the step schedule.
-    pub step_decay: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// AdamW's betas.
-    pub betas: [f64; 2],
-    /// AdamW's epsilon.
-    pub eps: f64,
-    /// Gradients longer than this are scaled down to it; 0: never.
-    pub max_grad_norm: f64,
-    /// Stop after so many epochs without a better validation score, and keep the best weights; 0: train all epochs, keep the last.
-    pub early_stopping_patience: u64,
-    /// Steps between two checkpoints inside an epoch; 0: at the end of each epoch only.
-    pub save_steps: u64,
-    /// Put cells of similar length into one batch.
-    pub bucket_by_length: bool,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        OptimizerConfig {
-            epochs: 30,
-            batch_size: 32,
-            gradient_accumulation_steps: 1,
-            learning_rate: 1e-4,
-            min_learning_rate: 1e-6,
-            warmup_learning_rate: 1e-6,
-            warmup_steps: 100,
-            schedule: ScheduleKind::Cosine,
-            step_decay: 0.9,
-            weight_decay: 0.01,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            max_grad_norm: 1.0,
-            early_stopping_patience: 0,
-            save_steps: 200,
-            bucket_by_length: true,
-        }
-    }
-}
-
 /// A training run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -262,6 +192,12 @@ pub struct TrainConfig {
     pub loss: LossConfig,
     /// How it is learned.
     pub train: OptimizerConfig,
+    /// The Q-Former of stage 1.
+    pub qformer: QFormerConfig,
+    /// The texts of stage 1.
+    pub text: TextConfig,
+    /// Stage 1: cells and texts together; none: the run ends with the cell encoder.
+    pub stage1: Option<Stage1Config>,
 }
 
 impl TrainConfig {
@@ -313,29 +249,23 @@ impl TrainConfig {
         let hides = data.tokens.objective != Objective::None;
         domain("data.tokens.objective", "none", hides || !masked, "masked or generative, or set loss.expression=0 and loss.mvc=0")?;
         share("loss.label_smoothing", loss.label_smoothing)?;
-        positive("train.batch_size", train.batch_size)?;
-        positive("train.gradient_accumulation_steps", train.gradient_accumulation_steps)?;
-        positive("train.epochs", train.epochs as usize)?;
-        domain("train.learning_rate", train.learning_rate, train.learning_rate > 0.0, "must be above 0")?;
-        let floor = train.min_learning_rate;
-        domain("train.min_learning_rate", floor, (0.0..=train.learning_rate).contains(&floor), "between 0 and train.learning_rate")?;
-        domain("train.weight_decay", train.weight_decay, train.weight_decay >= 0.0, "0 or more")?;
-        domain("train.max_grad_norm", train.max_grad_norm, train.max_grad_norm >= 0.0, "0 or more")?;
-        let betas = train.betas.iter().all(|beta| (0.0..1.0).contains(beta));
-        domain("train.betas", format!("{:?}", train.betas), betas, "both 0 or more, below 1")?;
-        domain("train.eps", train.eps, train.eps > 0.0, "must be above 0")
+        // Stage 0 may be left out where stage 1 follows.
+        let learns = train.epochs > 0 || self.stage1.is_some();
+        domain("train.epochs", train.epochs, learns, "at least 1, or 0 with a [stage1] section")?;
+        train.check("train")?;
+        self.stage1.as_ref().map_or(Ok(()), |stage1| stage1.check(self))
     }
 }
 
-fn domain(key: &'static str, value: impl std::fmt::Display, holds: bool, expected: &str) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::Setting { key, value: value.to_string(), expected: expected.into() }) }
+fn domain(key: &str, value: impl std::fmt::Display, holds: bool, expected: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Setting { key: key.into(), value: value.to_string(), expected: expected.into() }) }
 }
 
-fn positive(key: &'static str, value: usize) -> Result<()> {
+fn positive(key: &str, value: usize) -> Result<()> {
     domain(key, value, value > 0, "must be at least 1")
 }
 
-fn share(key: &'static str, value: f64) -> Result<()> {
+fn share(key: &str, value: f64) -> Result<()> {
     domain(key, value, (0.0..1.0).contains(&value), "0 or more, below 1")
 }
 

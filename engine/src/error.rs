@@ -41,7 +41,7 @@ pub enum Error {
     #[error("setting `{key}` is {value}: {expected}")]
     Setting {
         /// Dotted key.
-        key: &'static str,
+        key: String,
         /// Its value.
         value: String,
         /// What it must be.
@@ -92,6 +92,19 @@ pub enum Error {
         task: &'static str,
         /// Why, and what to do.
         reason: String,
+    },
+    /// Vectors of two models cannot be compared.
+    #[error(
+        "{} was built with another model (weights {theirs}, these are {ours}); build it again with `infer index` and this model",
+        index.display()
+    )]
+    IndexModel {
+        /// The index.
+        index: PathBuf,
+        /// Hash of the weights that it was built with.
+        theirs: String,
+        /// Hash of the weights in use.
+        ours: String,
     },
     /// The output exists already.
     #[error("{} exists; choose another --out, or add --resume to continue it or --overwrite to replace it", path.display())]

@@ -1,4 +1,4 @@
-//! Train and run scMMGPT models from Rust: the cell encoder, its tasks and metrics.
+//! Train and run scMMGPT models from Rust: the cell encoder, cells and texts in one space, their tasks and metrics.
 //!
 //! [`train::Trainer`] trains what a [`config::TrainConfig`] describes and leaves a model folder; [`bundle::Bundle`] opens one;
 //! [`task`] holds what it can do with cells. Everything runs on a [`Device`].
@@ -34,11 +34,13 @@ mod predict;
 pub mod retrieve;
 mod scgpt;
 pub mod task;
+mod texts;
 pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
 pub use scmmgpt_kernels::Error as KernelError;
-pub use scmmgpt_kernels::runtime::Device;
+pub use scmmgpt_kernels::runtime::{Device, Plan};
 pub use scmmgpt_loader::Error as LoaderError;
 pub use scmmgpt_loader::dataset::SourceReport;
+pub use texts::LabelSource;

@@ -37,45 +37,64 @@ pub(crate) struct Request<'a> {
     pub(crate) relabel: &'a dyn Fn(i32) -> i32,
 }
 
-/// Runs cells through the model, those of similar length together; the order of the results is that of the rows.
+/// Runs cells through the model; the order of the results is that of the rows.
 pub(crate) fn predict(
     model: &CellModel<f32>,
     workspace: &mut Workspace<f32>,
     request: &Request<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Predictions> {
-    let Request { dataset, collator, rows, batch_size, relabel } = *request;
     let mut predictions = Predictions::default();
+    let rows = request.rows.len();
+    let mut staged = false;
+    in_batches(request, progress, &mut |batch, next, places| {
+        if !std::mem::replace(&mut staged, true) {
+            workspace.stage(batch)?;
+        }
+        let losses = workspace.forward_staged(model, next, None)?;
+        predictions.losses.add(&losses, batch.batch as f64 / rows as f64);
+        place_rows(&mut predictions.embeddings, &workspace.cell_embeddings()?, places, rows);
+        place_rows(&mut predictions.logits, &workspace.logits()?, places, rows);
+        Ok(())
+    })?;
+    Ok(predictions)
+}
+
+/// Collates the rows of a request, those of similar length together, and hands over every batch with the one that follows it and with the
+/// places of its cells among the rows.
+pub(crate) fn in_batches(
+    request: &Request<'_>,
+    progress: &mut dyn FnMut(usize),
+    body: &mut dyn FnMut(&CellBatch, Option<&CellBatch>, &[usize]) -> Result<()>,
+) -> Result<()> {
+    let Request { dataset, collator, rows, batch_size, relabel } = *request;
     if rows.is_empty() {
-        return Ok(predictions);
+        return Ok(());
     }
     let key = SampleKey { seed: 0, epoch: 0, training: false };
     let order = BatchOrder::new(rows.to_vec(), batch_size, 0)?.sequential().bucket_by_length(&dataset.lengths())?;
-    let batches = order.epoch(0);
     let position: std::collections::HashMap<usize, usize> = rows.iter().enumerate().map(|(place, &row)| (row, place)).collect();
     let mut done = 0;
-    let batches = Prefetcher::new(Arc::clone(dataset), collator.clone(), batches, key, 0, PREFETCH)?;
+    let batches = Prefetcher::new(Arc::clone(dataset), collator.clone(), order.epoch(0), key, 0, PREFETCH)?;
     let mut batches = relabelled(batches, relabel);
     let mut next = batches.next().transpose()?;
-    next.iter().try_for_each(|first| workspace.stage(first))?;
     while let Some(batch) = next {
         next = batches.next().transpose()?;
-        let share = batch.batch as f64 / rows.len() as f64;
-        let losses = workspace.forward_staged(model, next.as_ref(), None)?;
-        predictions.losses.add(&losses, share);
-        let (embeddings, logits) = (workspace.cell_embeddings()?, workspace.logits()?);
-        let (width, classes) = (embeddings.len() / batch.batch, logits.len() / batch.batch);
-        predictions.embeddings.resize(rows.len() * width, 0.0);
-        predictions.logits.resize(rows.len() * classes, 0.0);
-        for (at, row) in batch.rows.iter().enumerate() {
-            let place = position[row];
-            predictions.embeddings[place * width..][..width].copy_from_slice(&embeddings[at * width..][..width]);
-            predictions.logits[place * classes..][..classes].copy_from_slice(&logits[at * classes..][..classes]);
-        }
+        let places: Vec<usize> = batch.rows.iter().map(|row| position[row]).collect();
+        body(&batch, next.as_ref(), &places)?;
         done += batch.batch;
         progress(done);
     }
-    Ok(predictions)
+    Ok(())
+}
+
+/// Puts a batch's rows, `[places, width]`, where they belong in `all`, `[rows, width]`.
+pub(crate) fn place_rows(all: &mut Vec<f32>, values: &[f32], places: &[usize], rows: usize) {
+    let width = values.len() / places.len();
+    all.resize(rows * width, 0.0);
+    for (at, &place) in places.iter().enumerate() {
+        all[place * width..][..width].copy_from_slice(&values[at * width..][..width]);
+    }
 }
 
 /// Batches whose labels are the head's classes.

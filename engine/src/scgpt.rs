@@ -46,7 +46,7 @@ pub(crate) fn complete(table: &mut Table) -> Result<()> {
     let arguments: Arguments = serde_json::from_str(&text).map_err(|error| syntax(error.to_string()))?;
     if let Some(style) = arguments.input_emb_style.filter(|style| style != "continuous") {
         let expected = format!("{} says input_emb_style, and this encoder reads \"continuous\" values only", file.display());
-        return Err(Error::Setting { key: "init", value: style, expected });
+        return Err(Error::Setting { key: "init".into(), value: style, expected });
     }
     let integer = |value: Option<u32>| value.map(|value| Value::Integer(value.into()));
     let real = |value: Option<f64>| value.map(Value::Float);
@@ -73,7 +73,7 @@ pub(crate) fn complete(table: &mut Table) -> Result<()> {
             Some(other) => {
                 let expected =
                     format!("set it to raw, log1p or binned: {} says input_style {other:?}, which is none of them", file.display());
-                return Err(Error::Setting { key: "data.tokens.value_mode", value: "missing".into(), expected });
+                return Err(Error::Setting { key: "data.tokens.value_mode".into(), value: "missing".into(), expected });
             }
         };
         fill(tokens, [("value_mode", mode.map(|mode| Value::String(mode.into())))]);

@@ -167,6 +167,11 @@ impl<T: Float> ParameterPlan<T> {
         [self.weights, self.gradients, self.optimizer]
     }
 
+    /// Names of the parameters, in the order of their declaration.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.declared.iter().map(|declared| declared.name.as_str())
+    }
+
     /// Number of scalar parameters.
     pub fn count(&self) -> usize {
         self.declared.iter().map(|declared| declared.parameter.value.len()).sum()

@@ -14,15 +14,15 @@ use crate::{Error, Result};
 /// Batches come in order. An error takes the place of its batch, and the batches behind it follow. When
 /// the iterator is dropped, the thread stops after the batch it is at.
 #[derive(Debug)]
-pub struct Prefetcher {
+pub struct Prefetcher<B = CellBatch> {
     /// `None` when finished.
-    batches: Option<Receiver<Result<CellBatch>>>,
+    batches: Option<Receiver<Result<B>>>,
     thread: Option<JoinHandle<()>>,
     left: usize,
 }
 
 impl Prefetcher {
-    /// Starts to make `batches[start..]`, at most `depth` (at least 1) ahead of the reader.
+    /// Starts to collate `batches[start..]`, at most `depth` (at least 1) ahead of the reader.
     ///
     /// `start` is the resume position within the epoch; beyond the end there is nothing to do.
     ///
@@ -40,8 +40,14 @@ impl Prefetcher {
         let make = move |position: usize| collator.collate(&dataset, &batches[position], key);
         Prefetcher::spawn(make, start, left, depth)
     }
+}
 
-    fn spawn(make: impl Fn(usize) -> Result<CellBatch> + Send + 'static, start: usize, left: usize, depth: usize) -> Result<Prefetcher> {
+impl<B: Send + 'static> Prefetcher<B> {
+    /// Starts to make the `left` batches from position `start` on, at most `depth` (at least 1) ahead of the reader.
+    ///
+    /// # Errors
+    /// `Worker` when the system gives no thread.
+    pub fn spawn(make: impl Fn(usize) -> Result<B> + Send + 'static, start: usize, left: usize, depth: usize) -> Result<Prefetcher<B>> {
         let (sender, receiver) = sync_channel(depth.max(1));
         let work = move || {
             for position in start..start + left {
@@ -55,7 +61,9 @@ impl Prefetcher {
             thread::Builder::new().name("batches".to_owned()).spawn(work).map_err(|source| Error::Worker { reason: source.to_string() })?;
         Ok(Prefetcher { batches: Some(receiver), thread: Some(thread), left })
     }
+}
 
+impl<B> Prefetcher<B> {
     /// Waits for the thread; its panic, if it had one, as an error.
     fn join(&mut self) -> Result<()> {
         self.batches = None;
@@ -66,10 +74,10 @@ impl Prefetcher {
     }
 }
 
-impl Iterator for Prefetcher {
-    type Item = Result<CellBatch>;
+impl<B> Iterator for Prefetcher<B> {
+    type Item = Result<B>;
 
-    fn next(&mut self) -> Option<Result<CellBatch>> {
+    fn next(&mut self) -> Option<Result<B>> {
         if let Some(Ok(batch)) = self.batches.as_ref().map(Receiver::recv) {
             self.left -= 1;
             return Some(batch);
@@ -84,7 +92,7 @@ impl Iterator for Prefetcher {
     }
 }
 
-impl Drop for Prefetcher {
+impl<B> Drop for Prefetcher<B> {
     fn drop(&mut self) {
         // A panic nobody will ask for has been printed by the panic hook.
         let _ = self.join();

@@ -51,7 +51,7 @@ impl<T: Float> Generator<T> {
         let positions = model.positions();
         if batch == 0 || capacity == 0 || capacity > positions {
             let expected = format!("1 to the {positions} positions of the model, for at least one sequence");
-            return Err(Error::Setting { key: "generate.max_length", value: format!("{capacity} for {batch} sequences"), expected });
+            return Err(Error::Setting { key: "generate.max_length".into(), value: format!("{capacity} for {batch} sequences"), expected });
         }
         let mut cache = Plan::new(Class::KvCache);
         let caches = model.plan_cache(&mut cache, batch, capacity);
@@ -77,7 +77,7 @@ impl<T: Float> Generator<T> {
         if !fits || prompts.iter().any(|prompt| prompt.is_empty()) {
             let lengths: Vec<String> = prompts.iter().map(|prompt| prompt.len().to_string()).collect();
             let expected = format!("1 to {} prompts of 1 to {} tokens each", self.batch, self.capacity);
-            return Err(Error::Setting { key: "generate.prompt", value: format!("[{}] tokens", lengths.join(", ")), expected });
+            return Err(Error::Setting { key: "generate.prompt".into(), value: format!("[{}] tokens", lengths.join(", ")), expected });
         }
         let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
         let dims = Dims { batch: prompts.len(), seq_len: longest };
@@ -99,7 +99,7 @@ impl<T: Float> Generator<T> {
         let cached = self.lengths.clone();
         if tokens.is_empty() || tokens.len() != cached.len() || cached.iter().any(|length| *length >= self.capacity) {
             let expected = format!("one token for each of {} sequences, none of which fills its {} places", cached.len(), self.capacity);
-            return Err(Error::Setting { key: "generate.max_length", value: format!("{} tokens", tokens.len()), expected });
+            return Err(Error::Setting { key: "generate.max_length".into(), value: format!("{} tokens", tokens.len()), expected });
         }
         let positions: Vec<u32> = cached.iter().map(|length| *length as u32).collect();
         let rows: Vec<usize> = (0..tokens.len()).collect();

@@ -33,7 +33,9 @@ impl SamplerConfig {
     /// # Errors
     /// `Setting`, naming the first that is outside (NaN is outside everywhere).
     pub fn check(&self) -> Result<()> {
-        let refuse = |key, value: f64, expected: &str| Err(Error::Setting { key, value: value.to_string(), expected: expected.into() });
+        let refuse = |key: &str, value: f64, expected: &str| {
+            Err(Error::Setting { key: key.into(), value: value.to_string(), expected: expected.into() })
+        };
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return refuse("generate.temperature", self.temperature, "0 (always the most probable token) or more");
         }

@@ -103,6 +103,14 @@ pub fn with_sizes(folder: &Path, base: QFormerConfig) -> Result<QFormerConfig> {
     })
 }
 
+/// Whether the BERT in `folder` can be the start of a Q-Former of these sizes.
+///
+/// # Errors
+/// `BertMismatch` when not; `Io` and `ConfigSyntax` when `config.json` is missing or damaged.
+pub fn check_sizes(folder: &Path, config: &QFormerConfig) -> Result<()> {
+    compare(&BertConfig::read(folder)?, config, folder)
+}
+
 /// What [`load_bert`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BertImport {

@@ -209,6 +209,14 @@ impl<T: Float> CellText<T> {
         &self.config
     }
 
+    /// What similarities are divided by in the contrastive loss.
+    ///
+    /// # Errors
+    /// Those of the download.
+    pub fn temperature(&self, stream: &Stream) -> Result<f64> {
+        self.contrastive.temperature(stream)
+    }
+
     /// Rebuilds what is derived from the weights; needed whenever they have changed.
     ///
     /// # Errors

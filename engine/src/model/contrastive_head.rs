@@ -57,7 +57,7 @@ impl<T: Float> ContrastiveHead<T> {
         Ok(stream.upload(self.temperature.value, &[T::from_acc(T::Acc::of(value))])?)
     }
 
-    fn temperature(&self, stream: &Stream) -> Result<f64> {
+    pub(super) fn temperature(&self, stream: &Stream) -> Result<f64> {
         Ok(stream.fetch(self.temperature.value)?[0].to_acc().f64())
     }
 

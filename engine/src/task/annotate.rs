@@ -1,5 +1,5 @@
-//! Cells to labels: by the cell-type head, or by the nearest cells of a labelled reference. Each label has a probability, and may be
-//! withheld as "unknown".
+//! Cells to labels: by the cell-type head, by text, or by the nearest cells of a labelled reference. Each label has a probability, and
+//! may be withheld as "unknown".
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,13 @@ use scmmgpt_kernels::topk::{self, Metric};
 use scmmgpt_loader::dataset::{CellDataset, SourceReport};
 use scmmgpt_loader::h5ad::{Additions, Column, UnsValue};
 
+use super::by_text::{self, ByText};
 use super::{Provenance, write_result};
 use crate::bundle::Bundle;
 use crate::cells::CellFiles;
 use crate::config::slot;
 use crate::predict::{Predictions, Request, predict, probabilities};
+use crate::texts::LabelSource;
 use crate::{Error, Result};
 
 /// Column of the labels in `obs`.
@@ -34,14 +36,27 @@ pub struct Annotate<'a> {
     pub output: &'a Path,
     /// Where the expression stands, if not where it stood in training.
     pub layer: Option<&'a str>,
-    /// Labelled cells to map on; none: the cell-type head.
-    pub reference: Option<Reference<'a>>,
-    /// Withhold labels below this probability, if not at the model's own threshold (none with a reference).
+    /// Where labels come from.
+    pub method: Method<'a>,
+    /// Withhold labels below this probability, if not at the model's own threshold (none with a reference or all of an ontology).
     pub unknown_threshold: Option<f64>,
+    /// By text: so many labels a cell, the likeliest first.
+    pub top_n: usize,
     /// Replace an existing output.
     pub overwrite: bool,
     /// The command line, for the record.
     pub command: &'a str,
+}
+
+/// Where labels come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Method<'a> {
+    /// The cell-type head; for a joint model without one, the texts of the classes that it was trained on.
+    Model,
+    /// The texts of labels that need not be known from training.
+    Labels(&'a LabelSource),
+    /// Labelled cells.
+    Reference(Reference<'a>),
 }
 
 /// A labelled reference.
@@ -99,14 +114,33 @@ pub struct Summary {
     pub cells: SourceReport,
     /// (label, cells), most frequent first.
     pub counts: Vec<(String, usize)>,
+    /// Labels whose texts were longer than the model reads, and were cut.
+    pub truncated: usize,
+    /// Labels that the ontology does not have and the file does not describe: the model reads their names alone.
+    pub by_name_alone: Vec<String>,
+}
+
+/// What a method came to: `[ranks]`, the likeliest label of each cell first.
+struct Annotated {
+    ranks: Vec<Labels>,
+    method: String,
+    truncated: usize,
+    by_name_alone: Vec<String>,
+}
+
+impl Annotated {
+    fn without_text(labels: Labels, method: String) -> Self {
+        Annotated { ranks: vec![labels], method, truncated: 0, by_name_alone: Vec::new() }
+    }
 }
 
 /// Labels the cells of a file.
 ///
 /// # Errors
-/// Those of files and model; `Incapable` for a model without a cell-type head and no reference. Nothing is written then.
+/// Those of files and model; `Incapable` for a model that has not what the method needs. Nothing is written then.
 pub fn annotate(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<Summary> {
-    if task.reference.is_none() && bundle.config.heads.classes == 0 {
+    let headless = bundle.config.heads.classes == 0;
+    if headless && matches!(task.method, Method::Model) && bundle.config.text.is_none() {
         let reason = "it was trained without loss.classification; give labelled cells with --reference".into();
         return Err(Error::Incapable { task: "annotate by its head", reason });
     }
@@ -114,35 +148,71 @@ pub fn annotate(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnMut(
 }
 
 fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<Summary> {
+    // What is wrong with the labels shows before the cells are read.
+    let labels = match task.method {
+        Method::Labels(source) => Some(by_text::labels(bundle, Some(source))?),
+        Method::Model if bundle.config.heads.classes == 0 => Some(by_text::labels(bundle, None)?),
+        _ => None,
+    };
     let dataset = read(bundle, &[PathBuf::from(task.cells)], task.layer, None)?;
     let rows: Vec<usize> = (0..dataset.len()).collect();
     let total = rows.len();
-    let predictions = encode(bundle, &dataset, &rows, &mut |done| progress(done, total))?;
-    let (mut labels, method) = match task.reference {
-        None => {
-            let threshold = task.unknown_threshold.unwrap_or(bundle.config.unknown_threshold);
-            (by_head(bundle, &predictions, threshold)?, UnsValue::Text("cell-type head".into()))
+    let mut annotated = match (labels, task.method) {
+        (Some(labels), _) => {
+            let scored = by_text::score(bundle, &dataset, &rows, labels, &mut |done| progress(done, total))?;
+            by_text_ranks(bundle, &scored, task)
         }
-        Some(reference) => {
-            let labels = by_reference(bundle, &predictions, reference, task)?;
-            (labels, UnsValue::Text(format!("{} nearest cells of {}", reference.neighbours, reference.cells.display())))
+        (None, method) => {
+            let predictions = encode(bundle, &dataset, &rows, &mut |done| progress(done, total))?;
+            match method {
+                Method::Reference(reference) => Annotated::without_text(
+                    by_reference(bundle, &predictions, reference, task)?,
+                    format!("{} nearest cells of {}", reference.neighbours, reference.cells.display()),
+                ),
+                _ => {
+                    let threshold = task.unknown_threshold.unwrap_or(bundle.config.unknown_threshold);
+                    Annotated::without_text(by_head(bundle, &predictions, threshold)?, "cell-type head".into())
+                }
+            }
         }
     };
-    for row in dataset.empty_rows() {
-        labels.cells[row] = (None, 0.0);
+    let mut obs = Vec::new();
+    for (rank, labels) in annotated.ranks.iter_mut().enumerate() {
+        for row in dataset.empty_rows() {
+            labels.cells[row] = (None, 0.0);
+        }
+        let key = |key: &str| if rank == 0 { key.to_string() } else { format!("{key}_{}", rank + 1) };
+        let probabilities = labels.probabilities().into_iter().map(f64::from).collect();
+        obs.extend([(key(LABEL_KEY), labels.column()), (key(PROBABILITY_KEY), Column::Number(probabilities))]);
     }
-    let probabilities = labels.probabilities().into_iter().map(f64::from).collect();
-    let additions = Additions {
-        obs: vec![(LABEL_KEY.into(), labels.column()), (PROBABILITY_KEY.into(), Column::Number(probabilities))],
-        ..Additions::default()
-    };
-    let provenance = Provenance::new(bundle, task.command).with("method", method);
-    write_result(task.cells, task.output, additions, provenance, task.overwrite)?;
+    let provenance = Provenance::new(bundle, task.command).with("method", UnsValue::Text(annotated.method));
+    write_result(task.cells, task.output, Additions { obs, ..Additions::default() }, provenance, task.overwrite)?;
     let mut counts: std::collections::BTreeMap<String, usize> = Default::default();
-    labels.labels().for_each(|label| *counts.entry(label.unwrap_or(UNKNOWN).into()).or_default() += 1);
+    let first = annotated.ranks.iter().flat_map(|labels| labels.labels()).take(total);
+    first.for_each(|label| *counts.entry(label.unwrap_or(UNKNOWN).into()).or_default() += 1);
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, cells)| std::cmp::Reverse(*cells));
-    Ok(Summary { cells: dataset.reports()[0].clone(), counts })
+    Ok(Summary { cells: dataset.reports()[0].clone(), counts, truncated: annotated.truncated, by_name_alone: annotated.by_name_alone })
+}
+
+/// The likeliest labels by text; only the first is withheld below the threshold.
+fn by_text_ranks(bundle: &Bundle, scored: &ByText, task: &Annotate<'_>) -> Annotated {
+    let (own, source) = match task.method {
+        Method::Labels(LabelSource::Ontology) => (0.0, "the ontology's terms".to_string()),
+        Method::Labels(LabelSource::File(path)) => (bundle.text_threshold(), format!("the labels of {}", path.display())),
+        _ => (bundle.text_threshold(), "the classes of training".to_string()),
+    };
+    let threshold = task.unknown_threshold.unwrap_or(own);
+    let count = task.top_n.clamp(1, scored.labels.names.len());
+    let mut ranks = vec![Labels::default(); count];
+    for cell in 0..scored.scores.cells() {
+        for (rank, (label, probability)) in scored.top(cell, count).into_iter().enumerate() {
+            let shown = rank > 0 || probability >= threshold;
+            ranks[rank].cells.push((shown.then(|| scored.labels.names[label].clone()), probability as f32));
+        }
+    }
+    let by_name_alone = scored.labels.by_name_alone.clone();
+    Annotated { ranks, method: format!("text: {source}"), truncated: scored.truncated, by_name_alone }
 }
 
 fn by_reference(bundle: &Bundle, predictions: &Predictions, reference: Reference<'_>, task: &Annotate<'_>) -> Result<Labels> {

@@ -1,9 +1,17 @@
 //! What users ask of a trained model: one file a task.
 
 pub mod annotate;
+pub(crate) mod baselines;
+pub(crate) mod by_text;
 pub mod doctor;
 pub mod embed;
+pub mod few_shot;
+pub mod index;
+mod joint_space;
 mod output;
+pub mod pair_scores;
+pub mod retrieve;
 pub mod score;
+pub mod zero_shot;
 
 pub use output::{Provenance, write_result};

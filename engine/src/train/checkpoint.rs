@@ -8,16 +8,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
-use scmmgpt_kernels::runtime::Stream;
+use scmmgpt_kernels::runtime::{Stream, Tensor};
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
 use serde::{Deserialize, Serialize};
 
-use crate::weights::Parameters;
+use crate::weights::{Declared, Parameters};
 use crate::{Error, Result};
 
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct State {
+    /// Stage of the run.
+    pub(super) stage: u32,
     /// Optimizer steps done.
     pub(super) step: u64,
     /// Epoch in progress.
@@ -32,16 +34,19 @@ pub(super) struct State {
     pub(super) finished: bool,
 }
 
-/// A checkpoint as it was read.
-pub(super) struct Restored {
+/// A checkpoint that can be read and belongs to the run.
+pub(super) struct Found {
     pub(super) state: State,
-    pub(super) best_weights: Option<Weights>,
+    checkpoint: Checkpoint,
     /// Damaged files that were passed over, with the reasons.
     pub(super) skipped: Vec<String>,
 }
 
 /// Values by parameter, in the order of declaration.
 pub(super) type Weights = Vec<Vec<f32>>;
+
+/// Folder of the checkpoints, in the output folder.
+pub(super) const FOLDER: &str = "checkpoints";
 
 /// Checkpoints that are kept.
 const KEPT: usize = 2;
@@ -54,7 +59,7 @@ pub(super) fn save(
     state: &State,
     best_weights: Option<&Weights>,
     config: &str,
-) -> Result<PathBuf> {
+) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
     let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
     for (index, declared) in parameters.declared().iter().enumerate() {
@@ -70,41 +75,38 @@ pub(super) fn save(
     }
     let state_text = serde_json::to_string(state).unwrap_or_default();
     let metadata = BTreeMap::from([("state".to_string(), state_text), ("config".to_string(), config.to_string())]);
-    let path = folder.join(format!("step-{:010}.safetensors", state.step));
+    let path = folder.join(format!("stage{}-step-{:010}.safetensors", state.stage, state.step));
     let views = tensors.iter().map(|(name, shape, values)| (name.as_str(), Dtype::F32, shape.as_slice(), bytemuck::cast_slice(values)));
     checkpoint::write(&path, views, &metadata)?;
     for old in list(folder)?.iter().rev().skip(KEPT) {
         std::fs::remove_file(old).map_err(|source| Error::Io { action: "remove", path: old.clone(), source })?;
     }
-    Ok(path)
+    Ok(())
 }
 
-/// Checkpoints of a folder, oldest first.
+/// Checkpoints of a folder, oldest first: by stage, then by step.
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|source| Error::Io { action: "list", path: folder.into(), source })?;
     let mut paths: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            name.starts_with("step-") && name.ends_with(".safetensors")
+            name.starts_with("stage") && name.ends_with(".safetensors")
         })
         .collect();
     paths.sort();
     Ok(paths)
 }
 
-/// Restores the newest checkpoint that is whole and belongs to this configuration; none when there is none yet.
-pub(super) fn restore(folder: &Path, stream: &Stream, parameters: &Parameters<f32>, config: &str) -> Result<Option<Restored>> {
+/// The newest checkpoint that is whole, and that belongs to this configuration; none when there is none yet.
+pub(super) fn newest(folder: &Path, config: &str) -> Result<Option<Found>> {
     if !folder.exists() {
         return Ok(None);
     }
     let mut skipped = Vec::new();
     for path in list(folder)?.iter().rev() {
-        match read(path, parameters, config) {
-            Ok((checkpoint, state)) => {
-                let best_weights = load(&checkpoint, stream, parameters)?;
-                return Ok(Some(Restored { state, best_weights, skipped }));
-            }
+        match read(path, config) {
+            Ok((checkpoint, state)) => return Ok(Some(Found { state, checkpoint, skipped })),
             Err(error @ Error::Resume { .. }) => return Err(error),
             Err(error) => skipped.push(error.to_string()),
         }
@@ -112,8 +114,8 @@ pub(super) fn restore(folder: &Path, stream: &Stream, parameters: &Parameters<f3
     if skipped.is_empty() { Ok(None) } else { Err(Error::Resume { folder: folder.into(), reason: skipped.join("; ") }) }
 }
 
-/// Opens a checkpoint and checks everything about it, without changing anything.
-fn read(path: &Path, parameters: &Parameters<f32>, config: &str) -> Result<(Checkpoint, State)> {
+/// Opens a checkpoint, without changing anything.
+fn read(path: &Path, config: &str) -> Result<(Checkpoint, State)> {
     let checkpoint = Checkpoint::open(path)?;
     let metadata = checkpoint.metadata();
     let refuse = |reason: String| Error::Json { path: path.into(), reason };
@@ -124,40 +126,41 @@ fn read(path: &Path, parameters: &Parameters<f32>, config: &str) -> Result<(Chec
     };
     if metadata.get("config").map(String::as_str) != Some(config) {
         let theirs = metadata.get("config").map(String::as_str).unwrap_or_default();
-        let changed: Vec<&str> = config.lines().filter(|line| !theirs.lines().any(|other| other == *line)).collect();
+        let only = |these: &str, those: &str| -> Vec<String> {
+            these.lines().filter(|line| !line.is_empty() && !those.lines().any(|other| other == *line)).map(String::from).collect()
+        };
         let reason = format!(
-            "it was started with another configuration; differing now: {}; use the same settings, or a new --out",
-            changed.join(", ")
+            "it was started with another configuration; then: {}; now: {}; use the same settings, or a new --out",
+            only(theirs, config).join(", "),
+            only(config, theirs).join(", ")
         );
         return Err(Error::Resume { folder: path.into(), reason });
     }
-    let wanted: Vec<(String, Vec<usize>)> = parameters
-        .declared()
-        .iter()
-        .flat_map(|declared| {
-            let shape = declared.parameter.value.shape().to_vec();
-            let moments = declared.moments.is_some();
-            let kinds = if moments { &["", "first_moment::", "second_moment::"][..] } else { &[""][..] };
-            kinds.iter().map(move |kind| (format!("{kind}{}", declared.name), shape.clone()))
-        })
-        .collect();
-    checkpoint.require(&wanted)?;
     Ok((checkpoint, state))
 }
 
-fn load(checkpoint: &Checkpoint, stream: &Stream, parameters: &Parameters<f32>) -> Result<Option<Weights>> {
-    let mut best = Vec::new();
-    for declared in parameters.declared() {
-        let name = &declared.name;
-        stream.upload(declared.parameter.value, &checkpoint.to_f32(name)?)?;
-        if let Some(moments) = declared.moments {
-            stream.upload(moments.first, &checkpoint.to_f32(&format!("first_moment::{name}"))?)?;
-            stream.upload(moments.second, &checkpoint.to_f32(&format!("second_moment::{name}"))?)?;
+impl Found {
+    /// Loads weights and moments; returns the best weights so far, where an earlier epoch was better. Nothing changes when a tensor is
+    /// missing.
+    pub(super) fn load(&self, stream: &Stream, parameters: &Parameters<f32>) -> Result<Option<Weights>> {
+        let tensors = |declared: &Declared<f32>| {
+            let mut tensors = vec![(declared.name.clone(), declared.parameter.value)];
+            if let Some(moments) = declared.moments {
+                tensors.push((format!("first_moment::{}", declared.name), moments.first));
+                tensors.push((format!("second_moment::{}", declared.name), moments.second));
+            }
+            tensors
+        };
+        let all: Vec<(String, Tensor<f32>)> = parameters.declared().iter().flat_map(tensors).collect();
+        let wanted: Vec<(String, Vec<usize>)> = all.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect();
+        self.checkpoint.require(&wanted)?;
+        for (name, tensor) in all {
+            stream.upload(tensor, &self.checkpoint.to_f32(&name)?)?;
         }
-        let key = format!("best::{name}");
-        if checkpoint.contains(&key) {
-            best.push(checkpoint.to_f32(&key)?);
+        let best: Vec<String> = parameters.declared().iter().map(|declared| format!("best::{}", declared.name)).collect();
+        if !best.iter().all(|name| self.checkpoint.contains(name)) {
+            return Ok(None);
         }
+        Ok(Some(best.iter().map(|name| self.checkpoint.to_f32(name)).collect::<std::result::Result<_, _>>()?))
     }
-    Ok((best.len() == parameters.declared().len()).then_some(best))
 }

@@ -48,9 +48,7 @@ impl TrainingData {
         let mut split = divide(config, &dataset, seed)?;
         if classify {
             // Labels may be missing; a cell without one can teach this head nothing and test nothing.
-            for part in [&mut split.train, &mut split.validation, &mut split.test] {
-                part.retain(|&row| dataset.labels()[row].is_some());
-            }
+            keep_labelled(&mut split, &dataset);
         }
         let present: BTreeSet<u32> = split.train.iter().filter_map(|&row| dataset.labels()[row]).collect();
         if classify && present.len() < 2 {
@@ -66,11 +64,24 @@ impl TrainingData {
 }
 
 impl TrainingData {
+    /// The same without the cells that have no label.
+    pub(super) fn labelled(&self) -> TrainingData {
+        let mut data = self.clone();
+        keep_labelled(&mut data.split, &data.dataset);
+        data
+    }
+
     /// Training and validation cells together: everything that a model may have learned from.
     pub(super) fn learned(&self) -> Vec<usize> {
         let mut rows: Vec<usize> = self.split.train.iter().chain(&self.split.validation).copied().collect();
         rows.sort_unstable();
         rows
+    }
+}
+
+fn keep_labelled(split: &mut Split, dataset: &CellDataset) {
+    for part in [&mut split.train, &mut split.validation, &mut split.test] {
+        part.retain(|&row| dataset.labels()[row].is_some());
     }
 }
 

@@ -1,16 +1,17 @@
 //! A trained annotator on its test cells, beside baselines that saw the same training cells.
 
 use scmmgpt_loader::dataset::CellDataset;
-use scmmgpt_loader::expression::{log1p, normalize_total};
-use scmmgpt_loader::scale::InputScale;
+use scmmgpt_loader::text::CellTexts;
 use serde::{Deserialize, Serialize};
 
 use super::data::TrainingData;
 use crate::Result;
-use crate::baseline::{self, KnnOptions, LogisticOptions, SparseRows, Split};
+use crate::baseline::Split;
 use crate::bundle::Bundle;
 use crate::metric::classification::{ClassificationReport, ComparisonTable};
-use crate::task::annotate;
+use crate::metric::retrieval::RetrievalReport;
+use crate::task::baselines::baselines;
+use crate::task::{annotate, by_text, zero_shot};
 
 /// Reports of the model and the baselines on the same cells.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,12 +20,16 @@ pub struct Evaluation {
     pub reports: Vec<(String, ClassificationReport)>,
     /// Training cells.
     pub training_cells: usize,
+    /// (direction, report) of a joint model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retrieval: Vec<(String, RetrievalReport)>,
 }
 
 impl std::fmt::Display for Evaluation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let table = self.reports.iter().cloned().fold(ComparisonTable::new(), |table, (name, report)| table.row(name, report));
-        write!(formatter, "{table}")
+        write!(formatter, "{table}")?;
+        self.retrieval.iter().try_for_each(|(direction, report)| write!(formatter, "\n{direction}: {report}"))
     }
 }
 
@@ -40,6 +45,7 @@ pub(super) fn on_test_cells(bundle: &Bundle, data: &TrainingData, seed: u64) -> 
     let classes = dataset.classes().to_vec();
     let label = |&row: &usize| dataset.labels()[row].unwrap_or_default();
     let truth: Vec<u32> = test.iter().map(label).collect();
+    let labels: Vec<u32> = (0..dataset.len()).map(|row| label(&row)).collect();
     let mut reports = Vec::new();
     let mut report = |name: &str, answers: &[Option<u32>], confidence: &[f32]| -> Result<()> {
         reports.push((name.to_string(), ClassificationReport::new(&truth, answers, Some(confidence), &classes, seed)?));
@@ -61,44 +67,37 @@ pub(super) fn on_test_cells(bundle: &Bundle, data: &TrainingData, seed: u64) -> 
     let nearest = annotate::by_neighbours(bundle.device(), first, &reference, rest, width, NEIGHBOURS, 0.0)?;
     report("scmmgpt, nearest training cells", &nearest.answers(&known), &nearest.probabilities())?;
 
-    let matrix = Expression::of(dataset)?;
-    let labels: Vec<u32> = (0..dataset.len()).map(|row| label(&row)).collect();
+    baselines(dataset, &labels, Split { train: &training, test }, &mut report)?;
+    Ok(Evaluation { reports, training_cells: training.len(), retrieval: Vec::new() })
+}
+
+/// Labels the test cells by the texts of all classes, at every mixing weight, and by the baselines; and ranks texts for cells and cells
+/// for texts.
+pub(super) fn by_text_on_test_cells(bundle: &Bundle, data: &TrainingData, texts: &CellTexts, seed: u64) -> Result<Evaluation> {
+    let (dataset, test) = (&data.dataset, &data.split.test);
+    let labels: Vec<u32> = dataset.labels().iter().map(|label| label.unwrap_or_default()).collect();
+    let truth: Vec<u32> = test.iter().map(|&row| labels[row]).collect();
+    let scored = by_text::score(bundle, dataset, test, by_text::labels(bundle, None)?, &mut |_| {})?;
+    let mut reports = zero_shot::table(&scored, &truth, &types(dataset, texts), dataset.classes(), seed)?;
+    let classes: Vec<u32> = test.iter().map(|&row| texts.class_of()[row].unwrap_or_default()).collect();
+    let numbers: Vec<u32> = (0..texts.classes().len() as u32).collect();
+    let retrieval = zero_shot::retrieval(&scored, &classes, &numbers, seed)?;
+    let training = data.learned();
     let split = Split { train: &training, test };
-    let regression = baseline::logistic_regression(matrix.rows(), &labels, split, LogisticOptions::default())?;
-    report("logistic regression", &regression.answers(), &regression.probabilities)?;
-    let neighbours = baseline::knn_on_pca(matrix.rows(), &labels, split, KnnOptions::default())?;
-    report("k-NN on PCA", &neighbours.answers(), &neighbours.probabilities)?;
-    let majority = baseline::majority(matrix.rows(), &labels, split)?;
-    report("majority", &majority.answers(), &majority.probabilities)?;
-    Ok(Evaluation { reports, training_cells: training.len() })
+    baselines(dataset, &labels, split, &mut |name, answers, confidence| {
+        reports.push((name.to_string(), ClassificationReport::new(&truth, answers, Some(confidence), dataset.classes(), seed)?));
+        Ok(())
+    })?;
+    Ok(Evaluation { reports, training_cells: training.len(), retrieval })
 }
 
-/// Log1p-CP10k values of a dataset as sparse rows over its vocabulary.
-struct Expression {
-    indptr: Vec<usize>,
-    indices: Vec<u32>,
-    values: Vec<f32>,
-    columns: usize,
-}
-
-impl Expression {
-    fn of(dataset: &CellDataset) -> Result<Expression> {
-        let mut all = Expression { indptr: vec![0], indices: Vec::new(), values: Vec::new(), columns: dataset.vocab().len() };
-        for row in 0..dataset.len() {
-            let cell = dataset.cell(row)?;
-            let start = all.values.len();
-            all.values.extend_from_slice(cell.values);
-            if dataset.reports()[cell.source].scale != InputScale::Log1p {
-                normalize_total(&mut all.values[start..], cell.total, 1e4);
-                log1p(&mut all.values[start..]);
-            }
-            all.indices.extend_from_slice(cell.genes);
-            all.indptr.push(all.values.len());
+/// The label of the dataset that each class of the texts belongs to.
+fn types(dataset: &CellDataset, texts: &CellTexts) -> Vec<u32> {
+    let mut types = vec![0; texts.classes().len()];
+    for (class, label) in texts.class_of().iter().zip(dataset.labels()) {
+        if let (Some(class), Some(label)) = (class, label) {
+            types[*class as usize] = *label;
         }
-        Ok(all)
     }
-
-    fn rows(&self) -> SparseRows<'_> {
-        SparseRows { indptr: &self.indptr, indices: &self.indices, values: &self.values, columns: self.columns }
-    }
+    types
 }

@@ -16,8 +16,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens the log, keeping the lines up to `step`: what was written after the checkpoint that a run resumes from is written again.
-    pub(super) fn open(folder: &Path, step: u64) -> Result<Log> {
+    /// Opens the log, keeping the lines up to `step` of `stage`: what was written after the checkpoint that a run resumes from is
+    /// written again.
+    pub(super) fn open(folder: &Path, stage: u32, step: u64) -> Result<Log> {
         let path = folder.join("log.jsonl");
         let io = |action: &'static str| {
             let path = path.clone();
@@ -26,7 +27,8 @@ impl Log {
         let text = if path.exists() { std::fs::read_to_string(&path).map_err(io("read"))? } else { String::new() };
         let keeps = |line: &&str| {
             let value: Option<Value> = serde_json::from_str(line).ok();
-            value.and_then(|value| value["step"].as_u64()).is_some_and(|at| at <= step)
+            let place = value.and_then(|value| Some((value["stage"].as_u64()?, value["step"].as_u64()?)));
+            place.is_some_and(|place| place <= (u64::from(stage), step))
         };
         let kept: String = text.lines().filter(keeps).flat_map(|line| [line, "\n"]).collect();
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).map_err(io("open"))?;
@@ -48,14 +50,19 @@ mod tests {
     #[test]
     fn resuming_drops_later_and_torn_lines() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = Log::open(folder.path(), 0).unwrap();
-        (1..=3).for_each(|step| log.write(&json!({"step": step})).unwrap());
+        let mut log = Log::open(folder.path(), 0, 0).unwrap();
+        (1..=3).for_each(|step| log.write(&json!({"stage": 0, "step": step})).unwrap());
+        log.write(&json!({"stage": 1, "step": 1})).unwrap();
         drop(log);
         let path = folder.path().join("log.jsonl");
-        let torn = std::fs::read_to_string(&path).unwrap() + "{\"step\": 4, \"lo";
+        let torn = std::fs::read_to_string(&path).unwrap() + "{\"stage\": 1, \"step\": 2, \"lo";
         std::fs::write(&path, torn).unwrap();
-        Log::open(folder.path(), 2).unwrap().write(&json!({"step": 3, "again": true})).unwrap();
+        drop(Log::open(folder.path(), 1, 1).unwrap());
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"step\":3,\"again\":true}\n");
+        assert!(text.ends_with("{\"stage\":1,\"step\":1}\n"), "{text}");
+        Log::open(folder.path(), 0, 2).unwrap().write(&json!({"stage": 0, "step": 3, "again": true})).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = ["{\"stage\":0,\"step\":1}", "{\"stage\":0,\"step\":2}", "{\"stage\":0,\"step\":3,\"again\":true}\n"];
+        assert_eq!(text, lines.join("\n"));
     }
 }

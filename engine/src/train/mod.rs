@@ -1,16 +1,20 @@
-//! Training of the cell encoder: data, loop, optimizer, checkpoints.
+//! Training, stage by stage: data, loop, optimizer, checkpoints.
 
-mod batch_loop;
+mod calibration;
+mod cell_stage;
 mod checkpoint;
 mod data;
 mod evaluate;
+mod joint;
 mod linear_expert;
 mod log;
 mod optimizer;
 mod schedule;
+mod stage;
+mod text_stage;
 mod trainer;
 
 pub use data::TrainingData;
 pub use evaluate::Evaluation;
 pub use schedule::Schedule;
-pub use trainer::{Observer, Outcome, Progress, Trainer};
+pub use trainer::{Observer, Outcome, Progress, STAGE0, StagePlan, Trainer};

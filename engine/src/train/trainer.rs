@@ -1,20 +1,19 @@
 //! A training run: prepared from a configuration, then run, stopped, resumed.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use scmmgpt_kernels::runtime::{Device, Plan};
-use scmmgpt_loader::batch::{Collator, Objective};
-use scmmgpt_loader::batch_order::BatchOrder;
+use scmmgpt_loader::batch::Objective;
 
-use super::batch_loop::Loop;
-use super::checkpoint::{self, State};
+use super::cell_stage;
+use super::checkpoint;
 use super::data::TrainingData;
-use super::evaluate::{self, Evaluation};
-use super::linear_expert::fit_expert;
-use super::log::Log;
-use super::schedule::Schedule;
-use crate::bundle::{Bundle, BundleConfig};
+use super::evaluate::Evaluation;
+use super::joint::Joint;
+use super::stage::Session;
+use super::text_stage;
+use crate::bundle::{self, Bundle};
 use crate::config::TrainConfig;
 use crate::layer::Dims;
 use crate::model::cell_model::{CellModel, Heads, LossWeights, Purpose};
@@ -26,6 +25,13 @@ use crate::{Error, Result};
 pub enum Progress {
     /// Something that the user should know.
     Note(String),
+    /// A stage of a run with two begins.
+    Stage {
+        /// Its number.
+        stage: u32,
+        /// What it is about.
+        about: &'static str,
+    },
     /// An optimizer step is done.
     Step {
         /// Epoch, from 0.
@@ -58,6 +64,17 @@ pub enum Progress {
     },
 }
 
+/// The device memory of one stage.
+#[derive(Debug)]
+pub struct StagePlan {
+    /// Number of the stage.
+    pub stage: u32,
+    /// One plan a class of memory and purpose.
+    pub plans: Vec<Plan>,
+    /// Scalar parameters.
+    pub parameters: usize,
+}
+
 /// Receives progress.
 pub type Observer<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
@@ -76,6 +93,7 @@ pub struct Trainer {
     config: TrainConfig,
     data: TrainingData,
     heads: Heads,
+    joint: Option<Joint>,
 }
 
 impl Trainer {
@@ -85,6 +103,9 @@ impl Trainer {
     /// Those of configuration and files.
     pub fn prepare(mut config: TrainConfig) -> Result<Trainer> {
         config.check()?;
+        if let Some(folder) = config.stage1.as_ref().and_then(|stage1| stage1.init.clone()) {
+            take_over(&mut config, &folder)?;
+        }
         let classify = config.loss.classification > 0.0;
         let data = TrainingData::read(&config.data, config.seed, classify)?;
         let vocabulary = data.dataset.vocab().len();
@@ -94,7 +115,7 @@ impl Trainer {
         }
         if config.model.vocab_size < vocabulary {
             let expected = format!("at least the {vocabulary} tokens of the vocabulary, or 0");
-            return Err(Error::Setting { key: "model.vocab_size", value: config.model.vocab_size.to_string(), expected });
+            return Err(Error::Setting { key: "model.vocab_size".into(), value: config.model.vocab_size.to_string(), expected });
         }
         let heads = Heads {
             classes: if classify { data.classes.len() } else { 0 },
@@ -102,7 +123,8 @@ impl Trainer {
             mvc: config.loss.mvc > 0.0,
             gene_linear: classify && config.model.gene_linear_weight > 0.0,
         };
-        Ok(Trainer { config, data, heads })
+        let joint = config.stage1.as_ref().map(|settings| Joint::prepare(&config, settings, &data, heads)).transpose()?;
+        Ok(Trainer { config, data, heads, joint })
     }
 
     /// The configuration, with what the data decided.
@@ -115,7 +137,11 @@ impl Trainer {
         &self.data
     }
 
-    fn purpose(&self, training: bool) -> Purpose {
+    pub(super) fn heads(&self) -> Heads {
+        self.heads
+    }
+
+    pub(super) fn purpose(&self, training: bool) -> Purpose {
         let loss = &self.config.loss;
         Purpose {
             training,
@@ -128,26 +154,47 @@ impl Trainer {
     }
 
     /// The largest batch that can occur.
-    fn largest(&self) -> Dims {
+    pub(super) fn largest(&self, batch: usize) -> Dims {
         let tokens = &self.config.data.tokens;
         let longest = self.data.dataset.lengths().into_iter().max().unwrap_or(0);
         let seq_len = (longest + tokens.include_zero_genes + 1).min(tokens.max_seq_len).next_multiple_of(tokens.pad_to_multiple);
-        Dims { batch: self.config.train.batch_size, seq_len }
+        Dims { batch, seq_len }
     }
 
-    fn declare(&self) -> (ParameterPlan<f32>, CellModel<f32>) {
+    pub(super) fn declare(&self) -> (ParameterPlan<f32>, CellModel<f32>) {
         let mut plan = ParameterPlan::new(true);
         let model = CellModel::declare(&mut plan, &self.config.model, self.heads, self.data.dataset.vocab().pad());
         (plan, model)
     }
 
-    /// The plan of every class of device memory that the run will allocate.
-    pub fn memory_plan(&self) -> (Vec<Plan>, usize) {
-        let (parameters, model) = self.declare();
-        let count = parameters.count();
-        let [weights, gradients, optimizer] = parameters.into_plans();
-        let largest = self.largest();
-        (vec![weights, gradients, optimizer, model.plan(largest, &self.purpose(true)), model.batch_plan(largest)], count)
+    /// What each stage of the run will allocate.
+    pub fn memory_plan(&self) -> Vec<StagePlan> {
+        let mut stages = Vec::new();
+        if self.trains_cells() {
+            let (parameters, model) = self.declare();
+            let count = parameters.count();
+            let [weights, gradients, optimizer] = parameters.into_plans();
+            let largest = self.largest(self.config.train.batch_size);
+            let (activations, batches) = (model.plan(largest, &self.purpose(true)), model.batch_plan(largest));
+            stages.push(StagePlan {
+                stage: cell_stage::NUMBER,
+                plans: vec![weights, gradients, optimizer, activations, batches],
+                parameters: count,
+            });
+        }
+        stages.extend(self.joint.as_ref().map(|joint| joint.memory_plan(self)));
+        stages
+    }
+
+    /// Whether there is a stage 0.
+    fn trains_cells(&self) -> bool {
+        let taken_over = self.config.stage1.as_ref().is_some_and(|stage1| stage1.init.is_some());
+        self.config.train.epochs > 0 && !taken_over
+    }
+
+    /// Notes about the texts that a user should read before training.
+    pub fn text_notes(&self) -> Vec<String> {
+        self.joint.as_ref().map_or(Vec::new(), Joint::notes)
     }
 
     /// Trains, writes the model to `folder` and evaluates it on the test cells.
@@ -161,107 +208,47 @@ impl Trainer {
     }
 
     fn run_inside(&self, device: &Device, folder: &Path, resume: bool, stop: &AtomicBool, observe: Observer<'_>) -> Result<Outcome> {
-        let (plan, model) = self.declare();
-        let parameters = plan.allocate(device)?;
-        let workspace = model.workspace(device, self.largest(), self.purpose(true))?;
-        let evaluation_workspace = model.workspace(device, Dims { batch: 1, seq_len: 8 }, self.purpose(false))?;
-        let collator = Collator::new(self.data.dataset.vocab(), self.config.data.tokens.clone())?;
-        let train = &self.config.train;
-        let mut order = BatchOrder::new(self.data.split.train.clone(), train.batch_size, self.config.seed)?;
-        if train.bucket_by_length {
-            order = order.bucket_by_length(&self.data.dataset.lengths())?;
-        }
-        let steps_per_epoch = order.batches_per_epoch().div_ceil(train.gradient_accumulation_steps) as u64;
-        let mut run = Loop {
-            config: &self.config,
-            data: &self.data,
-            model: &model,
-            parameters: &parameters,
-            optimizer: super::optimizer::Optimizer::new(&parameters, train),
-            schedule: Schedule::new(train, steps_per_epoch),
-            collator,
-            order,
-            workspace,
-            evaluation_workspace,
-            state: State::default(),
-            best_weights: None,
-            steps: steps_per_epoch * train.epochs,
-        };
-        parameters.initialise(&run.workspace.stream, self.config.seed)?;
-        let checkpoints = folder.join("checkpoints");
-        let text = self.config.to_toml()?;
-        let restored = if resume { checkpoint::restore(&checkpoints, &run.workspace.stream, &parameters, &text)? } else { None };
-        match restored {
-            Some(restored) => {
-                for reason in restored.skipped {
-                    observe(Progress::Note(format!("passed over a damaged checkpoint: {reason}")));
+        let config = self.config.to_toml()?;
+        let found = if resume { checkpoint::newest(&folder.join(checkpoint::FOLDER), &config)? } else { None };
+        let mut session = Session { folder, config: &config, found, stop, observe };
+        match &session.found {
+            Some(found) => {
+                for reason in found.skipped.clone() {
+                    session.note(format!("passed over a damaged checkpoint: {reason}"));
                 }
-                observe(Progress::Note(format!("resuming at step {} of {}", restored.state.step, run.steps)));
-                (run.state, run.best_weights) = (restored.state, restored.best_weights);
             }
-            None => {
-                if resume {
-                    observe(Progress::Note("there is no checkpoint yet: starting from the beginning".into()));
-                }
-                let expert = self.config.model.gene_linear_weight;
-                if self.heads.gene_linear {
-                    fit_expert(&run.workspace.stream, &parameters, &self.data, &self.config.data.tokens, &self.data.split.train, expert)?;
-                }
-                self.load_initial(&run)?;
-            }
+            None if resume => session.note("there is no checkpoint yet: starting from the beginning"),
+            None => {}
         }
-        model.refresh(&run.workspace.stream)?;
         std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
-        crate::bundle::write_text(&folder.join("config.toml"), &text)?;
-        let mut log = Log::open(folder, run.state.step)?;
-        while !run.state.finished {
-            let saved = |run: &Loop<'_>| {
-                checkpoint::save(&checkpoints, &run.workspace.stream, &parameters, &run.state, run.best_weights.as_ref(), &text)
-            };
-            run.epoch(&mut log, &saved, &|| stop.load(Ordering::Relaxed), observe)?;
-            saved(&run)?;
-        }
-        self.finish(device, folder, run, observe)
-    }
-
-    /// Overlays the random start with the weights of `init`.
-    fn load_initial(&self, run: &Loop<'_>) -> Result<()> {
-        let Some(path) = &self.config.init else { return Ok(()) };
-        let checkpoint = scmmgpt_loader::checkpoint::Checkpoint::open(path)?;
-        run.parameters.load_matching(&run.workspace.stream, &checkpoint, &|name| {
-            !name.starts_with("cls_decoder.") && !name.starts_with("gene_linear.")
-        })
-    }
-
-    fn finish(&self, device: &Device, folder: &Path, mut run: Loop<'_>, observe: Observer<'_>) -> Result<Outcome> {
-        if let Some(best) = run.best_weights.take() {
-            for (declared, values) in run.parameters.declared().iter().zip(&best) {
-                run.workspace.stream.upload(declared.parameter.value, values)?;
+        crate::bundle::write_text(&folder.join("config.toml"), &config)?;
+        let Some(joint) = &self.joint else { return cell_stage::train(self, device, folder, &mut session) };
+        let mut cells = self.config.stage1.as_ref().and_then(|stage1| stage1.init.clone());
+        if self.trains_cells() {
+            let stage0 = folder.join(STAGE0);
+            if session.found.as_ref().is_none_or(|found| found.state.stage == cell_stage::NUMBER) {
+                (session.observe)(Progress::Stage { stage: cell_stage::NUMBER, about: "cells alone" });
+                std::fs::create_dir_all(&stage0).map_err(|source| Error::Io { action: "create", path: stage0.clone(), source })?;
+                cell_stage::train(self, device, &stage0, &mut session)?;
             }
-            run.model.refresh(&run.workspace.stream)?;
+            cells = Some(stage0);
         }
-        let mut config = BundleConfig::new(&self.config, &self.data, self.heads);
-        let expert = self.config.model.gene_linear_weight;
-        // Experts that agree are no surer together than each alone.
-        config.temperature = 1.0 + f64::from(expert);
-        if self.heads.classes > 0 && !self.data.split.validation.is_empty() {
-            (config.temperature, config.unknown_threshold) = run.calibrate()?;
-        }
-        if self.heads.gene_linear {
-            // The expert stops nowhere early: once the calibration is done, the validation cells teach it too.
-            let learned = self.data.learned();
-            fit_expert(&run.workspace.stream, run.parameters, &self.data, &self.config.data.tokens, &learned, expert)?;
-        }
-        Bundle::write(folder, &config, self.data.dataset.vocab(), &run.workspace.stream, run.parameters)?;
-        let steps = run.state.step;
-        if self.heads.classes == 0 || self.data.split.test.is_empty() {
-            return Ok(Outcome { steps, evaluation: None });
-        }
-        drop(run);
-        observe(Progress::Note("computing the baselines on the same cells".into()));
-        let bundle = Bundle::open(folder, device)?;
-        let evaluation = evaluate::on_test_cells(&bundle, &self.data, self.config.seed)?;
-        crate::bundle::write_json(&folder.join("evaluation.json"), &evaluation)?;
-        Ok(Outcome { steps, evaluation: Some(evaluation) })
+        text_stage::train(self, joint, device, cells.as_deref(), folder, &mut session)
     }
+}
+
+/// Folder of stage 0's model, in the output folder of a run with two stages.
+pub const STAGE0: &str = "stage0";
+
+/// Makes a configuration that of a stage 0 whose model folder exists.
+fn take_over(config: &mut TrainConfig, folder: &Path) -> Result<()> {
+    let theirs = Bundle::describe(folder)?;
+    let (mode, ours) = (theirs.tokens.value_mode, config.data.tokens.value_mode);
+    if mode != ours {
+        let expected = format!("{mode}, as the model in stage1.init ({}) reads values", folder.display());
+        return Err(Error::Setting { key: "data.tokens.value_mode".into(), value: ours.to_string(), expected });
+    }
+    config.model = theirs.model;
+    config.data.vocabulary = Some(folder.join(bundle::VOCABULARY));
+    Ok(())
 }

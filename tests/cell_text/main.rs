@@ -1,0 +1,10 @@
+//! Stage 1: cells and texts together, from a configuration to a model folder, and what the program does with one.
+
+mod command;
+#[path = "../program/mod.rs"]
+mod program;
+#[path = "../program/run.rs"]
+mod run;
+mod setup;
+mod space;
+mod stage;
