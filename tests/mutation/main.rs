@@ -30,10 +30,6 @@ const REQUIRED: f64 = 0.85;
 /// Kernels in which a dropped barrier or wait may survive: whether the order does not depend on it, or the emulator takes an exchange
 /// between lanes for an order of memory, is open. Each such survivor is printed.
 const UNEXPLAINED: &[&str] = &["attention"];
-/// Texts of a template that are tried before a mutant counts as a survivor.
-const VARIANTS: usize = 4;
-/// Share of the mutants, equivalent ones left out, that must be caught.
-const REQUIRED: f64 = 0.95;
 
 /// A mistake in a line of a text. One in a template is in every text that the template makes.
 struct Mutant {
