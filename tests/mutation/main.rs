@@ -1,8 +1,8 @@
 //! Would a wrong kernel be noticed? Every text is spoilt line by line, and its kernel's cases run on the emulated device: a mutant is
 //! caught when a check of the emulator speaks, when the driver refuses it, or when a result leaves the case's tolerance.
 //!
-//! Barriers, waits and commits are all dropped, one at a time, and all must be noticed, but for those of [`UNEXPLAINED`]; of the other mistakes a sample is drawn that stays
-//! the same as long as the texts do. What changes nothing that a program could see stands in `equivalents.rs`, with its reason.
+//! Barriers, waits and commits are all dropped, one at a time, and all must be noticed, but for those of [`UNEXPLAINED`]; of the other
+//! mistakes a sample is drawn that stays the same as long as the texts do. What changes nothing that a program could see stands in `equivalents.rs`, with its reason.
 //! Needs the emulated driver, as tests/kernels.rs does. `SCMMGPT_MUTATION_SAMPLE` is the number of mutants a kernel, and
 //! `SCMMGPT_MUTATION_KERNELS` names the kernels, for a longer look at a few.
 
