@@ -2,7 +2,8 @@
 //! caught when a check of the emulator speaks, when the driver refuses it, or when a result leaves the case's tolerance.
 //!
 //! Barriers, waits and commits are all dropped, one at a time, and all must be noticed, but for those of [`UNEXPLAINED`]; of the other
-//! mistakes a sample is drawn that stays the same as long as the texts do. What changes nothing that a program could see stands in `equivalents.rs`, with its reason.
+//! mistakes a sample is drawn that stays the same as long as the texts do. What changes nothing that a program could see stands in
+//! `equivalents.rs`, with its reason.
 //! Needs the emulated driver, as tests/kernels.rs does. `SCMMGPT_MUTATION_SAMPLE` is the number of mutants a kernel, and
 //! `SCMMGPT_MUTATION_KERNELS` names the kernels, for a longer look at a few.
 
@@ -23,7 +24,7 @@ use statement::Kind;
 
 /// Mutants a kernel that are drawn from the mistakes which do not concern the memory order.
 const SAMPLE: usize = 10;
-/// Texts of a template that are tried before a mutant counts as a survivor.
+/// Texts of a template that are tried before a mutant counts as a survivor; where the memory order is concerned, all of them.
 const VARIANTS: usize = 4;
 /// Share of the mutants, equivalent ones left out, that must be caught. Survivors of [`UNEXPLAINED`] count against it.
 const REQUIRED: f64 = 0.85;
@@ -131,7 +132,11 @@ fn run(mutants: &[Mutant], launches: &BTreeMap<String, Launched>) -> Vec<End> {
     let (next, ends) = (AtomicUsize::new(0), Mutex::new(vec![End::Well; mutants.len()]));
     let run = |mutant: &Mutant| {
         // A look at one text is enough to see that a mutant which is said to be equivalent does run well.
-        let texts = if equivalents::reason(mutant).is_some() { 1 } else { VARIANTS };
+        let texts = match mutant.kind.orders() {
+            _ if equivalents::reason(mutant).is_some() => 1,
+            true => mutant.places.len(),
+            false => VARIANTS,
+        };
         let ends = mutant
             .places
             .iter()
