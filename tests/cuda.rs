@@ -1,22 +1,13 @@
 //! The CUDA runtime below the kernels: memory, copies, streams, events and what is refused; and what the kernels' own cases leave out:
 //! strides, nothing to do, and input that the device alone sees. Needs a driver, as tests/kernels.rs does.
 
+mod driver;
+
+use driver::device;
 use scmmgpt_kernels::cross_entropy::{self, IGNORE};
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Event, Pinned, Plan, Stream, Tensor};
 use scmmgpt_kernels::topk::{self, Metric};
 use scmmgpt_kernels::{Error, activation, embedding, reduce};
-
-/// The device; none without a driver, unless `SCMMGPT_REQUIRE_CUDA=1` makes that a failure.
-fn device() -> Option<Device> {
-    match Device::cuda(0, 1) {
-        Ok(device) => Some(device),
-        Err(Error::DriverNotFound { tried }) => {
-            assert!(std::env::var_os("SCMMGPT_REQUIRE_CUDA").is_none(), "no driver among {tried:?}: run tools/test.sh");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
 
 #[test]
 fn strided_tensors_travel_and_zero() {
@@ -46,19 +37,19 @@ fn streams_are_ordered_by_events_and_pinned_memory_waits() {
     let _arena = Arena::allocate(&device, plan).unwrap();
     let (copy, compute) = (Stream::new(&device, 0).unwrap(), Stream::new(&device, 0).unwrap());
     let mut staging: Pinned<f32> = Pinned::new(&device, 64);
-    let (mut arrived, mut used) = (Event::new(&device), Event::new(&device));
+    let (mut arrived, mut used) = (Event::new(&device).unwrap(), Event::new(&device).unwrap());
     for round in 0..8 {
         // Waits for the last round's copy, which is only queued.
         staging.as_mut_slice().fill(round as f32 - 3.0);
-        copy.wait(&used);
+        copy.wait(&used).unwrap();
         copy.upload_pinned(x, &staging).unwrap();
-        copy.record(&mut arrived);
-        compute.wait(&arrived);
+        copy.record(&mut arrived).unwrap();
+        compute.wait(&arrived).unwrap();
         activation::forward(&compute, activation::Forward { y, x, kind: activation::Kind::Relu }).unwrap();
-        compute.record(&mut used);
+        compute.record(&mut used).unwrap();
         assert_eq!(compute.fetch(y).unwrap(), [(round as f32 - 3.0).max(0.0); 64]);
     }
-    used.synchronize();
+    used.synchronize().unwrap();
     assert!(arrived.elapsed_ms(&used).unwrap() >= 0.0);
 }
 
@@ -68,7 +59,7 @@ fn what_cannot_be_is_a_typed_error() {
     let mut plan = Plan::new(Class::Weights);
     plan.tensor::<f32>("x", [1 << 20, 1 << 20]);
     assert!(matches!(Arena::allocate(&device, plan), Err(Error::OutOfMemory { class: "weights", .. })));
-    assert!(matches!(Device::cuda(7, 1), Err(Error::Driver { call: "cuDeviceGet", .. })));
+    assert!(matches!(Device::cuda(99, 1), Err(Error::DeviceUnavailable { .. })));
     assert!(matches!(Device::open("cuda:x", 1), Err(Error::DeviceUnavailable { .. })));
     // f64 is for the CPU.
     let mut plan = Plan::new(Class::Activations);
@@ -78,6 +69,8 @@ fn what_cannot_be_is_a_typed_error() {
     let refused = activation::forward(&stream, activation::Forward { y, x, kind: activation::Kind::Relu });
     assert!(matches!(refused, Err(Error::NoCudaKernel { element: "f64", .. })));
     assert!(device.describe().starts_with("cuda:0"));
+    assert_eq!(device.describe().contains("software without a GPU"), device.is_software());
+    assert_eq!(Device::open("auto", 1).unwrap().is_cuda(), !device.is_software(), "auto takes hardware and nothing else");
 }
 
 /// Ids are read by the device alone, which cannot refuse one.

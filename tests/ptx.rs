@@ -5,27 +5,11 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use toolchain::{ptxas, root};
+
+mod toolchain;
+
 const TARGETS: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-/// `$PTXAS`, what `tools/setup-cuda.sh` installs, or the first on the path.
-fn ptxas() -> PathBuf {
-    if let Some(path) = std::env::var_os("PTXAS") {
-        return path.into();
-    }
-    let installed = std::fs::read_dir(root().join(".tools/cuda/lib")).ok().and_then(|mut folders| {
-        folders.find_map(|folder| {
-            let path = folder.ok()?.path().join("site-packages/nvidia/cu13/bin/ptxas");
-            path.exists().then_some(path)
-        })
-    });
-    let path = installed.unwrap_or_else(|| "ptxas".into());
-    assert!(Command::new(&path).arg("--version").output().is_ok(), "there is no ptxas: run tools/setup-cuda.sh");
-    path
-}
 
 fn files(ends: &str) -> Vec<PathBuf> {
     let folder = root().join("kernels/src");
@@ -92,11 +76,29 @@ fn sums_and_products_say_how_they_round() {
     }
 }
 
+/// A plain text has no subroutines: what several of them say, they say in the same words.
+#[test]
+fn repeated_loops_are_identical() {
+    for label in ["PHILOX", "SEARCH"] {
+        let mut bodies: Vec<String> = Vec::new();
+        for file in files(".ptx") {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let (start, end) = (format!("{label}:\n"), format!("bra {label};"));
+            bodies.extend(text.split(&start).skip(1).map(|rest| rest.split(&end).next().unwrap().to_string()));
+        }
+        assert!(bodies.len() > 1, "{label} stands in several texts");
+        bodies.dedup();
+        assert_eq!(bodies.len(), 1, "{label} has variants:\n{}", bodies.join("\n"));
+    }
+}
+
 #[test]
 fn every_entry_is_launched() {
     for file in files(".ptx") {
         let text = std::fs::read_to_string(&file).unwrap();
-        let launcher = std::fs::read_to_string(file.with_file_name("cuda.rs")).unwrap();
+        let folder = std::fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+        let launches = folder.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cuda")));
+        let launcher: String = launches.map(|path| std::fs::read_to_string(path).unwrap()).collect();
         for after in text.split(".entry").skip(1) {
             let entry = after.split('(').next().unwrap().trim();
             let name = entry.trim_end_matches("_f32");

@@ -389,14 +389,16 @@ def agree(ours, theirs, element):
     return len(ours) == len(theirs) and all(abs(a - b) <= TOLERANCE[element] * scale for a, b in zip(ours, theirs))
 
 
+CLASSES = {"gemm": Gemm, "encoder": Encoder, "qformer": QFormer, "train": Train, "contrastive": Contrastive}
+
+
 def compare(ours, name, options, peaks):
     """The workload's row of the table."""
     kind, element, sizes = name.split("_", 2)
     answer = ours.ask(name)
     if "error" in answer:
         return {"workload": name, "error": answer["error"]}
-    kinds = {"gemm": Gemm, "encoder": Encoder, "qformer": QFormer, "train": Train, "contrastive": Contrastive}
-    theirs = kinds[kind](DTYPES[element], sizes)
+    theirs = CLASSES[kind](DTYPES[element], sizes)
     memory = run_first(theirs)
     checks = theirs.check()
     row = {"workload": name, "checks": {"ours": answer["checks"], "pytorch": checks}}

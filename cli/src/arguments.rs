@@ -36,7 +36,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unusable data, 4 model and task d
 /// Options of every command.
 #[derive(Args, Debug)]
 pub(crate) struct Global {
-    /// Where to compute: auto, cpu, cuda:N
+    /// Where to compute: cpu, cuda:N, or auto: the first GPU where there is one, else the CPU
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: String,
     /// Worker threads; 0: as many as the machine offers. Results do not depend on it
@@ -60,7 +60,8 @@ impl Global {
     /// Opens the device that was asked for.
     pub(crate) fn open_device(&self) -> anyhow::Result<Device> {
         let device = Device::open(&self.device, self.threads).map_err(scmmgpt_engine::Error::from)?;
-        if self.verbose {
+        let chosen = self.device == "auto" && device.is_cuda() && !self.quiet;
+        if self.verbose || chosen {
             eprintln!("device: {}", device.describe());
         }
         Ok(device)

@@ -8,6 +8,9 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
     let device = global.open_device()?;
     if !global.json {
         println!("{}", device.describe());
+        if device.is_software() {
+            println!("This device is software: its driver reports no hardware behind it. Results count, times do not.");
+        }
     }
     let health = examine(&device, &mut |kernel| {
         if !global.json {

@@ -48,6 +48,7 @@ fn kernel_code(error: &scmmgpt_engine::KernelError) -> u8 {
         Kernel::OutOfMemory { .. } => 5,
         Kernel::DeviceUnavailable { .. }
         | Kernel::DriverNotFound { .. }
+        | Kernel::DriverTooOld { .. }
         | Kernel::Driver { .. }
         | Kernel::DeviceFault { .. }
         | Kernel::Ptx { .. }

@@ -26,6 +26,7 @@ pub mod bundle;
 mod cells;
 pub mod config;
 mod error;
+pub mod generate;
 pub mod layer;
 pub mod metric;
 pub mod model;

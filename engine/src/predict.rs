@@ -45,9 +45,13 @@ pub(crate) fn predict(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Predictions> {
     let mut predictions = Predictions::default();
-    let rows = request.rows.len();
-    in_batches(request, progress, &mut |batch, places| {
-        let losses = workspace.forward(model, batch, None)?;
+    let (rows, mut staged) = (request.rows.len(), false);
+    in_batches(request, progress, &mut |batch, next, places| {
+        // Every other batch was staged while the one before it was computed.
+        if !std::mem::replace(&mut staged, true) {
+            workspace.stage(batch)?;
+        }
+        let losses = workspace.forward_staged(model, next, None)?;
         predictions.losses.add(&losses, batch.batch as f64 / rows as f64);
         place_rows(&mut predictions.embeddings, &workspace.cell_embeddings()?, places, rows);
         place_rows(&mut predictions.logits, &workspace.logits()?, places, rows);
@@ -56,12 +60,12 @@ pub(crate) fn predict(
     Ok(predictions)
 }
 
-/// Collates the rows of a request, those of similar length together, and hands over every batch with the places of its cells among the
-/// rows.
+/// Collates the rows of a request, those of similar length together, and hands over every batch with the one after it and the places of
+/// its cells among the rows.
 pub(crate) fn in_batches(
     request: &Request<'_>,
     progress: &mut dyn FnMut(usize),
-    body: &mut dyn FnMut(&CellBatch, &[usize]) -> Result<()>,
+    body: &mut dyn FnMut(&CellBatch, Option<&CellBatch>, &[usize]) -> Result<()>,
 ) -> Result<()> {
     let Request { dataset, collator, rows, batch_size, relabel } = *request;
     if rows.is_empty() {
@@ -71,11 +75,13 @@ pub(crate) fn in_batches(
     let order = BatchOrder::new(rows.to_vec(), batch_size, 0)?.sequential().bucket_by_length(&dataset.lengths())?;
     let position: std::collections::HashMap<usize, usize> = rows.iter().enumerate().map(|(place, &row)| (row, place)).collect();
     let mut done = 0;
-    for batch in Prefetcher::new(Arc::clone(dataset), collator.clone(), order.epoch(0), key, 0, PREFETCH)? {
-        let mut batch = batch?;
-        batch.labels.iter_mut().for_each(|label| *label = relabel(*label));
+    let batches = Prefetcher::new(Arc::clone(dataset), collator.clone(), order.epoch(0), key, 0, PREFETCH)?;
+    let mut batches = relabelled(batches, relabel);
+    let mut next = batches.next().transpose()?;
+    while let Some(batch) = next {
+        next = batches.next().transpose()?;
         let places: Vec<usize> = batch.rows.iter().map(|row| position[row]).collect();
-        body(&batch, &places)?;
+        body(&batch, next.as_ref(), &places)?;
         done += batch.batch;
         progress(done);
     }
@@ -89,6 +95,18 @@ pub(crate) fn place_rows(all: &mut Vec<f32>, values: &[f32], places: &[usize], r
     for (at, &place) in places.iter().enumerate() {
         all[place * width..][..width].copy_from_slice(&values[at * width..][..width]);
     }
+}
+
+/// Batches whose labels are the head's classes.
+pub(crate) fn relabelled(
+    batches: Prefetcher,
+    relabel: impl Fn(i32) -> i32,
+) -> impl Iterator<Item = std::result::Result<CellBatch, scmmgpt_loader::Error>> {
+    batches.map(move |batch| {
+        let mut batch = batch?;
+        batch.labels.iter_mut().for_each(|label| *label = relabel(*label));
+        Ok(batch)
+    })
 }
 
 /// `softmax(logits / temperature)` of one cell.

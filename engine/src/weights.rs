@@ -121,17 +121,22 @@ impl<T: Float> ParameterPlan<T> {
         parameter
     }
 
-    /// Declares checkpoint tensors of one shape that lie one below the other in memory: the matrices `[rows, width]` of several layers
-    /// as one `[names * rows, width]`, so that one product serves them all; vectors as the parts of one.
-    pub fn packed(&mut self, names: &[String], shape: impl Into<Shape>, init: Init) -> Parameter<T> {
-        let (shape, count) = (shape.into(), names.len());
-        let whole = if shape.rank() == 1 { [count * shape.len()].into() } else { [count * shape.rows(), shape.width()].into() };
+    /// Declares checkpoint tensors that lie one below the other in memory: matrices of one width as one matrix, so that one product
+    /// serves them all; vectors as the parts of one.
+    pub fn packed(&mut self, parts: &[(String, Shape)], init: Init) -> Parameter<T> {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
+        let rows: usize = parts.iter().map(|(_, shape)| height(*shape)).sum();
+        let vectors = parts.iter().all(|(_, shape)| shape.rank() == 1);
+        let width = parts.first().map_or(0, |(_, shape)| shape.width());
+        let whole: Shape = if vectors { [rows].into() } else { [rows, width].into() };
         let (all, all_moments) = self.reserve(&format!("{}{}", self.path, names.join(" + ")), whole);
-        for (index, name) in names.iter().enumerate() {
-            let gradient = all.gradient.map(|gradient| part(gradient, shape, index));
-            let moments = all_moments.map(|all| Moments { first: part(all.first, shape, index), second: part(all.second, shape, index) });
-            let parameter = Parameter { value: part(all.value, shape, index), gradient };
+        let mut at = 0;
+        for (name, shape) in parts {
+            let gradient = all.gradient.map(|gradient| part(gradient, *shape, at));
+            let moments = all_moments.map(|all| Moments { first: part(all.first, *shape, at), second: part(all.second, *shape, at) });
+            let parameter = Parameter { value: part(all.value, *shape, at), gradient };
             self.declared.push(Declared { name: format!("{}{name}", self.path), parameter, moments, init });
+            at += height(*shape);
         }
         all
     }
@@ -183,12 +188,14 @@ impl<T: Float> ParameterPlan<T> {
     }
 }
 
-/// Tensor `index` of those that [`ParameterPlan::packed`] laid one below the other.
-fn part<E: Element>(whole: Tensor<E>, shape: Shape, index: usize) -> Tensor<E> {
-    match shape.rank() {
-        1 => whole.columns(index * shape.len(), shape.len()),
-        _ => whole.row_range(index * shape.rows(), shape.rows()),
-    }
+/// What a tensor takes of those that [`ParameterPlan::packed`] lays one below the other: elements of a vector, rows of a matrix.
+fn height(shape: Shape) -> usize {
+    if shape.rank() == 1 { shape.len() } else { shape.rows() }
+}
+
+/// The tensor of this shape that starts `at` such elements or rows.
+fn part<E: Element>(whole: Tensor<E>, shape: Shape, at: usize) -> Tensor<E> {
+    if shape.rank() == 1 { whole.columns(at, shape.len()) } else { whole.row_range(at, shape.rows()) }
 }
 
 /// The parameters of one model and their memory.
@@ -252,8 +259,18 @@ impl<T: Float> Parameters<T> {
         let names: Vec<(String, Vec<usize>)> = chosen.iter().map(named).collect();
         checkpoint.require(&names)?;
         for (declared, (name, _)) in chosen.iter().zip(&names) {
-            let values: Vec<T> = checkpoint.to_f32(name)?.into_iter().map(|value| T::from_acc(T::Acc::of(f64::from(value)))).collect();
-            stream.upload(declared.parameter.value, &values)?;
+            set(stream, declared, checkpoint.to_f32(name)?)?;
+        }
+        Ok(())
+    }
+
+    /// Gives every parameter the values that `read` finds for its name and shape.
+    ///
+    /// # Errors
+    /// Those of `read` and of the upload.
+    pub fn load_from(&self, stream: &Stream, mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<()> {
+        for declared in &self.declared {
+            set(stream, declared, read(&declared.name, &declared.parameter.value.shape())?)?;
         }
         Ok(())
     }
@@ -278,6 +295,11 @@ impl<T: Float> Parameters<T> {
     pub fn named(&self, name: &str) -> Result<&Declared<T>> {
         self.declared.iter().find(|declared| declared.name == name).ok_or_else(|| Error::UnknownParameter { name: name.into() })
     }
+}
+
+fn set<T: Float>(stream: &Stream, declared: &Declared<T>, values: Vec<f32>) -> Result<()> {
+    let values: Vec<T> = values.into_iter().map(|value| T::from_acc(T::Acc::of(f64::from(value)))).collect();
+    Ok(stream.upload(declared.parameter.value, &values)?)
 }
 
 /// The other names under which checkpoints keep a parameter: scGPT's packed attention projection in PyTorch's own layer and in the

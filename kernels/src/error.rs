@@ -74,6 +74,14 @@ pub enum Error {
         /// Names of the libraries that were looked for on the library path.
         tried: Vec<String>,
     },
+    /// The CUDA driver is older than what the kernels' texts ask for.
+    #[error("the CUDA driver is for CUDA {found}, the kernels need {needed}; update the NVIDIA driver or use --device cpu")]
+    DriverTooOld {
+        /// CUDA version of the driver.
+        found: String,
+        /// The first that knows the texts' PTX version.
+        needed: &'static str,
+    },
     /// The CUDA driver refused a call.
     #[error("{call} failed with {name} ({code})")]
     Driver {
@@ -93,9 +101,7 @@ pub enum Error {
         name: String,
     },
     /// The driver cannot compile a kernel's text.
-    #[error(
-        "the driver cannot compile a kernel ({call}: {name}; `{text}`); update the NVIDIA driver (PTX 7.8, CUDA 11.8 or newer) or use --device cpu"
-    )]
+    #[error("the driver cannot compile a kernel ({call}: {name}; `{text}`); report this, and use --device cpu")]
     Ptx {
         /// The driver's function.
         call: &'static str,

@@ -45,5 +45,8 @@ kernels! {
     mse,
     pool,
     reduce,
+    rms_norm,
+    rope,
+    swiglu,
     topk: texts,
 }

@@ -440,6 +440,12 @@ pub enum Error {
         /// Rows in the dataset.
         rows: usize,
     },
+    /// A GGUF file is damaged, or is none.
+    #[error(transparent)]
+    Gguf(#[from] crate::gguf::GgufError),
+    /// A folder or file does not hold a language model that can be read.
+    #[error(transparent)]
+    Language(#[from] crate::language::LanguageError),
     /// Something about tokenizers, ontologies, descriptions, labels or passages.
     #[error(transparent)]
     Text(#[from] crate::text::TextError),

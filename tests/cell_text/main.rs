@@ -1,7 +1,7 @@
 //! Stage 1: cells and texts together, from a configuration to a model folder, and what the program does with one.
 
 mod command;
-#[path = "../program.rs"]
+#[path = "../program/mod.rs"]
 mod program;
 mod setup;
 mod space;

@@ -33,6 +33,7 @@ fn texts(golden: &Checkpoint) -> TextBatch {
         token_ids: unsigned("input.token_ids"),
         lengths: unsigned("input.lengths"),
         classes: (0..shape[0] as u32).collect(),
+        sources: vec![None; shape[0]],
         truncated: 0,
     }
 }

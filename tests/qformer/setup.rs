@@ -106,6 +106,7 @@ impl Golden {
             token_ids: self.unsigned("input.token_ids"),
             lengths: self.unsigned("input.text_lengths"),
             classes: self.unsigned("input.classes"),
+            sources: vec![None; self.size("batch")],
             truncated: 0,
         }
     }

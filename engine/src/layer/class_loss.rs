@@ -36,9 +36,26 @@ impl<T: Float> ClassLoss<T> {
     /// # Errors
     /// Those of the kernel and the download.
     pub fn forward(&self, stream: &Stream, logits: Tensor<T>) -> Result<f64> {
+        self.start(stream, logits)?;
+        self.value(stream)
+    }
+
+    /// Queues [`ClassLoss::forward`] without waiting for it.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn start(&self, stream: &Stream, logits: Tensor<T>) -> Result<()> {
         let Self { targets, loss, weight_sum, logsumexp, label_smoothing, .. } = *self;
-        cross_entropy::forward(stream, Forward { loss, logsumexp, weight_sum, logits, targets, class_weight: None, label_smoothing })?;
-        Ok(stream.fetch(loss)?[0].f64())
+        let arguments = Forward { loss, logsumexp, weight_sum, logits, targets, class_weight: None, label_smoothing };
+        Ok(cross_entropy::forward(stream, arguments)?)
+    }
+
+    /// Waits for what was started.
+    ///
+    /// # Errors
+    /// Those of the download.
+    pub fn value(&self, stream: &Stream) -> Result<f64> {
+        Ok(stream.fetch(self.loss)?[0].f64())
     }
 
     /// The logits' gradient of `weight` times the loss.

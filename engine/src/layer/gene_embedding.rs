@@ -90,7 +90,7 @@ impl<T: Float> GeneEmbedding<T> {
     /// Plans what forward keeps; `gene` when a head reads the gene embedding.
     pub fn plan(&self, plan: &mut Plan, dims: Dims, gene: bool) -> Saved<T> {
         let (tokens, width) = (dims.tokens(), self.gene_norm.weight.value.len());
-        plan.scratch(kernel::scratch::<T>(tokens, width));
+        plan.scratch(kernel::scratch::<T>(tokens, width, self.method));
         plan.under("embedding", |plan| Saved {
             statistics: kernel::Saved {
                 gene_mean: plan.tensor("gene_mean", [tokens]),

@@ -2,13 +2,15 @@
 
 use scmmgpt_kernels::gemm::{self, Epilogue, Layout};
 use scmmgpt_kernels::reduce;
-use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Float, Plan, Shape, Stream, Tensor};
 
 use crate::Result;
 use crate::weights::{Init, Parameter, ParameterPlan};
 
 /// How BERT's matrices and tables start.
 pub const BERT_INIT: Init = Init::Normal(0.02);
+/// How Llama's matrices and tables start.
+pub const LLAMA_INIT: Init = Init::Normal(0.02);
 
 /// Weights of a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -36,16 +38,26 @@ impl<T: Float> Linear<T> {
     /// Declares several layers `NAME.weight`, `[output, input]`, and `NAME.bias` as one of `names * output` outputs, with BERT's
     /// initialisation.
     pub fn declare_packed(plan: &mut ParameterPlan<T>, names: &[String], input: usize, output: usize) -> Self {
-        let all = |end: &str| names.iter().map(|name| format!("{name}.{end}")).collect::<Vec<_>>();
+        let all = |end: &str, shape: Shape| names.iter().map(|name| (format!("{name}.{end}"), shape)).collect::<Vec<_>>();
         Linear {
-            weight: plan.packed(&all("weight"), [output, input], BERT_INIT),
-            bias: Some(plan.packed(&all("bias"), [output], Init::Zeros)),
+            weight: plan.packed(&all("weight", [output, input].into()), BERT_INIT),
+            bias: Some(plan.packed(&all("bias", [output].into()), Init::Zeros)),
         }
+    }
+
+    /// Declares several layers `NAME.weight`, `[output, input]` each with its own number of outputs, as one without bias, with Llama's
+    /// initialisation.
+    pub fn declare_llama(plan: &mut ParameterPlan<T>, outputs: &[(&str, usize)], input: usize) -> Self {
+        let parts: Vec<(String, Shape)> =
+            outputs.iter().map(|(name, output)| (format!("{name}.weight"), [*output, input].into())).collect();
+        Linear { weight: plan.packed(&parts, LLAMA_INIT), bias: None }
     }
 
     /// States the scratch that [`Linear::backward`] needs for `rows` rows.
     pub fn plan(&self, plan: &mut Plan, rows: usize) {
-        plan.scratch(reduce::scratch::<T>(rows, self.weight.value.shape()[0]));
+        let [output, input] = [self.weight.value.rows(), self.weight.value.width()];
+        plan.scratch(reduce::scratch::<T>(rows, output));
+        plan.scratch(gemm::scratch::<T>(output, input, rows));
     }
 
     /// `y = x W^T + b`.

@@ -7,15 +7,19 @@
 mod attend;
 pub mod bert_output;
 pub mod block;
+pub mod causal_attention;
 pub mod class_loss;
 pub mod cross_attention;
 pub mod feed_forward;
+pub mod gated_feed_forward;
 pub mod gene_embedding;
 pub mod linear;
+pub mod llama_block;
 pub mod norm;
 pub mod prefix_attention;
 pub mod qformer_block;
 pub mod qformer_embedding;
+pub mod rms_norm;
 pub mod rows;
 pub mod self_attention;
 

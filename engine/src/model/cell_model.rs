@@ -1,11 +1,12 @@
 //! The cell encoder with the heads that train it: one pass forward, the losses, one pass backward.
 
 use scmmgpt_kernels::runtime::{Arena, Device, Float, Plan, Real, Stream, Tensor};
-use scmmgpt_kernels::{cross_entropy, mse, reduce};
-use scmmgpt_loader::batch::{CellBatch, NO_LABEL};
+use scmmgpt_kernels::{mse, reduce};
+use scmmgpt_loader::batch::CellBatch;
 
 use serde::{Deserialize, Serialize};
 
+use super::batch_feed::{BatchFeed, BatchTensors};
 use super::cell_encoder::{self, CellEncoder};
 use super::classifier::{self, Classifier};
 use super::expression_decoder::{self, ExpressionDecoder};
@@ -96,18 +97,6 @@ pub struct Purpose {
     pub classify: bool,
 }
 
-/// Device memory of a batch.
-#[derive(Clone, Copy, Debug)]
-struct BatchTensors<T: Float> {
-    gene_ids: Tensor<u32>,
-    values: Tensor<T::Acc>,
-    targets: Tensor<T::Acc>,
-    target_mask: Tensor<T::Acc>,
-    pool_weights: Tensor<T::Acc>,
-    lengths: Tensor<u32>,
-    known_lengths: Tensor<u32>,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct MseTensors<T: Float> {
     loss: Tensor<T::Acc>,
@@ -118,7 +107,6 @@ struct MseTensors<T: Float> {
 #[derive(Clone, Debug)]
 struct Handles<T: Float> {
     dims: Dims,
-    batch: BatchTensors<T>,
     encoder: cell_encoder::Saved<T>,
     encoder_gradients: Option<cell_encoder::Gradients<T>>,
     classifier: Option<(classifier::Saved<T>, Option<classifier::Gradients<T>>)>,
@@ -138,6 +126,7 @@ pub struct Workspace<T: Float> {
     arena: Arena,
     handles: Handles<T>,
     purpose: Purpose,
+    feed: BatchFeed<T>,
 }
 
 impl<T: Float> CellModel<T> {
@@ -172,16 +161,6 @@ impl<T: Float> CellModel<T> {
     fn handles(&self, plan: &mut Plan, dims: Dims, purpose: &Purpose) -> Handles<T> {
         let Purpose { training, dropout, weights, .. } = *purpose;
         let tokens = dims.tokens();
-        let batch = plan.under("batch", |plan| BatchTensors {
-            gene_ids: plan.tensor("gene_ids", [tokens]),
-            values: plan.tensor("values", [tokens]),
-            targets: plan.tensor("targets", [tokens]),
-            target_mask: plan.tensor("target_mask", [tokens]),
-            pool_weights: plan.tensor("pool_weights", [tokens]),
-            lengths: plan.tensor("lengths", [dims.batch]),
-            known_lengths: plan.tensor("known_lengths", [dims.batch]),
-        });
-        // Its targets are uploaded with the batch: in inference, what is planned behind the encoder lies over its layers.
         let class_loss = ClassLoss::plan(plan, dims.batch, purpose.label_smoothing);
         let encoder = self.encoder.plan(plan, dims, training, dropout, weights.mvc > 0.0);
         let classify = weights.classification > 0.0 || purpose.classify;
@@ -206,7 +185,7 @@ impl<T: Float> CellModel<T> {
             })
         });
         let encoder_gradients = training.then(|| self.encoder.plan_gradients(plan, dims, dropout));
-        Handles { dims, batch, encoder, encoder_gradients, classifier, expression, mvc, gene_linear, class_loss, mse, dhidden }
+        Handles { dims, encoder, encoder_gradients, classifier, expression, mvc, gene_linear, class_loss, mse, dhidden }
     }
 
     /// The plan of a pass over batches of this size, for reports.
@@ -214,6 +193,11 @@ impl<T: Float> CellModel<T> {
         let mut plan = Plan::new(scmmgpt_kernels::runtime::Class::Activations);
         self.handles(&mut plan, dims, purpose);
         plan
+    }
+
+    /// The plan of the batches themselves, two of them, for reports.
+    pub fn batch_plan(&self, dims: Dims) -> Plan {
+        BatchFeed::<T>::plan(dims)
     }
 
     /// Allocates memory for passes over batches of at most this size.
@@ -224,13 +208,9 @@ impl<T: Float> CellModel<T> {
         let mut plan = Plan::new(scmmgpt_kernels::runtime::Class::Activations);
         let handles = self.handles(&mut plan, largest, &purpose);
         let stream = Stream::new(device, plan.scratch_bytes())?;
-        Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose })
+        let feed = BatchFeed::new(device, largest)?;
+        Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose, feed })
     }
-}
-
-/// The loss that a tensor of one element holds.
-fn scalar<A: Real>(stream: &Stream, tensor: Tensor<A>) -> Result<f64> {
-    Ok(stream.fetch(tensor)?[0].f64())
 }
 
 impl<T: Float> Workspace<T> {
@@ -252,6 +232,8 @@ impl<T: Float> Workspace<T> {
         let handles = model.handles(&mut plan, dims, &self.purpose);
         let device = self.stream.device().clone();
         if plan.scratch_bytes() > self.stream.scratch_bytes() {
+            // Work on another stream is ordered with what follows by nothing else.
+            self.stream.synchronize()?;
             self.stream = Stream::new(&device, plan.scratch_bytes())?;
         }
         self.arena.replan(plan)?;
@@ -259,25 +241,10 @@ impl<T: Float> Workspace<T> {
         Ok(())
     }
 
-    fn upload(&self, batch: &CellBatch) -> Result<()> {
-        let (stream, tensors) = (&self.stream, &self.handles.batch);
-        let wide = |values: &[f32]| values.iter().map(|&value| T::Acc::of(f64::from(value))).collect::<Vec<_>>();
-        stream.upload(tensors.gene_ids, &batch.gene_ids)?;
-        stream.upload(tensors.values, &wide(&batch.values))?;
-        stream.upload(tensors.targets, &wide(&batch.targets))?;
-        stream.upload(tensors.target_mask, &wide(&batch.target_mask))?;
-        // A hidden value may not speak through the pooling either.
-        let weights: Vec<f32> = batch.values.iter().zip(&batch.target_mask).map(|(value, mask)| value * (1.0 - mask)).collect();
-        stream.upload(tensors.pool_weights, &wide(&weights))?;
-        stream.upload(tensors.lengths, &batch.lengths)?;
-        stream.upload(tensors.known_lengths, &batch.known_lengths)?;
-        let label = |&label: &i32| if label == NO_LABEL { cross_entropy::IGNORE } else { label as u32 };
-        Ok(stream.upload(self.handles.class_loss.targets, &batch.labels.iter().map(label).collect::<Vec<_>>())?)
-    }
-
     fn pass(&self, dropout: Option<Dropout>) -> Pass {
-        let known_lengths = self.purpose.generative.then_some(self.handles.batch.known_lengths);
-        Pass { dims: self.handles.dims, lengths: self.handles.batch.lengths, known_lengths, dropout }
+        let batch = self.feed.tensors();
+        let known_lengths = self.purpose.generative.then_some(batch.known_lengths);
+        Pass { dims: self.handles.dims, lengths: batch.lengths, known_lengths, dropout }
     }
 
     /// Uploads a batch and runs encoder, heads and losses.
@@ -285,44 +252,81 @@ impl<T: Float> Workspace<T> {
     /// # Errors
     /// Those of the kernels.
     pub fn forward(&mut self, model: &CellModel<T>, batch: &CellBatch, dropout: Option<Dropout>) -> Result<Losses> {
-        self.fit(model, Dims { batch: batch.batch, seq_len: batch.seq_len })?;
-        self.upload(batch)?;
+        self.stage(batch)?;
+        self.forward_staged(model, None, dropout)
+    }
+
+    /// Starts the upload of the batch that [`Workspace::forward_staged`] will read.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when the batch is larger than all before and the device refuses.
+    pub fn stage(&mut self, batch: &CellBatch) -> Result<()> {
+        self.feed.stage(batch)
+    }
+
+    /// Runs encoder, heads and losses on the staged batch, and stages `next` while the device computes.
+    ///
+    /// # Errors
+    /// Those of the kernels and of [`Workspace::stage`].
+    pub fn forward_staged(&mut self, model: &CellModel<T>, next: Option<&CellBatch>, dropout: Option<Dropout>) -> Result<Losses> {
+        self.fit(model, self.feed.next_dims())?;
+        self.feed.take(&self.stream)?;
+        self.start(model, dropout)?;
+        next.map_or(Ok(()), |next| self.feed.stage(next))?;
+        self.losses()
+    }
+
+    /// Queues a pass forward over the current batch.
+    fn start(&self, model: &CellModel<T>, dropout: Option<Dropout>) -> Result<()> {
         let (stream, pass, handles) = (&self.stream, self.pass(dropout), &self.handles);
-        let tensors = &handles.batch;
+        let tensors = &self.feed.tensors();
         let input = Input { gene_ids: tensors.gene_ids, values: tensors.values };
         model.encoder.forward(stream, &pass, &handles.encoder, input, tensors.pool_weights)?;
-        let mut losses = Losses::default();
         if let (Some(head), Some((saved, _))) = (&model.classifier, &handles.classifier) {
             head.forward(stream, saved, handles.encoder.cell)?;
             if let (Some(path), Some(kept)) = (&model.gene_linear, &handles.gene_linear) {
                 path.forward(stream, &pass, kept, saved.logits, tensors.gene_ids, tensors.pool_weights)?;
             }
             if self.purpose.weights.classification > 0.0 {
-                losses.classification = handles.class_loss.forward(stream, saved.logits)?;
+                stream.copy(handles.class_loss.targets, tensors.labels)?;
+                handles.class_loss.start(stream, saved.logits)?;
             }
         }
         if let (Some(head), Some((saved, _))) = (&model.expression, &handles.expression) {
             head.forward(stream, saved, handles.encoder.hidden)?;
-            losses.expression = self.mse(0, saved.prediction.reshape([tensors.targets.len()]))?;
+            self.mse(0, saved.prediction.reshape([tensors.targets.len()]))?;
         }
         if let (Some(head), Some((saved, _)), Some(gene)) = (&model.mvc, &handles.mvc, handles.encoder.embedding.gene) {
             head.forward(stream, saved, gene, handles.encoder.cell)?;
-            losses.mvc = self.mse(1, saved.prediction)?;
+            self.mse(1, saved.prediction)?;
         }
-        Ok(losses)
+        Ok(())
     }
 
-    fn mse(&self, index: usize, prediction: Tensor<T>) -> Result<f64> {
+    /// Waits for the losses of the pass that was started; 0 for a head that did not run.
+    fn losses(&self) -> Result<Losses> {
+        let handles = &self.handles;
+        let mse = |ran: bool, tensors: &MseTensors<T>| -> Result<f64> {
+            if ran { Ok(self.stream.fetch(tensors.loss)?[0].f64()) } else { Ok(0.0) }
+        };
+        let classified = handles.classifier.is_some() && self.purpose.weights.classification > 0.0;
+        Ok(Losses {
+            classification: if classified { handles.class_loss.value(&self.stream)? } else { 0.0 },
+            expression: mse(handles.expression.is_some(), &handles.mse[0])?,
+            mvc: mse(handles.mvc.is_some(), &handles.mse[1])?,
+        })
+    }
+
+    fn mse(&self, index: usize, prediction: Tensor<T>) -> Result<()> {
         let MseTensors { loss, mask_sum, .. } = self.handles.mse[index];
-        let (target, mask) = (self.handles.batch.targets, self.handles.batch.target_mask);
-        mse::forward(&self.stream, mse::Forward { loss, mask_sum, prediction, target, mask })?;
-        scalar(&self.stream, loss)
+        let BatchTensors { targets: target, target_mask: mask, .. } = self.feed.tensors();
+        Ok(mse::forward(&self.stream, mse::Forward { loss, mask_sum, prediction, target, mask })?)
     }
 
     fn mse_backward(&self, index: usize, dprediction: Tensor<T>, prediction: Tensor<T>, weight: f64) -> Result<()> {
         let MseTensors { dloss, mask_sum, .. } = self.handles.mse[index];
         self.stream.upload(dloss, &[T::Acc::of(weight)])?;
-        let (target, mask) = (self.handles.batch.targets, self.handles.batch.target_mask);
+        let BatchTensors { targets: target, target_mask: mask, .. } = self.feed.tensors();
         Ok(mse::backward(&self.stream, mse::Backward { dprediction, dloss, prediction, target, mask, mask_sum })?)
     }
 
@@ -332,7 +336,7 @@ impl<T: Float> Workspace<T> {
     /// Those of the kernels.
     pub fn backward(&self, model: &CellModel<T>, dropout: Option<Dropout>, scale: f64) -> Result<()> {
         let (stream, pass, handles) = (&self.stream, self.pass(dropout), &self.handles);
-        let (tensors, weights) = (&handles.batch, &self.purpose.weights);
+        let (tensors, weights) = (&self.feed.tensors(), &self.purpose.weights);
         let Some(gradients) = &handles.encoder_gradients else { return Ok(()) };
         match (&model.classifier, &handles.classifier) {
             (Some(head), Some((saved, Some(head_gradients)))) if weights.classification > 0.0 => {

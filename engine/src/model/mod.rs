@@ -28,6 +28,7 @@
 //!
 //! Checkpoints with the names of either side load.
 
+mod batch_feed;
 pub mod bert;
 pub mod captioning_head;
 pub mod cell_encoder;
@@ -38,7 +39,10 @@ pub mod contrastive_head;
 pub mod expression_decoder;
 pub mod gene_linear;
 pub mod hard_negatives;
+pub mod language_model;
+pub mod language_workspace;
 pub mod matching_head;
 pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;
+pub mod token_loss;

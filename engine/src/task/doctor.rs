@@ -21,8 +21,10 @@ pub struct KernelHealth {
 /// What a device is, and what came of the kernels.
 #[derive(Clone, Debug, Serialize)]
 pub struct Health {
-    /// The device in its own words; an emulated one says there that no hardware is behind it.
+    /// The device in its own words.
     pub device: String,
+    /// Whether it is software that stands in for a GPU, by what its driver reports.
+    pub software: bool,
     /// One entry a kernel.
     pub kernels: Vec<KernelHealth>,
 }
@@ -35,13 +37,17 @@ impl Health {
 }
 
 /// Runs forward and backward of every kernel's cases: on the CPU f32 and bf16 against f64 and one thread against three, on a CUDA
-/// device f32 against the CPU. Large cases, which only benches need, are left out.
+/// device f32 against the CPU and, where it has the kernel in bf16, that against f64. Large cases, which only benches need, are left out.
 pub fn examine(device: &Device, progress: &mut dyn FnMut(&KernelHealth)) -> Health {
     let mut kernels = Vec::new();
     for (kernel, cases) in registry() {
         let mut health = KernelHealth { kernel, passed: 0, absent: 0, failures: Vec::new() };
         for case in cases.iter().filter(|case| !case.timed) {
-            let result = if device.is_cuda() { testing::verify_on(device, case, 1) } else { testing::verify(case, 1).map(|()| true) };
+            let result = if device.is_cuda() {
+                testing::verify_on(device, case, 1).and_then(|ran| testing::verify_bf16_on(device, case, 1).map(|also| ran || also))
+            } else {
+                testing::verify(case, 1).map(|()| true)
+            };
             match result {
                 Ok(true) => health.passed += 1,
                 Ok(false) => health.absent += 1,
@@ -51,5 +57,5 @@ pub fn examine(device: &Device, progress: &mut dyn FnMut(&KernelHealth)) -> Heal
         progress(&health);
         kernels.push(health);
     }
-    Health { device: device.describe(), kernels }
+    Health { device: device.describe(), software: device.is_software(), kernels }
 }

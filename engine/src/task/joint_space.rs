@@ -52,7 +52,7 @@ pub(crate) fn embed_cells(
     let (collator, batch_size) = (bundle.collator()?, bundle.config.batch_size);
     let request = Request { dataset, collator: &collator, rows, batch_size, relabel: &|_| NO_LABEL };
     let mut values = Vec::new();
-    in_batches(&request, progress, &mut |cells, places| {
+    in_batches(&request, progress, &mut |cells, _, places| {
         place_rows(&mut values, &workspace.embed_cells(joint.model, cells)?, places, rows.len());
         Ok(())
     })?;

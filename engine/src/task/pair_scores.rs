@@ -46,7 +46,7 @@ impl PairScores {
         let embedded = workspace.embed_texts(model, texts)?;
         let width = embedded.len() / texts.batch;
         let rows = request.rows.len();
-        in_batches(request, progress, &mut |cells, places| {
+        in_batches(request, progress, &mut |cells, _, places| {
             let queries = workspace.embed_cells(model, cells)?;
             let similarity: Vec<f32> =
                 queries.chunks_exact(queries.len() / cells.batch).flat_map(|cell| similarities(cell, &embedded, width)).collect();

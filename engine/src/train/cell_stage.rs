@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use scmmgpt_kernels::runtime::{Device, Stream};
-use scmmgpt_loader::batch::{CollateConfig, Collator, NO_LABEL, Objective, SampleKey};
+use scmmgpt_loader::batch::{CellBatch, CollateConfig, Collator, NO_LABEL, Objective, SampleKey};
 use scmmgpt_loader::batch_order::BatchOrder;
 use scmmgpt_loader::checkpoint::Checkpoint;
 use scmmgpt_loader::prefetch::Prefetcher;
@@ -32,6 +32,8 @@ struct CellStage<'a> {
     collator: Collator,
     order: BatchOrder,
     batches: Option<Prefetcher>,
+    /// Staged while the batch before it is computed.
+    next: Option<CellBatch>,
     workspace: Workspace<f32>,
     evaluation_workspace: Workspace<f32>,
 }
@@ -51,6 +53,7 @@ pub(super) fn train(trainer: &Trainer, device: &Device, folder: &Path, session: 
         collator: Collator::new(data.dataset.vocab(), config.data.tokens.clone())?,
         order: if settings.bucket_by_length { order.bucket_by_length(&lengths)? } else { order },
         batches: None,
+        next: None,
         workspace: model.workspace(device, trainer.largest(settings.batch_size), trainer.purpose(true))?,
         evaluation_workspace: model.workspace(device, Dims { batch: 1, seq_len: 8 }, trainer.purpose(false))?,
     };
@@ -121,14 +124,14 @@ impl Stage for CellStage<'_> {
         let key = SampleKey { seed: self.config.seed, epoch, training: true };
         let (dataset, batches) = (self.data.dataset.clone(), self.order.epoch(epoch));
         self.batches = Some(Prefetcher::new(dataset, self.collator.clone(), batches, key, start, PREFETCH)?);
-        Ok(())
+        self.next = self.read()?;
+        self.next.iter().try_for_each(|first| self.workspace.stage(first))
     }
 
     fn forward(&mut self, step: u64) -> Result<Option<BatchLoss>> {
-        let Some(batch) = self.batches.as_mut().and_then(Iterator::next) else { return Ok(None) };
-        let mut batch = batch?;
-        batch.labels.iter_mut().for_each(|label| *label = relabel(self.data, *label));
-        let losses = self.workspace.forward(self.model, &batch, self.dropout(step))?;
+        let Some(batch) = self.next.take() else { return Ok(None) };
+        self.next = self.read()?;
+        let losses = self.workspace.forward_staged(self.model, self.next.as_ref(), self.dropout(step))?;
         let parts = vec![("classification", losses.classification), ("expression", losses.expression), ("mvc", losses.mvc)];
         Ok(Some(BatchLoss { total: losses.total(&self.weights()), parts, cells: batch.rows, sources: Vec::new() }))
     }
@@ -160,6 +163,14 @@ impl Stage for CellStage<'_> {
 }
 
 impl CellStage<'_> {
+    /// The next batch, with the head's classes.
+    fn read(&mut self) -> Result<Option<CellBatch>> {
+        let Some(batch) = self.batches.as_mut().and_then(Iterator::next) else { return Ok(None) };
+        let mut batch = batch?;
+        batch.labels.iter_mut().for_each(|label| *label = relabel(self.data, *label));
+        Ok(Some(batch))
+    }
+
     fn weights(&self) -> LossWeights {
         let loss = &self.config.loss;
         LossWeights { classification: loss.classification, expression: loss.expression, mvc: loss.mvc }

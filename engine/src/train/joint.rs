@@ -106,7 +106,9 @@ impl Joint {
         let sizes = self.sizes(trainer);
         let mut plans = Vec::from(weights.into_plans());
         plans.push(model.plan(sizes, &self.purpose(true)));
-        plans.extend(self.masked(trainer).map(|purpose| model.cell_model().plan(sizes.cells, &purpose)));
+        if let Some(purpose) = self.masked(trainer) {
+            plans.extend([model.cell_model().plan(sizes.cells, &purpose), model.cell_model().batch_plan(sizes.cells)]);
+        }
         StagePlan { stage: NUMBER, plans, parameters }
     }
 

@@ -174,12 +174,10 @@ impl Trainer {
             let (parameters, model) = self.declare();
             let count = parameters.count();
             let [weights, gradients, optimizer] = parameters.into_plans();
-            let activations = model.plan(self.largest(self.config.train.batch_size), &self.purpose(true));
-            stages.push(StagePlan {
-                stage: cell_stage::NUMBER,
-                plans: vec![weights, gradients, optimizer, activations],
-                parameters: count,
-            });
+            let largest = self.largest(self.config.train.batch_size);
+            let (activations, batches) = (model.plan(largest, &self.purpose(true)), model.batch_plan(largest));
+            let plans = vec![weights, gradients, optimizer, activations, batches];
+            stages.push(StagePlan { stage: cell_stage::NUMBER, plans, parameters: count });
         }
         stages.extend(self.joint.as_ref().map(|joint| joint.memory_plan(self)));
         stages

@@ -3,7 +3,7 @@
 use super::{Backward, Dims, Dropout, Forward, Mask, backward, forward, scratch};
 use crate::Result;
 use crate::runtime::philox::Site;
-use crate::runtime::{Float, Stream, Tensor};
+use crate::runtime::{Float, Stream, Tensor, bf16};
 use crate::testing::{Bindings, Case, Fill, Op, Tolerance};
 
 #[derive(Clone, Copy)]
@@ -174,7 +174,7 @@ impl Draft {
         case.output("out", [query_rows, queries])
             .statistic("logsumexp", [batch, num_heads, query_len])
             .tolerance(Tolerance::f32().reduction(key_len.max(query_len)))
-            .scratch(scratch::<f64>(&dims))
+            .scratch(scratch::<bf16>(&dims))
             .bytes(4 * (2 * query_rows * queries + 2 * key_rows * keys))
             .flops(4 * num_heads * head_dim * pairs)
     }
@@ -204,6 +204,10 @@ pub fn cases() -> Vec<Case> {
         draft("grouped", [2, 33, 65, 4, 2, 24]).keys(&[65, 33]),
         draft("grouped", [1, 65, 65, 4, 2, 64]).causal().packed(),
         draft("dropout", [2, 65, 130, 2, 1, 16]).keys(&[130, 99]).dropout(),
+        draft("wide", [1, 150, 150, 2, 1, 128]).causal(),
+        draft("odd_head", [1, 70, 140, 1, 1, 80]).keys(&[133]),
+        draft("grouped_prefix", [1, 150, 150, 4, 2, 40]).prefix(&[70]).dropout(),
+        draft("dropout", [1, 130, 140, 2, 2, 64]).dropout(),
         draft("qformer_matching", [3, 40, 40, 2, 2, 16]).queries(&[40, 9, 33]).keys(&[40, 9, 33]).packed(),
         draft("qformer_captioning", [2, 33, 65, 2, 2, 16]).causal().queries(&[33, 20]).keys(&[65, 52]),
         draft("qformer_genes", [2, 32, 2048, 1, 1, 64]).keys(&[2048, 1201]),

@@ -4,7 +4,8 @@
 //! made), its columns come in steps of 32. A warp owns 16 rows; its lanes are 4 x 8, a lane holds four rows and, of each step, the four
 //! columns `4 x .. 4 x + 4`. Of a head's elements it holds `x, x + 8, ..`: rows never leave their eight lanes.
 
-use super::{emit_backward, emit_forward};
+use super::emit_mma::Tile;
+use super::{emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys};
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
 
@@ -66,12 +67,19 @@ pub(super) const SCORE_PITCH: usize = 4 * (COLUMNS + 4);
 /// Every text of this kernel.
 pub(super) fn all() -> Vec<Text> {
     let shapes = HEAD_DIMS.into_iter().flat_map(|head_dim| [false, true].map(|dropout| Shape { head_dim, dropout }));
+    let on_tensor_cores = HEAD_DIMS.into_iter().flat_map(|head_dim| [false, true].map(|dropout| (head_dim, dropout)));
+    let on_tensor_cores = on_tensor_cores.flat_map(|(head_dim, dropout)| {
+        let [forward, few] = [Tile::forward, Tile::forward_few].map(|tile| emit_mma_forward::text(tile(head_dim, dropout)));
+        let queries = emit_mma_backward::queries(Tile::queries(head_dim, dropout));
+        [forward, few, queries, emit_mma_keys::keys(Tile::keys(head_dim, dropout))]
+    });
     shapes
         .flat_map(|shape| {
             let backward = !shape.dropout || shape.head_dim <= MAX_DROPOUT_HEAD_DIM;
             let backward = backward.then(|| [emit_backward::queries(shape), emit_backward::keys(shape)]);
             std::iter::once(emit_forward::text(shape)).chain(backward.into_iter().flatten())
         })
+        .chain(on_tensor_cores)
         .collect()
 }
 
@@ -93,6 +101,11 @@ pub(super) fn lengths(k: &mut Kernel) {
     k.regs(Kind::B32, "query_len key_len queries keys all_keys self_from self_to offset");
     k.regs(Kind::B64, "lengths item_bytes");
     k.regs(Kind::Pred, "given");
+    read_lengths(k);
+}
+
+/// What [`lengths`] declares.
+pub(super) fn read_lengths(k: &mut Kernel) {
     ptx!(k, "ld.param.u32 %query_len, [query_len];\nld.param.u32 %key_len, [key_len];\nld.param.u32 %offset, [offset];");
     ptx!(
         k,
@@ -108,6 +121,14 @@ pub(super) fn lengths(k: &mut Kernel) {
     k.note("A prefix hides the keys behind it from all but themselves.");
     ptx!(k, "min.u32 %self_to, %queries, %all_keys;\nmov.u32 %keys, %all_keys;\n@%given min.u32 %keys, %keys, %self_from;");
     ptx!(k, "selp.u32 %self_to, %self_to, 0, %given;");
+}
+
+/// The keys below which query row `row` sees, whether it is padding or not.
+pub(super) fn sight(k: &mut Kernel, limit: &Reg, row: &str) {
+    ptx!(
+        k,
+        "add.s32 {limit}, {row}, %offset;\nadd.s32 {limit}, {limit}, 1;\nmax.s32 {limit}, {limit}, 0;\nmin.u32 {limit}, {limit}, %keys;"
+    );
 }
 
 /// `%head` and `%item` from the grid, and the address `%name` of a matrix's first row of the item and first element of the head.

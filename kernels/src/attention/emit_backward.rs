@@ -34,9 +34,9 @@ fn begin(shape: Shape, pass: &str, outputs: &'static str, strides: &'static str,
     k.params(".u32", strides);
     k.params(".u32", "dout_stride saved_stride q_stride k_stride v_stride");
     k.params(".f32", "score_scale scale");
-    dropout::params(k, shape);
+    dropout::params(k, shape.dropout);
     k.block(shape.threads(), 1);
-    k.shared(None);
+    k.dynamic_shared(shared_bytes(shape));
     positions(k);
     k.regs(Kind::B32, "num_heads row seen clear step_at column limit_row lane_bytes rows_at columns_at scores_at scores_to own_at");
     k.regs(Kind::B32, "more_rows_at more_columns_at");
@@ -46,7 +46,7 @@ fn begin(shape: Shape, pass: &str, outputs: &'static str, strides: &'static str,
     ptx!(k, "mov.u32 %item, %ctaid.z;\nmov.u32 %first_row, %ctaid.x;\nshl.b32 %first_row, %first_row, {};", shape.rows().trailing_zeros());
     ptx!(k, "ld.param.u32 %group, [group];\nld.param.u32 %num_heads, [num_heads];");
     ptx!(k, "ld.param.f32 %score_scale, [score_scale];\nld.param.f32 %scale, [scale];");
-    dropout::declare(k, shape);
+    dropout::declare(k, shape.dropout);
     lengths(k);
     let [rows, more_rows, columns, more_columns, scores, _] = tiles(shape);
     ptx!(k, "shl.b32 %lane_bytes, %lane_column, 2;\nsetp.eq.u32 %first_lane, %lane_column, 0;");

@@ -1,19 +1,18 @@
 //! Dropout's random numbers in PTX: Philox 4x32-10, and which 16 bits of it belong to which probability ([`super::Dropout`]).
 
-use super::emit::Shape;
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, float};
 
 /// Parameters of a text with dropout; `kept` is the factor of what stays.
-pub(super) fn params(k: &mut Kernel, shape: Shape) {
-    if shape.dropout {
+pub(super) fn params(k: &mut Kernel, dropout: bool) {
+    if dropout {
         k.params(".u32", "threshold seed_low seed_high step site");
         k.params(".f32", "kept");
     }
 }
 
-pub(super) fn declare(k: &mut Kernel, shape: Shape) {
-    if shape.dropout {
+pub(super) fn declare(k: &mut Kernel, dropout: bool) {
+    if dropout {
         k.regs(Kind::B32, "threshold seed_low seed_high step site word_0 word_1 word_2 word_3 key_low key_high");
         k.regs(Kind::B32, "first_high first_low second_high second_low plane slice eighth");
         k.regs(Kind::F32, "kept keep");
@@ -26,7 +25,7 @@ pub(super) fn declare(k: &mut Kernel, shape: Shape) {
 }
 
 /// `%word_0` to `%word_3`: the words of query row `row` and the eight keys around key `key` of `%plane`.
-fn words(k: &mut Kernel, row: &str, key: &str) {
+pub(super) fn words(k: &mut Kernel, row: &str, key: &str) {
     ptx!(k, "shr.u32 %eighth, {key}, 3;\nshl.b32 %word_0, %eighth, 22;\nadd.u32 %word_0, %word_0, {row};");
     ptx!(k, "shr.u32 %word_1, %eighth, 10;\nshl.b32 %slice, %plane, 10;\nadd.u32 %word_1, %word_1, %slice;");
     ptx!(k, "mov.u32 %word_2, %step;\nmov.u32 %word_3, %site;\nmov.u32 %key_low, %seed_low;\nmov.u32 %key_high, %seed_high;");

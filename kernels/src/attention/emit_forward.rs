@@ -2,7 +2,7 @@
 
 use super::emit::{
     COLUMNS, Copy, Fragments, Gather, LENGTHS, Shape, copy, declare_copy, declare_products, gather, head_of, lengths, over_row, positions,
-    products, put_scores,
+    products, put_scores, sight,
 };
 use super::emit_dropout as dropout;
 use crate::ptx;
@@ -35,9 +35,9 @@ pub(super) fn text(shape: Shape) -> Text {
     k.params(".u64", LENGTHS);
     k.params(".u32", "query_len key_len num_heads group offset out_stride q_stride k_stride v_stride");
     k.params(".f32", "score_scale");
-    dropout::params(k, shape);
+    dropout::params(k, shape.dropout);
     k.block(shape.threads(), 1);
-    k.shared(None);
+    k.dynamic_shared(shared_bytes(shape));
     positions(k);
     k.regs(Kind::B32, "num_heads row seen clear step_at next column limit_row");
     k.regs(Kind::Pred, "inside unmasked nothing more selfish first_lane writes");
@@ -46,7 +46,7 @@ pub(super) fn text(shape: Shape) -> Text {
     ptx!(k, "shl.b32 %first_row, %first_row, {};", shape.rows().trailing_zeros());
     ptx!(k, "ld.param.u32 %group, [group];\nld.param.u32 %num_heads, [num_heads];\ndiv.u32 %kv_head, %head, %group;");
     ptx!(k, "ld.param.f32 %score_scale, [score_scale];");
-    dropout::declare(k, shape);
+    dropout::declare(k, shape.dropout);
     if shape.dropout {
         ptx!(k, "mad.lo.u32 %plane, %item, %num_heads, %head;");
     }
@@ -125,12 +125,9 @@ pub(super) fn row_limits(k: &mut Kernel, shape: Shape) -> Vec<Reg> {
     limits
 }
 
-/// The keys below which query row `row` sees.
+/// The keys below which query row `row` sees; none in padding.
 pub(super) fn limit_of(k: &mut Kernel, limit: &Reg, row: &str) {
-    ptx!(
-        k,
-        "add.s32 {limit}, {row}, %offset;\nadd.s32 {limit}, {limit}, 1;\nmax.s32 {limit}, {limit}, 0;\nmin.u32 {limit}, {limit}, %keys;"
-    );
+    sight(k, limit, row);
     ptx!(k, "setp.lt.u32 %inside, {row}, %queries;\nselp.u32 {limit}, {limit}, 0, %inside;");
 }
 

@@ -14,6 +14,12 @@ mod emit;
 mod emit_backward;
 mod emit_dropout;
 mod emit_forward;
+mod emit_mma;
+mod emit_mma_backward;
+mod emit_mma_dropout;
+mod emit_mma_forward;
+mod emit_mma_keys;
+mod emit_mma_mask;
 #[cfg(test)]
 mod tests;
 
@@ -135,9 +141,10 @@ pub struct Backward<T: Float> {
     pub dims: Dims,
 }
 
-/// Bytes of stream scratch that either pass needs: none, since the CPU keeps its tiles and sums in buffers of its threads.
-pub fn scratch<T: Float>(_dims: &Dims) -> usize {
-    0
+/// Bytes of stream scratch that either pass needs: in bf16, two numbers a query and head for gradients on CUDA devices; else none, since
+/// the CPU keeps its tiles and sums in buffers of its threads.
+pub fn scratch<T: Float>(dims: &Dims) -> usize {
+    if T::NAME == "bf16" { 8 * dims.batch * dims.num_heads * dims.query_len.next_multiple_of(emit_mma_backward::STATISTICS) } else { 0 }
 }
 
 /// `out = softmax(scale * q k^T) v` for every head, and the logarithm of each row's normaliser.
@@ -150,7 +157,8 @@ pub fn scratch<T: Float>(_dims: &Dims) -> usize {
 /// # Errors
 /// `Shape` when a tensor does not fit `dims`; `Argument` when a size is 0, `head_dim` is no multiple of 8, `num_kv_heads` does not
 /// divide `num_heads`, a prefix mask meets `query_len != key_len`, or the dropout probability is outside [0, 1); `Index` when a length
-/// exceeds its dimension.
+/// exceeds its dimension. On CUDA devices `Argument` also when `head_dim` is above 128, and in bf16, where tensor cores work, when a
+/// row does not begin at a multiple of 16 bytes or `scale` is not above 0.
 /// # Source
 /// Milakov & Gimelshein 2018, algorithm 3 (online softmax); Dao 2023, "FlashAttention-2", algorithm 1.
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {

@@ -33,15 +33,15 @@ impl Mask {
         Ok(Mask { site, threshold: (probability * 65536.0).round() as u32, scale: 1.0 / (1.0 - probability) })
     }
 
-    pub(super) fn site(self) -> Site {
+    pub(crate) fn site(self) -> Site {
         self.site
     }
 
-    pub(super) fn threshold(self) -> u32 {
+    pub(crate) fn threshold(self) -> u32 {
         self.threshold
     }
 
-    pub(super) fn scale(self) -> f64 {
+    pub(crate) fn scale(self) -> f64 {
         self.scale
     }
 

@@ -3,7 +3,7 @@
 
 use super::{Backward, Forward};
 use crate::Result;
-use crate::runtime::{CudaStream, Float, Tensor, entry};
+use crate::runtime::{CudaStream, Float, Launch, Tensor, entry};
 
 const TEXT: &str = include_str!("embedding.ptx");
 const SORTED: &str = include_str!("sorted.ptx");
@@ -37,7 +37,7 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
 pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Backward<T>) -> Result<()> {
     let (tokens, rows, width) = (args.ids.len(), args.dtable.rows(), args.dtable.width());
     let entry = entry::<T>(op, "embedding_backward")?;
-    let order = sort(stream, op, args.ids, rows, 0)?;
+    let order = sort(stream, op, Ids::Tensor(args.ids), tokens, rows, 0)?;
     stream
         .launch(TEXT, entry, [tokens.div_ceil(WARPS) as u32, width.div_ceil(COLUMNS) as u32, 1], THREADS)
         .write("dtable", args.dtable)
@@ -54,15 +54,33 @@ pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Ba
 }
 
 /// Bytes of scratch that [`sort`] needs: the tokens twice, and every tile's digits.
-pub(super) fn scratch(tokens: usize) -> usize {
+pub(crate) fn scratch(tokens: usize) -> usize {
     (2 * tokens + DIGITS * tokens.div_ceil(TILE)) * size_of::<u32>()
+}
+
+/// What tokens are sorted by.
+#[derive(Clone, Copy)]
+pub(crate) enum Ids {
+    /// `[tokens]`.
+    Tensor(Tensor<u32>),
+    /// `[tokens]` in the scratch from this byte on.
+    Scratch(usize),
+}
+
+impl Ids {
+    fn argument(self, launch: Launch<'_>) -> Launch<'_> {
+        match self {
+            Ids::Tensor(ids) => launch.read("ids", ids),
+            Ids::Scratch(start) => launch.scratch("ids", start),
+        }
+    }
 }
 
 /// Sorts the tokens by (id, token) in the scratch from byte `start` on, and returns the byte from which they lie there. Ids that are not
 /// below `rows` come last.
-pub(crate) fn sort(stream: &CudaStream, op: &'static str, ids: Tensor<u32>, rows: usize, start: usize) -> Result<usize> {
-    stream.need_scratch(op, start + scratch(ids.len()))?;
-    let (tokens, tiles) = (ids.len(), ids.len().div_ceil(TILE));
+pub(crate) fn sort(stream: &CudaStream, op: &'static str, ids: Ids, tokens: usize, rows: usize, start: usize) -> Result<usize> {
+    stream.need_scratch(op, start + scratch(tokens))?;
+    let tiles = tokens.div_ceil(TILE);
     let lists = [start, start + tokens * size_of::<u32>()];
     let counts = start + 2 * tokens * size_of::<u32>();
     let grid = [tiles.div_ceil(WARPS) as u32, 1, 1];
@@ -71,11 +89,8 @@ pub(crate) fn sort(stream: &CudaStream, op: &'static str, ids: Tensor<u32>, rows
     for pass in 0..passes {
         let (target, source) = (lists[pass % 2], (pass > 0).then(|| lists[(pass + 1) % 2]));
         let shift = pass as u32 * BITS;
-        stream
-            .launch(SORTED, "embedding_count_u32", grid, THREADS)
-            .scratch("counts", counts)
-            .optional_scratch("source", source)
-            .read("ids", ids)
+        let launch = stream.launch(SORTED, "embedding_count_u32", grid, THREADS);
+        ids.argument(launch.scratch("counts", counts).optional_scratch("source", source))
             .value("tokens", tokens as u32)
             .value("tiles", tiles as u32)
             .value("rows", rows as u32)
@@ -86,12 +101,8 @@ pub(crate) fn sort(stream: &CudaStream, op: &'static str, ids: Tensor<u32>, rows
             .scratch("counts", counts)
             .value("tiles", tiles as u32)
             .submit()?;
-        stream
-            .launch(SORTED, "embedding_place_u32", grid, THREADS)
-            .scratch("order", target)
-            .scratch("counts", counts)
-            .optional_scratch("source", source)
-            .read("ids", ids)
+        let launch = stream.launch(SORTED, "embedding_place_u32", grid, THREADS).scratch("order", target);
+        ids.argument(launch.scratch("counts", counts).optional_scratch("source", source))
             .value("tokens", tokens as u32)
             .value("tiles", tiles as u32)
             .value("rows", rows as u32)

@@ -3,7 +3,7 @@
 #[cfg(feature = "testing")]
 pub mod cases;
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 mod sorted;
 
 pub(crate) use sorted::{Group, groups, id, position, sort};

@@ -1,9 +1,9 @@
 //! Shapes of the matrix-product cases: every layout and epilogue, sizes around the tiles, columns of wider matrices, more than one
-//! block of depth, depth 0, and the encoder's own sizes for the benches.
+//! block of depth, depth 0, and the encoder's own sizes for the benches. Multiples of 8 are what tensor cores take.
 
-use super::{Accumulate, Epilogue, Forward, Layout, accumulate, forward};
+use super::{Accumulate, Epilogue, Forward, Layout, accumulate, forward, scratch};
 use crate::Result;
-use crate::runtime::{Element, Float, Stream, Tensor};
+use crate::runtime::{Element, Float, Stream, Tensor, bf16};
 use crate::testing::{Bindings, Case, Fill, Op, Tolerance};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -98,10 +98,12 @@ fn case(layout: Layout, kind: Kind, [m, n, k]: [usize; 3], margin: usize) -> Cas
     let name = format!("{layout:?}_{kind:?}_{m}x{n}x{k}{suffix}").to_lowercase();
     let a = if layout == Layout::TN { wide(k, m) } else { wide(m, k) };
     let b = if layout == Layout::NT { wide(n, k) } else { wide(k, n) };
+    let [rows, columns] = if layout == Layout::NT { [n, k] } else { [k, n] };
     let mut case = Case::new(name, Gemm { layout, kind, margin })
         .input("a", a)
         .parameter("b", b)
         .output("c", wide(m, n))
+        .scratch(scratch::<bf16>(rows, columns, m))
         .tolerance(Tolerance::f32().reduction(k.max(m).max(n)))
         .bytes(4 * (m * k + k * n + m * n))
         .flops(2 * m * n * k);
@@ -135,6 +137,7 @@ fn weight_gradient([m, n, k]: [usize; 3]) -> Case {
         .fixed("a", [k, m], Fill::Uniform)
         .fixed("b", [k, n], Fill::Uniform)
         .loss("c", [m, n])
+        .scratch(scratch::<bf16>(m, n, k))
         .tolerance(Tolerance::f32().reduction(k))
         .bytes(4 * (m * k + k * n + 2 * m * n))
         .flops(2 * m * n * k)
@@ -150,13 +153,20 @@ pub fn cases() -> Vec<Case> {
         for kind in KINDS {
             cases.push(case(layout, kind, [7, 33, 5], 0));
             cases.push(case(layout, kind, [15, 31, 19], 3));
+            cases.push(case(layout, kind, [72, 136, 88], 8));
         }
         for size in [[1, 1, 1], [13, 32, 16], [14, 17, 15], [29, 65, 17], [2, 3, 0], [1, 3, 257], [3, 2, 515], [211, 97, 31]] {
             cases.push(case(layout, Kind::Bias, size, 0));
         }
         cases.push(case(layout, Kind::Gelu, [16, 37, 300], 1));
+        cases.push(case(layout, Kind::BiasResidual, [40, 72, 328], 0));
+        cases.push(case(layout, Kind::Relu, [200, 136, 200], 0));
     }
-    cases.push(weight_gradient([17, 35, 600]));
+    // Wide enough for the large tile.
+    cases.push(case(Layout::NT, Kind::Residual, [72, 27_640, 72], 0).forward_only());
+    for size in [[17, 35, 600], [40, 64, 601], [24, 72, 2049], [136, 264, 3100]] {
+        cases.push(weight_gradient(size));
+    }
     for size in [[9600, 512, 512], [1200, 512, 512], [1200, 1536, 512], [1, 4096, 4096], [4096, 4096, 4096]] {
         cases.push(case(Layout::NT, Kind::Plain, size, 0).bench());
     }

@@ -1,9 +1,47 @@
 //! Launches of the matrix products: which text a call takes, and its grid.
+//!
+//! bf16 goes to tensor cores where the rows of every matrix start at multiples of 16 bytes and are whole numbers of them long; any other
+//! bf16, and f32, to the texts without. The tile of `c` a block makes is chosen by m and n, and no bit depends on it. What is
+//! accumulated over a long k is summed in segments, whose length depends on n and k alone, and the segments are added in order.
 
 use super::emit::{Finish, Stored};
+use super::emit_mma::{LARGE, MEDIUM, RASTER, SMALL, Tile, Variant};
 use super::{Accumulate, Epilogue, Forward, Layout, emit_simt};
-use crate::runtime::{CudaStream, Element, Float, Tensor, emit};
+use crate::runtime::{CudaStream, Element, Float, Launch, Tensor, elementwise, emit};
 use crate::{Error, Result};
+
+const SEGMENTS: &str = include_str!("segments.ptx");
+
+/// Blocks that keep a device busy: an A100 has 108 multiprocessors.
+const BUSY: usize = 108;
+/// Row strides from which the offsets inside a tile would leave 32 bits.
+const FAR: usize = 1 << 23;
+/// Shortest segment, longest list of them.
+const SHORTEST: usize = 1024;
+const MOST: usize = 16;
+
+/// Length of the segments that k is summed in, not below k where one is all: as many as give the device two blocks a multiprocessor,
+/// if the result is about as high as it is wide.
+fn segment(n: usize, k: usize) -> usize {
+    let tiles = n.div_ceil(MEDIUM.columns).max(1);
+    let count = (2 * BUSY).div_ceil(tiles * tiles).min(MOST).min(k / SHORTEST).max(1);
+    k.div_ceil(count).next_multiple_of(MEDIUM.depth)
+}
+
+/// See [`super::scratch`].
+pub(super) fn scratch(m: usize, n: usize, k: usize) -> usize {
+    let segment = segment(n, k);
+    if segment < k { k.div_ceil(segment) * m * n * size_of::<f32>() } else { 0 }
+}
+
+fn tile(stream: &CudaStream, m: usize, n: usize) -> Tile {
+    let fills = m.div_ceil(LARGE.rows) * n.div_ceil(LARGE.columns) >= BUSY;
+    match m {
+        0..=64 => SMALL,
+        _ if fills && stream.shared_limit() >= LARGE.shared_bytes() => LARGE,
+        _ => MEDIUM,
+    }
+}
 
 /// Both operands and the matrix that their product goes to.
 struct Product<T: Float, C: Element> {
@@ -39,30 +77,102 @@ pub(super) fn accumulate<T: Float>(stream: &CudaStream, op: &'static str, args: 
 
 impl<T: Float, C: Element> Product<T, C> {
     fn launch(self, stream: &CudaStream, op: &'static str) -> Result<()> {
-        let stored = match T::NAME {
-            "f32" => Stored::F32,
-            "bf16" => Stored::Bf16,
-            element => return Err(Error::NoCudaKernel { op, element }),
-        };
-        let (m, n) = (self.c.rows(), self.c.width());
-        let k = if self.layout == Layout::TN { self.a.rows() } else { self.a.width() };
+        match T::NAME {
+            "f32" => self.without_tensor_cores(stream, Stored::F32),
+            "bf16" if self.suits_tensor_cores(stream) => self.on_tensor_cores(stream, op, Stored::Bf16),
+            "bf16" => self.without_tensor_cores(stream, Stored::Bf16),
+            element => Err(Error::NoCudaKernel { op, element }),
+        }
+    }
+
+    fn k(&self) -> usize {
+        if self.layout == Layout::TN { self.a.rows() } else { self.a.width() }
+    }
+
+    fn suits_tensor_cores(&self, stream: &CudaStream) -> bool {
+        let narrow = [Some(self.a), Some(self.b), self.bias, self.other];
+        let near = self.a.row_stride().max(self.b.row_stride()) < FAR;
+        near && stream.has_whole_chunks(self.c) && narrow.into_iter().flatten().all(|tensor| stream.has_whole_chunks(tensor))
+    }
+
+    fn without_tensor_cores(&self, stream: &CudaStream, stored: Stored) -> Result<()> {
         let entry = emit_simt::entry(stored, self.layout, self.finish);
         let text = emit::kept(&entry, || emit_simt::text(stored, self.layout, self.finish));
+        let (m, n) = (self.c.rows(), self.c.width());
         let grid = [n.div_ceil(emit_simt::TILE) as u32, m.div_ceil(emit_simt::TILE) as u32, 1];
-        let mut launch = stream.launch(text, entry, grid, emit_simt::THREADS as u32);
-        launch = launch.write("c", self.c).read("a", self.a).read("b", self.b);
+        let launch = stream.launch(text, entry, grid, emit_simt::THREADS as u32);
+        self.arguments(launch.write("c", self.c), self.c.row_stride()).submit()
+    }
+
+    fn on_tensor_cores(&self, stream: &CudaStream, op: &'static str, stored: Stored) -> Result<()> {
+        let (m, n, k) = (self.c.rows(), self.c.width(), self.k());
+        let segment = segment(n, k);
+        if self.finish == Finish::Accumulate && segment < k {
+            stream.need_scratch(op, scratch(m, n, k))?;
+            let tile = if m <= SMALL.rows { SMALL } else { MEDIUM };
+            let segments = k.div_ceil(segment);
+            let grid = [m.div_ceil(tile.rows), n.div_ceil(tile.columns), segments].map(|blocks| blocks as u32);
+            let launch = self.variant(stream, Variant { stored, layout: self.layout, tile, finish: Finish::Partial }, grid);
+            self.arguments(launch.scratch("c", 0), n).value("segment", segment as u32).submit()?;
+            let (grid, threads) = elementwise(m, n / 4);
+            return stream
+                .launch(SEGMENTS, "gemm_add_segments_f32", grid, threads)
+                .write("c", self.c)
+                .scratch("partial", 0)
+                .value("height", m as u32)
+                .value("width", n as u32)
+                .value("segments", segments as u32)
+                .value("c_stride", self.c.row_stride() as u32)
+                .submit();
+        }
+        let tile = tile(stream, m, n);
+        let (down, across) = (m.div_ceil(tile.rows), n.div_ceil(tile.columns));
+        let grid = [down.min(RASTER), across, down.div_ceil(RASTER)].map(|blocks| blocks as u32);
+        let launch = self.variant(stream, Variant { stored, layout: self.layout, tile, finish: self.finish }, grid);
+        self.arguments(launch.write("c", self.c), self.c.row_stride()).submit()
+    }
+
+    fn variant<'a>(&self, stream: &'a CudaStream, variant: Variant, grid: [u32; 3]) -> Launch<'a> {
+        let entry = variant.entry();
+        let text = emit::kept(&entry, || variant.text());
+        stream.launch(text, entry, grid, variant.tile.threads() as u32).shared(variant.tile.shared_bytes() as u32)
+    }
+
+    /// Everything after `c`.
+    fn arguments<'a>(&self, launch: Launch<'a>, c_stride: usize) -> Launch<'a> {
+        let mut launch = launch.read("a", self.a).read("b", self.b);
         if let Some(bias) = self.bias {
             launch = launch.read("bias", bias);
         }
         if let (Some(name), Some(other)) = (self.finish.other(), self.other) {
             launch = if self.finish.reads_other() { launch.read(name, other) } else { launch.write(name, other) };
         }
-        launch = launch.value("m", m as u32).value("n", n as u32).value("k", k as u32);
-        launch = launch.value("c_stride", self.c.row_stride() as u32);
+        launch = launch.value("m", self.c.rows() as u32).value("n", self.c.width() as u32).value("k", self.k() as u32);
+        launch = launch.value("c_stride", c_stride as u32);
         launch = launch.value("a_stride", self.a.row_stride() as u32).value("b_stride", self.b.row_stride() as u32);
-        if let Some(other) = self.other {
-            launch = launch.value("other_stride", other.row_stride() as u32);
+        match self.other {
+            Some(other) => launch.value("other_stride", other.row_stride() as u32),
+            None => launch,
         }
-        launch.submit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_cover_k_and_keep_to_whole_steps() {
+        for n in [8, 512, 768, 1536, 4096] {
+            for k in [1, 1023, 2047, 2048, 9600, 76_800] {
+                let (segment, tiles) = (segment(n, k), n.div_ceil(MEDIUM.columns));
+                assert!(segment >= k.min(SHORTEST) && segment.is_multiple_of(MEDIUM.depth), "n {n} k {k}: {segment}");
+                assert!(k.div_ceil(segment) <= MOST);
+                assert!(segment >= k || tiles * tiles < 2 * BUSY, "n {n} k {k}: wide enough to be left whole");
+                let expected = if segment < k { k.div_ceil(segment) * 24 * n * 4 } else { 0 };
+                assert_eq!(scratch(24, n, k), expected);
+            }
+        }
+        assert!(segment(512, 76_800) < 76_800 / 8);
     }
 }

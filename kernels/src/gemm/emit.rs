@@ -1,5 +1,6 @@
 //! The PTX of matrix products: which texts there are, and what they share.
 
+use super::emit_mma::{LARGE, MEDIUM, SMALL, Variant};
 use super::{Layout, emit_simt};
 use crate::runtime::emit::Text;
 
@@ -41,9 +42,12 @@ pub(super) enum Finish {
     GeluMask,
     /// `c += ab`, in f32.
     Accumulate,
+    /// The sums of one segment of k, in f32, for [`Finish::Accumulate`] in two launches.
+    Partial,
 }
 
 impl Finish {
+    /// What a call can ask for.
     pub(super) const ALL: [Finish; 10] = [
         Finish::None,
         Finish::Bias,
@@ -70,7 +74,13 @@ impl Finish {
             Finish::ReluMask => "relu_mask",
             Finish::GeluMask => "gelu_mask",
             Finish::Accumulate => "accumulate",
+            Finish::Partial => "partial",
         }
+    }
+
+    /// `c` is f32 whatever the operands are.
+    pub(super) fn is_wide(self) -> bool {
+        matches!(self, Finish::Accumulate | Finish::Partial)
     }
 
     pub(super) fn has_bias(self) -> bool {
@@ -104,10 +114,15 @@ pub(super) fn layout_name(layout: Layout) -> &'static str {
 /// Every text of this kernel.
 pub(super) fn all() -> Vec<Text> {
     let mut texts = Vec::new();
-    for stored in [Stored::F32, Stored::Bf16] {
-        for layout in [Layout::NT, Layout::NN, Layout::TN] {
+    for layout in [Layout::NT, Layout::NN, Layout::TN] {
+        for stored in [Stored::F32, Stored::Bf16] {
             texts.extend(Finish::ALL.map(|finish| emit_simt::text(stored, layout, finish)));
         }
+        let on_tensor_cores = |tile, finish| Variant { stored: Stored::Bf16, layout, tile, finish }.text();
+        for tile in [LARGE, MEDIUM, SMALL] {
+            texts.extend(Finish::ALL.map(|finish| on_tensor_cores(tile, finish)));
+        }
+        texts.extend([MEDIUM, SMALL].map(|tile| on_tensor_cores(tile, Finish::Partial)));
     }
     texts
 }

@@ -1,12 +1,11 @@
-//! From a sum in `%x` to what is stored: the epilogues, one element at a time.
+//! From a sum to what is stored: the epilogues, one element at a time.
 
 use super::emit::{Finish, Stored};
 use crate::ptx;
-use crate::runtime::emit::{Kernel, Kind, float};
+use crate::runtime::emit::{Kernel, Kind, Reg, float};
 
 /// Registers of [`apply`].
 pub(super) fn declare(k: &mut Kernel, finish: Finish) {
-    k.regs(Kind::F32, "x");
     if matches!(finish, Finish::BiasGelu | Finish::BiasGeluKept | Finish::GeluMask) {
         k.regs(Kind::F32, "erf_x erf_magnitude erf_t erf_minus_t erf_square erf_far erf_near erf cdf density point");
         k.regs(Kind::Pred, "erf_is_near");
@@ -16,32 +15,32 @@ pub(super) fn declare(k: &mut Kernel, finish: Finish) {
     }
 }
 
-/// `%x` becomes the result, given the registers of the bias and of the other matrix's element.
-pub(super) fn apply(k: &mut Kernel, finish: Finish, bias: &str, other: &str) {
+/// The sum in register `x` becomes the result, given the registers of the bias and of the other matrix's element.
+pub(super) fn apply(k: &mut Kernel, finish: Finish, x: &Reg, bias: &Reg, other: &Reg) {
     match finish {
-        Finish::None => {}
-        Finish::Bias | Finish::BiasGeluKept => ptx!(k, "add.rn.f32 %x, %x, {bias};"),
-        Finish::BiasRelu => ptx!(k, "add.rn.f32 %x, %x, {bias};\nmax.f32 %x, %x, {};", float(0.0)),
+        Finish::None | Finish::Partial => {}
+        Finish::Bias | Finish::BiasGeluKept => ptx!(k, "add.rn.f32 {x}, {x}, {bias};"),
+        Finish::BiasRelu => ptx!(k, "add.rn.f32 {x}, {x}, {bias};\nmax.f32 {x}, {x}, {};", float(0.0)),
         Finish::BiasGelu => {
-            ptx!(k, "add.rn.f32 %x, %x, {bias};");
-            gelu(k);
+            ptx!(k, "add.rn.f32 {x}, {x}, {bias};");
+            gelu(k, x);
         }
-        Finish::BiasResidual => ptx!(k, "add.rn.f32 %x, %x, {bias};\nadd.rn.f32 %x, %x, {other};"),
-        Finish::Residual | Finish::Accumulate => ptx!(k, "add.rn.f32 %x, %x, {other};"),
-        Finish::ReluMask => ptx!(k, "setp.gt.f32 %active, {other}, {zero};\nselp.f32 %x, %x, {zero}, %active;", zero = float(0.0)),
-        Finish::GeluMask => gelu_derivative(k, other),
+        Finish::BiasResidual => ptx!(k, "add.rn.f32 {x}, {x}, {bias};\nadd.rn.f32 {x}, {x}, {other};"),
+        Finish::Residual | Finish::Accumulate => ptx!(k, "add.rn.f32 {x}, {x}, {other};"),
+        Finish::ReluMask => ptx!(k, "setp.gt.f32 %active, {other}, {zero};\nselp.f32 {x}, {x}, {zero}, %active;", zero = float(0.0)),
+        Finish::GeluMask => gelu_derivative(k, x, other),
     }
 }
 
-/// `%x = gelu(%x)`.
-pub(super) fn gelu(k: &mut Kernel) {
-    ptx!(k, "mov.f32 %point, %x;");
+/// `x = gelu(x)`.
+pub(super) fn gelu(k: &mut Kernel, x: &Reg) {
+    ptx!(k, "mov.f32 %point, {x};");
     cdf(k);
-    ptx!(k, "mul.rn.f32 %x, %x, %cdf;");
+    ptx!(k, "mul.rn.f32 {x}, {x}, %cdf;");
 }
 
-/// `%x *= gelu'(pre)`: `Phi(x) + x phi(x)`.
-fn gelu_derivative(k: &mut Kernel, pre: &str) {
+/// `x *= gelu'(pre)`: `Phi(x) + x phi(x)`.
+fn gelu_derivative(k: &mut Kernel, x: &Reg, pre: &Reg) {
     ptx!(k, "mov.f32 %point, {pre};");
     cdf(k);
     ptx!(k, "min.f32 %density, %point, {};\nmax.f32 %density, %density, {};", float(13.0), float(-13.0));
@@ -49,7 +48,7 @@ fn gelu_derivative(k: &mut Kernel, pre: &str) {
     ptx!(k, "mul.rn.f32 %density, %density, {};", float(-0.5 * std::f32::consts::LOG2_E));
     ptx!(k, "ex2.approx.ftz.f32 %density, %density;");
     ptx!(k, "mul.rn.f32 %density, %density, {};", float(0.398_942_3));
-    ptx!(k, "fma.rn.f32 %cdf, %point, %density, %cdf;\nmul.rn.f32 %x, %x, %cdf;");
+    ptx!(k, "fma.rn.f32 %cdf, %point, %density, %cdf;\nmul.rn.f32 {x}, {x}, %cdf;");
 }
 
 /// `%cdf = (1 + erf(%point / sqrt 2)) / 2`; erf as the CPU computes it (`runtime::math::erf_f32`).
@@ -78,7 +77,7 @@ fn cdf(k: &mut Kernel) {
 }
 
 /// Loads one element into a float register where `guard` holds; `half` is a 16-bit register to pass through.
-pub(super) fn load(k: &mut Kernel, stored: Stored, guard: &str, target: &str, address: &str) {
+pub(super) fn load(k: &mut Kernel, stored: Stored, guard: &str, target: &Reg, address: &str) {
     match stored {
         Stored::F32 => ptx!(k, "@{guard} ld.global.f32 {target}, [{address}];"),
         Stored::Bf16 => ptx!(k, "mov.b16 %half, 0;\n@{guard} ld.global.b16 %half, [{address}];\nmov.b32 {target}, {{%no_bits, %half}};"),

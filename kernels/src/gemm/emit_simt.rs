@@ -234,7 +234,7 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
     k.regs(Kind::B32, "c_stride other_stride stage_write stage_read stage_at row column rows");
     k.regs(Kind::B64, "c c_step c_at other other_step other_at bias_at bytes");
     k.regs(Kind::Pred, "inside_0 inside_1 row_inside more both_0 both_1");
-    k.regs(Kind::F32, "bias_0 bias_1 other_0 other_1");
+    k.regs(Kind::F32, "x bias_0 bias_1 other_0 other_1");
     if stored == Stored::Bf16 {
         k.regs(Kind::B16, "half");
         ptx!(k, "mov.b16 %no_bits, 0;");
@@ -252,13 +252,8 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
         ptx!(k, "ld.param.u64 %bias_at, [bias];\ncvta.to.global.u64 %bias_at, %bias_at;\nshl.b64 %bytes, %bytes, {};", wide(stored));
         ptx!(k, "add.u64 %bias_at, %bias_at, %bytes;\nmov.f32 %bias_0, {zero};\nmov.f32 %bias_1, {zero};", zero = float(0.0));
         for half in 0..2 {
-            finish::load(
-                k,
-                stored,
-                &format!("%inside_{half}"),
-                &format!("%bias_{half}"),
-                &format!("%bias_at + {}", half * 32 * stored.bytes()),
-            );
+            let (guard, bias) = (format!("%inside_{half}"), Reg::named(&format!("bias_{half}")));
+            finish::load(k, stored, &guard, &bias, &format!("%bias_at + {}", half * 32 * stored.bytes()));
         }
     }
     if let Some(other) = finish.other() {
@@ -300,7 +295,8 @@ fn write_row(k: &mut Kernel, stored: Stored, c_stored: Stored, finish: Finish, r
         ptx!(k, "and.pred %both_{half}, %row_inside, %inside_{half};");
     }
     for half in 0..2 {
-        let (guard, bias, other) = (format!("%both_{half}"), format!("%bias_{half}"), format!("%other_{half}"));
+        let guard = format!("%both_{half}");
+        let [x, bias, other] = ["x".to_string(), format!("bias_{half}"), format!("other_{half}")].map(|name| Reg::named(&name));
         let (c_address, other_address) =
             (format!("%c_at + {}", half * 32 * c_stored.bytes()), format!("%other_at + {}", half * 32 * stored.bytes()));
         if finish.reads_other() {
@@ -311,11 +307,11 @@ fn write_row(k: &mut Kernel, stored: Stored, c_stored: Stored, finish: Finish, r
             ptx!(k, "mov.f32 {other}, {};", float(0.0));
             finish::load(k, c_stored, &guard, &other, &c_address);
         }
-        ptx!(k, "ld.shared.f32 %x, [%stage_at + {}];", 256 * row + 128 * half);
-        finish::apply(k, finish, &bias, &other);
+        ptx!(k, "ld.shared.f32 {x}, [%stage_at + {}];", 256 * row + 128 * half);
+        finish::apply(k, finish, &x, &bias, &other);
         if finish == Finish::BiasGeluKept {
             finish::store(k, stored, &guard, &other_address);
-            finish::gelu(k);
+            finish::gelu(k, &x);
         }
         finish::store(k, c_stored, &guard, &c_address);
     }

@@ -12,6 +12,9 @@ mod cpu_simd;
 mod cuda;
 mod emit;
 mod emit_finish;
+mod emit_mma;
+mod emit_mma_operand;
+mod emit_mma_store;
 mod emit_simt;
 #[cfg(test)]
 mod tests;
@@ -147,12 +150,17 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     }
 }
 
-/// `c += op(a) op(b)`, in the accumulation type.
+/// Bytes of stream scratch that [`accumulate`] needs for these sizes: on CUDA devices a long k is summed in segments side by side.
+pub fn scratch<T: Float>(m: usize, n: usize, k: usize) -> usize {
+    if size_of::<T>() == size_of::<u16>() { cuda::scratch(m, n, k) } else { 0 }
+}
+
+/// `c += op(a) op(b)`, in the accumulation type. Scratch: [`scratch`].
 ///
 /// # Shapes
 /// See [`Accumulate`]. For a weight gradient, layout TN: `a` = dy `[rows, out]`, `b` = x `[rows, in]`, `c` = dweight `[out, in]`.
 /// # Errors
-/// `Shape` when a size differs.
+/// `Shape` when a size differs; `Scratch` when the stream has less than it needs.
 /// # Source
 /// As [`forward`].
 pub fn accumulate<T: Float>(stream: &Stream, args: Accumulate<T>) -> Result<()> {

@@ -154,7 +154,7 @@ fn case(name: &str, tokens: usize, width: usize, vocab: usize, ids: Fill, option
         .index("order", [width], Fill::Integers(vec![0]))
         .output("y", [tokens, width])
         .tolerance(Tolerance::f32().reduction(tokens.max(width)))
-        .scratch(scratch::<f64>(tokens, width))
+        .scratch(scratch::<f64>(tokens, width, options.method()))
         .bytes(4 * (2 + usize::from(options.gene)) * tokens * width)
         .flops(if options.gemm { 2 * tokens * width * width } else { 20 * tokens * width });
     for name in ["gene_mean", "gene_rstd", "value_mean", "value_rstd"] {

@@ -15,11 +15,15 @@ const BLOCK: usize = 8;
 /// Partial sums of a piece, each a row: dz, dz u, and the gradients of `LN_v`'s scale and shift.
 const SUMS: usize = 4;
 
-/// Scratch elements of the partial sums: a piece ends with its segment or after [`PIECE`] tokens.
-pub(super) fn scratch(tokens: usize, width: usize) -> usize {
+/// Bytes of scratch: keys, and partial sums; a piece ends with its segment or after [`PIECE`] tokens.
+pub(super) fn scratch<T: Float>(tokens: usize, width: usize, method: Method) -> usize {
     let pieces = tokens / PIECE + tokens.min(width + 2);
     let groups = tokens / PIECE + 1;
-    (pieces * SUMS * width + width.div_ceil(COLUMNS) * 2 * width).max(groups * 2 * width)
+    let values = match method {
+        Method::Piecewise => pieces * SUMS * width + width.div_ceil(COLUMNS) * 2 * width,
+        Method::Gemm => cpu_gemm::scratch(width),
+    };
+    values.max(groups * 2 * width) * size_of::<T::Acc>() + embedding::scratch(tokens).next_multiple_of(64)
 }
 
 /// What arrives from above, and forward's statistics.
@@ -68,7 +72,7 @@ pub(super) fn backward<T: Float>(stream: &Stream, cpu: &Cpu, op: &'static str, i
     };
     let tokens = view.ids.len();
     let keys = embedding::scratch(tokens);
-    stream.with_scratch(op, super::scratch::<T>(tokens, view.width()), |bytes: &mut [u8]| {
+    stream.with_scratch(op, scratch::<T>(tokens, view.width(), view.method), |bytes: &mut [u8]| {
         let (keys, sums) = bytes.split_at_mut(keys.next_multiple_of(64));
         let keys: &mut [u64] = &mut bytemuck::cast_slice_mut(keys)[..tokens];
         let sums: &mut [T::Acc] = bytemuck::cast_slice_mut(sums);

@@ -16,6 +16,8 @@ mod cpu;
 mod cpu_backward;
 mod cpu_gemm;
 mod cpu_tables;
+mod cuda;
+mod cuda_backward;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +25,7 @@ use crate::dropout::Mask;
 use crate::error::expect_shape;
 use crate::runtime::philox::Site;
 use crate::runtime::{Element, Float, Plan, Real, Stream, Target, Tensor};
-use crate::{Error, Result, embedding};
+use crate::{Error, Result};
 
 /// How the value encoder is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,15 +240,13 @@ pub fn build_tables<T: Float>(stream: &Stream, parameters: Parameters<T>, tables
             cpu_tables::build(stream, cpu, parameters, tables);
             Ok(())
         }
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gene_embedding::build_tables", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::build(cuda, OP, parameters, tables),
     }
 }
 
-/// Bytes of scratch that [`backward`] needs.
-pub fn scratch<T: Float>(tokens: usize, width: usize) -> usize {
-    let sorted = cpu_backward::scratch(tokens, width);
-    let gemm = cpu_gemm::scratch(width);
-    (sorted.max(gemm)) * size_of::<T::Acc>() + embedding::scratch(tokens).next_multiple_of(64)
+/// Bytes of scratch that [`backward`] needs, on whichever device.
+pub fn scratch<T: Float>(tokens: usize, width: usize, method: Method) -> usize {
+    cpu_backward::scratch::<T>(tokens, width, method).max(cuda_backward::scratch(tokens, width, method))
 }
 
 /// Gene tokens and values to `[tokens, width]`; the module's text has the formulas.
@@ -254,8 +254,8 @@ pub fn scratch<T: Float>(tokens: usize, width: usize) -> usize {
 /// # Shapes
 /// As in [`Forward`].
 /// # Errors
-/// `Shape` when a length differs; `Index` when an id is not below `vocab`; `Argument` when the dropout probability is not in
-/// `[0, 1)`, or when tokens are generated and there is no flag.
+/// `Shape` when a length differs; `Index` when an id is not below `vocab` (a CUDA device gives a row of NaN instead); `Argument`
+/// when the dropout probability is not in `[0, 1)`, or when tokens are generated and there is no flag.
 /// # Source
 /// scGPT `GeneEncoder` and `ContinuousValueEncoder`, and its generative input.
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
@@ -273,7 +273,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     }
     match stream.target() {
         Target::Cpu(cpu) => cpu::forward(stream, cpu, OP, inputs, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gene_embedding::forward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda::forward(cuda, OP, inputs, args),
     }
 }
 
@@ -306,7 +306,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     }
     match stream.target() {
         Target::Cpu(cpu) => cpu_backward::backward(stream, cpu, OP, inputs, args),
-        Target::Cuda(_) => Err(Error::NoCudaKernel { op: "gene_embedding::backward", element: T::NAME }),
+        Target::Cuda(cuda) => cuda_backward::backward(cuda, OP, inputs, args),
     }
 }
 

@@ -21,9 +21,21 @@ struct Layer<T: Float> {
 
 const VOCAB: usize = 5;
 
+fn cpu() -> Device {
+    Device::cpu(2).unwrap()
+}
+
+/// Needs a driver: `tools/test.sh` puts the emulated one on the library path, and `SCMMGPT_REQUIRE_CUDA=1` makes its absence a failure.
+fn cuda() -> Option<Device> {
+    match Device::cuda(0, 1) {
+        Ok(device) => Some(device),
+        Err(Error::DriverNotFound { .. }) if std::env::var_os("SCMMGPT_REQUIRE_CUDA").is_none() => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 impl<T: Float> Layer<T> {
-    fn new(width: usize, values: &[f64]) -> Layer<T> {
-        let device = Device::cpu(2).unwrap();
+    fn new(device: &Device, width: usize, values: &[f64]) -> Layer<T> {
         let mut plan = Plan::new(Class::Activations);
         let tokens = values.len();
         let mut add = |name: &str, rows: usize, columns: usize| plan.tensor::<T>(name, [rows, columns]);
@@ -49,8 +61,9 @@ impl<T: Float> Layer<T> {
         let (ids, value, known_lengths) = (plan.tensor("ids", [tokens]), plan.tensor("values", [tokens]), plan.tensor("known", [1]));
         let layer = Layer {
             tables: plan_tables(&mut plan, width),
-            _arena: Arena::allocate(&device, plan).unwrap(),
-            stream: Stream::new(&device, scratch::<T>(tokens, width)).unwrap(),
+            _arena: Arena::allocate(device, plan).unwrap(),
+            stream: Stream::new(device, scratch::<T>(tokens, width, Method::Piecewise).max(scratch::<T>(tokens, width, Method::Gemm)))
+                .unwrap(),
             parameters: Parameters {
                 table,
                 gene_weight,
@@ -160,21 +173,24 @@ fn worst(left: &[f64], right: &[f64]) -> f64 {
     left.iter().zip(right).map(|(left, right)| (left - right).abs()).fold(0.0, f64::max)
 }
 
-/// Both methods at every breakpoint, the numbers next to it, and halves of the largest.
-fn at_breakpoints<T: Float>(width: usize, next: impl Fn(T::Acc, bool) -> T::Acc, tolerance: f64) {
-    let layer = Layer::<T>::new(width, &vec![0.0; 3 * width]);
-    // Constant units, on and off, and ties: three units with one breakpoint, of both directions.
+/// Makes constant units, on and off, and ties: three units with one breakpoint, of both directions, and one at 0.
+fn set_special_units<T: Float>(layer: &Layer<T>) {
     let (mut weights, mut biases) =
         (layer.stream.fetch(layer.parameters.linear1_weight).unwrap(), layer.stream.fetch(layer.parameters.linear1_bias).unwrap());
     let zero = T::from_acc(T::Acc::ZERO);
     (weights[0], weights[1]) = (zero, zero);
     (weights[3], biases[3]) = (weights[2], biases[2]);
     (weights[4], biases[4]) = (T::from_acc(-weights[2].to_acc()), T::from_acc(-biases[2].to_acc()));
-    // A breakpoint at 0.
     biases[5] = zero;
     layer.stream.upload(layer.parameters.linear1_weight, &weights).unwrap();
     layer.stream.upload(layer.parameters.linear1_bias, &biases).unwrap();
     build_tables(&layer.stream, layer.parameters, layer.tables).unwrap();
+}
+
+/// Both methods at every breakpoint, the numbers next to it, and halves of the largest.
+fn at_breakpoints<T: Float>(device: &Device, width: usize, next: impl Fn(T::Acc, bool) -> T::Acc, tolerance: f64) {
+    let layer = Layer::<T>::new(device, width, &vec![0.0; 3 * width]);
+    set_special_units(&layer);
     let points = layer.stream.fetch(layer.tables.breakpoints).unwrap();
     assert_eq!(points.iter().filter(|point| !point.is_finite()).count(), 2);
     let finite = points.into_iter().map(|point| if point.is_finite() { point } else { T::Acc::ONE });
@@ -193,9 +209,43 @@ fn at_breakpoints<T: Float>(width: usize, next: impl Fn(T::Acc, bool) -> T::Acc,
 
 #[test]
 fn methods_agree_at_breakpoints() {
-    at_breakpoints::<f32>(37, |point, up| if up { point.next_up() } else { point.next_down() }, 2e-5);
-    at_breakpoints::<f64>(37, |point, up| if up { point.next_up() } else { point.next_down() }, 1e-12);
-    at_breakpoints::<f32>(128, |point, up| if up { point.next_up() } else { point.next_down() }, 5e-5);
+    let next = |point: f32, up: bool| if up { point.next_up() } else { point.next_down() };
+    at_breakpoints::<f32>(&cpu(), 37, next, 2e-5);
+    at_breakpoints::<f64>(&cpu(), 37, |point, up| if up { point.next_up() } else { point.next_down() }, 1e-12);
+    at_breakpoints::<f32>(&cpu(), 128, next, 5e-5);
+    if let Some(device) = cuda() {
+        at_breakpoints::<f32>(&device, 37, next, 2e-5);
+        at_breakpoints::<f32>(&device, 70, next, 5e-5);
+    }
+}
+
+#[test]
+fn a_cuda_device_builds_the_tables_of_the_cpu() {
+    let Some(device) = cuda() else { return };
+    for width in [7, 37, 150] {
+        let [left, right] = [cpu(), device.clone()].map(|device| {
+            let layer = Layer::<f32>::new(&device, width, &[0.0]);
+            set_special_units(&layer);
+            let (stream, tables) = (&layer.stream, layer.tables);
+            let reals = [tables.breakpoints, tables.slope, tables.intercept].map(|tensor| stream.fetch(tensor).unwrap());
+            (reals, stream.fetch(tables.order).unwrap())
+        });
+        assert!(left == right, "width {width}");
+    }
+}
+
+#[test]
+fn a_cuda_device_gives_nan_for_an_id_that_names_no_row() {
+    let Some(device) = cuda() else { return };
+    let layer = Layer::<f32>::new(&device, 19, &[1.0, 3.0, -2.0, 0.0]);
+    layer.stream.upload(layer.ids, &[1, VOCAB as u32, 0, u32::MAX]).unwrap();
+    layer.stream.upload(layer.generated.known_lengths, &[3]).unwrap();
+    let y = layer.forward(Method::Piecewise).unwrap();
+    let rows = y.chunks(19).map(|row| (row.iter().all(|value| value.is_nan()), row.iter().any(|value| value.is_nan())));
+    assert_eq!(rows.collect::<Vec<_>>(), [(false, false), (true, true), (false, false), (true, true)]);
+    let gradients = layer.backward(Method::Piecewise, layer.gradients, None);
+    assert!(gradients[0][..2 * 19].iter().all(|value| value.is_finite() && *value != 0.0), "rows that have a token");
+    assert!(gradients[0][2 * 19..].iter().all(|value| *value == 0.0), "rows that have none");
 }
 
 #[test]
@@ -204,8 +254,8 @@ fn tables_are_no_less_accurate_than_the_layers() {
     let values: Vec<f64> = (0..400).map(|step| f64::from(step) * 0.02 - 2.0).chain((0..100).map(|step| f64::from(5 * step))).collect();
     // f32 values in both, so that only the arithmetic differs.
     let values: Vec<f64> = values.into_iter().map(|value| f64::from(value as f32)).collect();
-    let truth = Layer::<f64>::new(width, &values).forward(Method::Gemm).unwrap();
-    let layer = Layer::<f32>::new(width, &values);
+    let truth = Layer::<f64>::new(&cpu(), width, &values).forward(Method::Gemm).unwrap();
+    let layer = Layer::<f32>::new(&cpu(), width, &values);
     let [tables, layers] = [Method::Piecewise, Method::Gemm].map(|method| worst(&layer.forward(method).unwrap(), &truth));
     assert!(tables <= layers, "tables {tables:e}, layers {layers:e}");
     assert!(tables < 3e-6, "{tables:e}");
@@ -214,7 +264,7 @@ fn tables_are_no_less_accurate_than_the_layers() {
 #[test]
 fn nan_reaches_the_output_and_nothing_else() {
     for method in [Method::Piecewise, Method::Gemm] {
-        let layer = Layer::<f32>::new(8, &[1.0, f64::NAN, 1e9]);
+        let layer = Layer::<f32>::new(&cpu(), 8, &[1.0, f64::NAN, 1e9]);
         let y = layer.forward(method).unwrap();
         assert!(y[8..16].iter().all(|value| value.is_nan()), "{method:?}");
         assert!(y[..8].iter().chain(&y[16..]).all(|value| value.is_finite()), "{method:?}");
@@ -225,7 +275,7 @@ fn nan_reaches_the_output_and_nothing_else() {
 
 #[test]
 fn frozen_gradients_do_not_change_the_others() {
-    let layer = Layer::<f32>::new(19, &[1.0, 3.0, -2.0, 0.0, 7.0]);
+    let layer = Layer::<f32>::new(&cpu(), 19, &[1.0, 3.0, -2.0, 0.0, 7.0]);
     layer.stream.upload(layer.ids, &[1, 0, 3, 3, 1]).unwrap();
     layer.stream.upload(layer.generated.known_lengths, &[4]).unwrap();
     for method in [Method::Piecewise, Method::Gemm] {
@@ -261,7 +311,7 @@ fn frozen_gradients_do_not_change_the_others() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let mut layer = Layer::<f32>::new(4, &[1.0, 2.0]);
+    let mut layer = Layer::<f32>::new(&cpu(), 4, &[1.0, 2.0]);
     layer.stream.upload(layer.ids, &[0, VOCAB as u32]).unwrap();
     assert!(matches!(layer.forward(Method::Piecewise), Err(Error::Index { position: 1, .. })));
     layer.parameters.flag = None;

@@ -54,26 +54,38 @@ impl Device {
     /// # Errors
     /// `Threads` when the pool cannot be started.
     pub fn cpu(threads: usize) -> Result<Device> {
-        Ok(Device { inner: Arc::new(Inner { cpu: Cpu::new(threads)?, cuda: None, blocks: Mutex::default() }) })
+        Device::new(None, threads)
+    }
+
+    fn new(cuda: Option<Arc<Cuda>>, threads: usize) -> Result<Device> {
+        Ok(Device { inner: Arc::new(Inner { cpu: Cpu::new(threads)?, cuda, blocks: Mutex::default() }) })
     }
 
     /// CUDA device number `ordinal`, with `threads` workers for what the host does.
     ///
     /// # Errors
-    /// `DriverNotFound`; `Driver` when the device does not exist; those of [`Device::cpu`].
+    /// `DriverNotFound`; `DriverTooOld`; `DeviceUnavailable` when the device does not exist or is too old; `Driver` when it refuses;
+    /// those of [`Device::cpu`].
     pub fn cuda(ordinal: usize, threads: usize) -> Result<Device> {
-        let (cpu, cuda) = (Cpu::new(threads)?, Some(Cuda::open(ordinal)?));
-        Ok(Device { inner: Arc::new(Inner { cpu, cuda, blocks: Mutex::default() }) })
+        Device::new(Some(Cuda::open(ordinal)?), threads)
     }
 
-    /// The device that a name means: `auto` and `cpu` are the CPU with `threads` workers, `cuda:N` is a CUDA device, `cuda` the first.
+    /// The first CUDA device if it can be used and is hardware, else the CPU. Whoever wants to know why a GPU was not taken asks for
+    /// it by name.
+    fn auto(threads: usize) -> Result<Device> {
+        Device::new(Cuda::open(0).ok().filter(|cuda| cuda.is_hardware()), threads)
+    }
+
+    /// The device that a name means: `cpu` with `threads` workers; `cuda:N`, and `cuda` the first of them; `auto`: the first CUDA device
+    /// where it can be used and is no software, else the CPU.
     ///
     /// # Errors
     /// `DeviceUnavailable` for an unknown name; those of [`Device::cpu`] and [`Device::cuda`].
     pub fn open(name: &str, threads: usize) -> Result<Device> {
         let refuse = |reason: &str| Err(Error::DeviceUnavailable { device: name.into(), reason: reason.into() });
         match name {
-            "auto" | "cpu" => Device::cpu(threads),
+            "auto" => Device::auto(threads),
+            "cpu" => Device::cpu(threads),
             "cuda" => Device::cuda(0, threads),
             _ => match name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()) {
                 Some(ordinal) => Device::cuda(ordinal, threads),
@@ -95,6 +107,11 @@ impl Device {
     /// Whether it is a CUDA device.
     pub fn is_cuda(&self) -> bool {
         self.inner.cuda.is_some()
+    }
+
+    /// Whether it is a CUDA device without hardware behind it: what runs there is right or wrong, but its times mean nothing.
+    pub fn is_software(&self) -> bool {
+        self.inner.cuda.as_ref().is_some_and(|cuda| !cuda.is_hardware())
     }
 
     /// One line for logs: kind and capability.

@@ -25,7 +25,7 @@ enum Queue {
 }
 
 /// A point in a stream's work that other streams and the host can wait for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Event {
     recorded: Option<Instant>,
     cuda: Option<CudaEvent>,
@@ -33,16 +33,21 @@ pub struct Event {
 
 impl Event {
     /// An event that has not been recorded; waiting for it returns at once.
-    pub fn new(device: &Device) -> Event {
-        // Without an event of its own a stream is waited for as a whole.
-        Event { recorded: None, cuda: device.as_cuda().and_then(|cuda| CudaEvent::new(cuda).ok()) }
+    ///
+    /// # Errors
+    /// Those of the driver; none on the CPU.
+    pub fn new(device: &Device) -> Result<Event> {
+        Ok(Event { recorded: None, cuda: device.as_cuda().map(CudaEvent::new).transpose()? })
     }
 
     /// Blocks the host until the work before the event is done.
-    pub fn synchronize(&self) {
-        if let (Some(event), Some(_)) = (&self.cuda, self.recorded) {
-            // A device that failed says so at the next call that can report it.
-            let _ = event.synchronize();
+    ///
+    /// # Errors
+    /// Those of that work.
+    pub fn synchronize(&self) -> Result<()> {
+        match (&self.cuda, self.recorded) {
+            (Some(event), Some(_)) => event.synchronize(),
+            _ => Ok(()),
         }
     }
 
@@ -117,18 +122,25 @@ impl Stream {
     }
 
     /// Marks this point of the stream.
-    pub fn record(&self, event: &mut Event) {
+    ///
+    /// # Errors
+    /// Those of the driver; none on the CPU. So below.
+    pub fn record(&self, event: &mut Event) -> Result<()> {
         event.recorded = Some(Instant::now());
-        if let (Queue::Cuda(stream), Some(event)) = (&self.queue, &event.cuda) {
-            // A device that failed says so at the next call that can report it; so below.
-            let _ = stream.record(event);
+        match (&self.queue, &event.cuda) {
+            (Queue::Cuda(stream), Some(event)) => stream.record(event),
+            _ => Ok(()),
         }
     }
 
     /// Lets later work of this stream wait for an event of another.
-    pub fn wait(&self, event: &Event) {
-        if let (Queue::Cuda(stream), Some(event)) = (&self.queue, &event.cuda) {
-            let _ = stream.wait(event);
+    ///
+    /// # Errors
+    /// As [`Stream::record`].
+    pub fn wait(&self, event: &Event) -> Result<()> {
+        match (&self.queue, &event.cuda) {
+            (Queue::Cuda(stream), Some(event)) => stream.wait(event),
+            _ => Ok(()),
         }
     }
 

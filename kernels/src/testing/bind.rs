@@ -48,6 +48,14 @@ pub struct Storage<T: Float> {
     _arena: Arena,
 }
 
+/// One result of a case, in f64.
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) values: Vec<f64>,
+    /// Kept in the accumulation type.
+    pub(super) wide: bool,
+}
+
 /// Gradients of parameters start here, so that a kernel that overwrites instead of adding is found.
 pub(super) const PREFILL: f64 = 0.25;
 
@@ -57,6 +65,14 @@ impl<T: Float> Storage<T> {
     /// # Errors
     /// Those of allocation and upload.
     pub fn new(device: &Device, case: &Case, seed: u64) -> Result<Self> {
+        Storage::rounded(device, case, seed, |value| value)
+    }
+
+    /// [`Storage::new`], except that what is kept in the element type goes through `round` first: f64 with the inputs of bf16.
+    ///
+    /// # Errors
+    /// Those of allocation and upload.
+    pub(super) fn rounded(device: &Device, case: &Case, seed: u64, round: fn(f64) -> f64) -> Result<Self> {
         let mut plan = Plan::new(Class::Activations);
         let mut tensors = Bindings::default();
         for slot in &case.slots {
@@ -84,16 +100,16 @@ impl<T: Float> Storage<T> {
         }
         let arena = Arena::allocate(device, plan)?;
         let storage = Storage { stream: Stream::new(device, case.scratch)?, tensors, _arena: arena };
-        storage.fill(case, seed)?;
+        storage.fill(case, seed, round)?;
         Ok(storage)
     }
 
-    fn fill(&self, case: &Case, seed: u64) -> Result<()> {
+    fn fill(&self, case: &Case, seed: u64, round: fn(f64) -> f64) -> Result<()> {
         let (stream, tensors) = (&self.stream, &self.tensors);
         for (site, slot) in case.slots.iter().enumerate() {
             let site = Site { seed, step: 0, site: site as u32 };
             let reals = || values(&slot.fill, slot.shape, site);
-            let narrow = |values: Vec<f64>| values.into_iter().map(|v| T::from_acc(T::Acc::of(v))).collect::<Vec<T>>();
+            let narrow = |values: Vec<f64>| values.into_iter().map(|v| T::from_acc(T::Acc::of(round(v)))).collect::<Vec<T>>();
             let wide = |values: Vec<f64>| values.into_iter().map(T::Acc::of).collect::<Vec<_>>();
             let gradient = format!("d{}", slot.name);
             match slot.role {
@@ -112,19 +128,21 @@ impl<T: Float> Storage<T> {
         Ok(())
     }
 
-    /// Every result of forward (outputs, statistics) and, after backward, every gradient, by name, in f64.
+    /// Every result of forward (outputs, statistics) and, after backward, every gradient.
     ///
     /// # Errors
     /// Those of the download.
-    pub fn results(&self, case: &Case, backward: bool) -> Result<Vec<(String, Vec<f64>)>> {
+    pub(super) fn results(&self, case: &Case, backward: bool) -> Result<Vec<Named>> {
         let mut results = Vec::new();
         for slot in &case.slots {
-            let gradient = format!("d{}", slot.name);
+            let (name, gradient) = (slot.name.to_string(), format!("d{}", slot.name));
             match slot.role {
-                Role::Output => results.push((slot.name.into(), self.values(slot.name)?)),
-                Role::Statistic | Role::Loss => results.push((slot.name.into(), self.accumulated(slot.name)?)),
-                Role::Input if backward && slot.differentiable => results.push((gradient.clone(), self.values(&gradient)?)),
-                Role::Parameter if backward => results.push((gradient.clone(), self.accumulated(&gradient)?)),
+                Role::Output => results.push(Named { values: self.values(&name)?, name, wide: false }),
+                Role::Statistic | Role::Loss => results.push(Named { values: self.accumulated(&name)?, name, wide: true }),
+                Role::Input if backward && slot.differentiable => {
+                    results.push(Named { values: self.values(&gradient)?, name: gradient, wide: false });
+                }
+                Role::Parameter if backward => results.push(Named { values: self.accumulated(&gradient)?, name: gradient, wide: true }),
                 _ => {}
             }
         }

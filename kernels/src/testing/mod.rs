@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use bind::{Bindings, Storage};
 pub use compare::{Tolerance, compare};
 pub use gradcheck::gradcheck;
-pub use verify::{verify, verify_on};
+pub use verify::{verify, verify_bf16_on, verify_on};
 
 use crate::Result;
 use crate::runtime::{Float, Shape, Stream, bf16};

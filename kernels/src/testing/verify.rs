@@ -1,9 +1,9 @@
-//! Values of a case: f32 and bf16 against f64, and the same bits at any number of threads.
+//! Values of a case: f32 and bf16 against f64, the same bits at any number of threads, and a device against the CPU.
 
-use super::{Case, Passes, Storage, compare};
-use crate::runtime::{Device, Float};
-
-type Results = Vec<(String, Vec<f64>)>;
+use super::bind::Named;
+use super::{Case, Passes, Storage, Tolerance, compare};
+use crate::Error;
+use crate::runtime::{Device, Float, bf16};
 
 /// Runs forward and backward in f64, f32 and bf16.
 ///
@@ -15,35 +15,25 @@ type Results = Vec<(String, Vec<f64>)>;
 pub fn verify(case: &Case, seed: u64) -> Result<(), String> {
     let single = Device::cpu(1).map_err(|error| error.to_string())?;
     let several = Device::cpu(3).map_err(|error| error.to_string())?;
-    let reference = run(&single, case, &case.f64, seed)?;
-    let f32_results = run(&single, case, &case.f32, seed)?;
-    for ((name, expected), (_, got)) in reference.iter().zip(&f32_results) {
-        compare(&format!("{} {name} (f32 against f64)", case.name), expected, got, case.tolerance)?;
+    let reference = run(&single, case, &case.f64, seed).map_err(in_words(case))?;
+    let f32_results = run(&single, case, &case.f32, seed).map_err(in_words(case))?;
+    for (expected, got) in reference.iter().zip(&f32_results) {
+        let what = format!("{} {} (f32 against f64)", case.name, got.name);
+        compare(&what, &expected.values, &got.values, case.tolerance)?;
     }
-    let threaded = run(&several, case, &case.f32, seed)?;
-    for ((name, one), (_, three)) in f32_results.iter().zip(&threaded) {
-        if let Some(index) = one.iter().zip(three).position(|(one, three)| one.to_bits() != three.to_bits()) {
-            return Err(format!("{} {name}: element {index} differs between 1 and 3 threads", case.name));
+    let threaded = run(&several, case, &case.f32, seed).map_err(in_words(case))?;
+    for (one, three) in f32_results.iter().zip(&threaded) {
+        if let Some(index) = one.values.iter().zip(&three.values).position(|(one, three)| one.to_bits() != three.to_bits()) {
+            return Err(format!("{} {}: element {index} differs between 1 and 3 threads", case.name, one.name));
         }
     }
-    let again = run(&several, case, &case.bf16, seed)?;
-    for ((name, expected), (_, got)) in reference.iter().zip(&again) {
+    let narrow = run(&several, case, &case.bf16, seed).map_err(in_words(case))?;
+    for (expected, got) in reference.iter().zip(&narrow) {
         let loose = case.tolerance.scaled(f64::from(1u32 << 14));
-        let scale = expected.iter().filter(|v| v.is_finite()).fold(1.0f64, |scale, v| scale.max(v.abs()));
-        let loose = super::Tolerance::new(loose.absolute.max(0.05) * scale, loose.relative);
-        compare(&format!("{} {name} (bf16 against f64)", case.name), expected, got, loose)?;
+        let loose = Tolerance::new(loose.absolute.max(0.05) * largest(&expected.values).max(1.0), loose.relative);
+        compare(&format!("{} {} (bf16 against f64)", case.name, got.name), &expected.values, &got.values, loose)?;
     }
     Ok(())
-}
-
-fn run<T: Float>(device: &Device, case: &Case, passes: &Passes<T>, seed: u64) -> Result<Results, String> {
-    let fail = |error: crate::Error| format!("{} in {}: {error}", case.name, T::NAME);
-    let storage = Storage::<T>::new(device, case, seed).map_err(fail)?;
-    (passes.forward)(&storage.stream, &storage.tensors).map_err(fail)?;
-    if case.differentiable {
-        (passes.backward)(&storage.stream, &storage.tensors).map_err(fail)?;
-    }
-    storage.results(case, case.differentiable).map_err(fail)
 }
 
 /// Runs forward and backward in f32 on a device and compares with the CPU within the case's tolerance. False: the device has no such
@@ -53,22 +43,103 @@ fn run<T: Float>(device: &Device, case: &Case, passes: &Passes<T>, seed: u64) ->
 /// The first difference, in words.
 pub fn verify_on(device: &Device, case: &Case, seed: u64) -> Result<bool, String> {
     let cpu = Device::cpu(1).map_err(|error| error.to_string())?;
-    let reference = run(&cpu, case, &case.f32, seed)?;
-    let storage = Storage::<f32>::new(device, case, seed).map_err(|error| error.to_string())?;
-    let mut passes = vec![&case.f32.forward];
-    if case.differentiable {
-        passes.push(&case.f32.backward);
-    }
-    for pass in passes {
-        match pass(&storage.stream, &storage.tensors) {
-            Ok(()) => {}
-            Err(crate::Error::NoCudaKernel { .. }) => return Ok(false),
-            Err(error) => return Err(format!("{}: {error}", case.name)),
-        }
-    }
-    let results = storage.results(case, case.differentiable).map_err(|error| format!("{}: {error}", case.name))?;
-    for ((name, expected), (_, got)) in reference.iter().zip(&results) {
-        compare(&format!("{} {name} (device against CPU)", case.name), expected, got, case.tolerance)?;
+    let results = match run(device, case, &case.f32, seed) {
+        Err(Error::NoCudaKernel { .. }) => return Ok(false),
+        results => results.map_err(in_words(case))?,
+    };
+    let reference = run(&cpu, case, &case.f32, seed).map_err(in_words(case))?;
+    for (expected, got) in reference.iter().zip(&results) {
+        let what = format!("{} {} (device against CPU)", case.name, got.name);
+        compare(&what, &expected.values, &got.values, case.tolerance)?;
     }
     Ok(true)
+}
+
+/// Runs forward and backward in bf16 on a device. False: the device has no such kernel.
+///
+/// The truth is f64 on the same rounded inputs; the noise floor is what the CPU in bf16 misses it by in the largest error of a result,
+/// or one rounding of its largest value, which the CPU may by chance be spared. The device may miss the truth by twice the floor, and
+/// by the case's f32 tolerance: what is kept in f32 has next to no floor.
+///
+/// # Errors
+/// The first result that is worse, in words.
+/// # Source
+/// The comparison with a low-precision reference of flash-attention's `tests/test_flash_attn.py`.
+pub fn verify_bf16_on(device: &Device, case: &Case, seed: u64) -> Result<bool, String> {
+    let cpu = Device::cpu(1).map_err(|error| error.to_string())?;
+    let results = match run(device, case, &case.bf16, seed) {
+        Err(Error::NoCudaKernel { .. }) => return Ok(false),
+        results => results.map_err(in_words(case))?,
+    };
+    let rounded = Storage::<f64>::rounded(&cpu, case, seed, |value| bf16::from_f64(value).to_f64()).map_err(in_words(case))?;
+    let truth = run_in(&rounded, case, &case.f64).map_err(in_words(case))?;
+    let naive = run(&cpu, case, &case.bf16, seed).map_err(in_words(case))?;
+    for ((truth, naive), got) in truth.iter().zip(&naive).zip(&results) {
+        let errors = truth.values.iter().zip(&naive.values).map(|(truth, naive)| (truth - naive).abs());
+        let scale = largest(&truth.values);
+        let rounding = if got.wide { 0.0 } else { bf16::EPSILON.to_f64() / 2.0 * scale };
+        let floor = errors.filter(|error| error.is_finite()).fold(rounding, f64::max);
+        let allowed = 2.0 * floor + case.tolerance.absolute + case.tolerance.relative * scale;
+        let what = format!("{} {} (bf16 on the device against f64)", case.name, got.name);
+        compare(&what, &truth.values, &got.values, Tolerance::new(allowed, 0.0))?;
+    }
+    Ok(true)
+}
+
+/// The largest finite magnitude.
+fn largest(values: &[f64]) -> f64 {
+    values.iter().filter(|value| value.is_finite()).fold(0.0, |largest, value| value.abs().max(largest))
+}
+
+fn in_words(case: &Case) -> impl Fn(Error) -> String {
+    |error| format!("{}: {error}", case.name)
+}
+
+fn run<T: Float>(device: &Device, case: &Case, passes: &Passes<T>, seed: u64) -> Result<Vec<Named>, Error> {
+    run_in(&Storage::<T>::new(device, case, seed)?, case, passes)
+}
+
+fn run_in<T: Float>(storage: &Storage<T>, case: &Case, passes: &Passes<T>) -> Result<Vec<Named>, Error> {
+    (passes.forward)(&storage.stream, &storage.tensors)?;
+    if case.differentiable {
+        (passes.backward)(&storage.stream, &storage.tensors)?;
+    }
+    storage.results(case, case.differentiable)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::Result;
+    use crate::runtime::{Real, Stream};
+    use crate::testing::{Bindings, Op};
+
+    /// Copies x to y; its first call, which is the device's, is off by some roundings of bf16.
+    struct Rough {
+        calls: AtomicUsize,
+        roundings: f64,
+    }
+
+    impl Op for Rough {
+        fn forward<T: Float>(&self, stream: &Stream, t: &Bindings<T>) -> Result<()> {
+            let off = if self.calls.fetch_add(1, Ordering::Relaxed) == 0 { self.roundings / 256.0 } else { 0.0 };
+            let x = stream.fetch(t.value("x"))?;
+            let y: Vec<T> = x.iter().map(|x| T::from_acc(x.to_acc() * T::Acc::of(1.0 + off))).collect();
+            stream.upload(t.value("y"), &y)
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_too_rough_is_found() {
+        let device = Device::cpu(1).unwrap();
+        let verdict = |roundings| {
+            let op = Rough { calls: AtomicUsize::new(0), roundings };
+            verify_bf16_on(&device, &Case::new("rough", op).input("x", [3, 5]).output("y", [3, 5]).forward_only(), 1)
+        };
+        assert_eq!(verdict(0.0), Ok(true));
+        assert_eq!(verdict(1.0), Ok(true));
+        assert!(verdict(4.0).unwrap_err().contains("bf16 on the device"));
+    }
 }

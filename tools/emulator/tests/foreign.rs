@@ -5,7 +5,14 @@
 use scmmgpt_emulator::{ApproxModel, Config, Counters, Device, Launch, MmaModel, Module, Numerics};
 
 const NVCC: &str = include_str!("foreign/nvcc_kernels.ptx");
-const TRITON_MATMUL: &str = include_str!("foreign/triton_matmul.ptx");
+/// Products: text, tile, threads, and whether b is stored transposed.
+const TRITON_MATMULS: [(&str, [u32; 2], u32, bool); 5] = [
+    (include_str!("foreign/triton_matmul.ptx"), [64, 64], 128, false),
+    (include_str!("foreign/triton_matmul_128x128x32.ptx"), [128, 128], 128, false),
+    (include_str!("foreign/triton_matmul_128x128x32_nt.ptx"), [128, 128], 128, true),
+    (include_str!("foreign/triton_matmul_128x256x64.ptx"), [128, 256], 256, false),
+    (include_str!("foreign/triton_matmul_128x256x64_nt.ptx"), [128, 256], 256, true),
+];
 const TRITON_ATTENTION: &str = include_str!("foreign/triton_attention.ptx");
 
 /// An argument of a launch.
@@ -246,15 +253,18 @@ fn nvcc_calls_local_arrays_and_long_division() {
 fn triton_matmul() {
     let (m, n, k) = (80, 96, 112);
     let ((a, a_bytes), (b, b_bytes)) = (brain(&numbers(m * k, 8)), brain(&numbers(k * n, 9)));
-    let expected = product(&a, |p, j| b[p * n + j], m, n, k);
-    for (seed, numerics) in every() {
-        let machine = Machine::new(TRITON_MATMUL, seed, numerics);
-        let (x, y, z, none) = (machine.upload(&a_bytes), machine.upload(&b_bytes), machine.empty(2 * m * n), Argument::Pointer(0));
-        let sizes = [m, n, k].map(|size| Argument::Int(size as u32));
-        let counters =
-            machine.launch("matmul", [2, 2, 1], [128, 1, 1], 40 << 10, &[&x, &y, &z, &sizes[0], &sizes[1], &sizes[2], &none, &none]);
-        close(&brains(&machine.download(&z, 2 * m * n)), &expected, 1e-2, 1.0 / 256.0);
-        assert_eq!(counters.copies_left, 0);
+    for (text, [rows, columns], threads, transposed) in TRITON_MATMULS {
+        let expected = product(&a, |p, j| b[if transposed { j * k + p } else { p * n + j }], m, n, k);
+        let grid = [(m as u32).div_ceil(rows), (n as u32).div_ceil(columns), 1];
+        for (seed, numerics) in every() {
+            let machine = Machine::new(text, seed, numerics);
+            let (x, y, z, none) = (machine.upload(&a_bytes), machine.upload(&b_bytes), machine.empty(2 * m * n), Argument::Pointer(0));
+            let sizes = [m, n, k].map(|size| Argument::Int(size as u32));
+            let arguments = [&x, &y, &z, &sizes[0], &sizes[1], &sizes[2], &none, &none];
+            let counters = machine.launch("matmul", grid, [threads, 1, 1], 96 << 10, &arguments);
+            close(&brains(&machine.download(&z, 2 * m * n)), &expected, 1e-2, 1.0 / 256.0);
+            assert_eq!(counters.copies_left, 0);
+        }
     }
 }
 

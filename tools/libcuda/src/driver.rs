@@ -34,7 +34,13 @@ pub(crate) struct Kernel {
 pub(crate) struct Driver {
     pub(crate) device: Device,
     pub(crate) version: i32,
+    /// Ten times the compute capability that it claims.
+    pub(crate) capability: i32,
+    /// The place on the PCI bus that it claims; 0: none.
+    pub(crate) pci_device: i32,
     pub(crate) pools: bool,
+    /// The launch, counted from 1, that fails as if it had left its memory; 0: none.
+    pub(crate) faulty_launch: u64,
     count: bool,
     state: Mutex<State>,
 }
@@ -80,6 +86,9 @@ pub(crate) fn driver() -> &'static Driver {
         Driver {
             device: Device::new(config),
             version: number("DRIVER", 12040) as i32,
+            capability: number("CAPABILITY", 80) as i32,
+            pci_device: number("PCI_DEVICE", 0) as i32,
+            faulty_launch: number("FAULT", 0),
             pools: number("POOLS", 1) != 0,
             count: number("COUNT", 0) != 0,
             state: Mutex::new(state),

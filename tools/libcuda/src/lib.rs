@@ -5,8 +5,10 @@
 //!
 //! Environment: `SCMMGPT_EMULATOR_SEED` (schedules), `SCMMGPT_EMULATOR_THREADS`, `SCMMGPT_EMULATOR_MMA` (`sequential`, `exact`,
 //! `blocks`), `SCMMGPT_EMULATOR_APPROX` (`hash`, `highest`, `lowest`), `SCMMGPT_EMULATOR_MEMORY` (bytes), `SCMMGPT_EMULATOR_POOLS`
-//! (`0`: without memory pools), `SCMMGPT_EMULATOR_DRIVER` (version that it reports, 12040 for 12.4), `SCMMGPT_EMULATOR_COUNT`
-//! (`1`: counters of every launch on standard error).
+//! (`0`: without memory pools), `SCMMGPT_EMULATOR_COUNT` (`1`: counters of every launch on standard error). What it reports of itself:
+//! `SCMMGPT_EMULATOR_DRIVER` (version, 12040 for 12.4), `SCMMGPT_EMULATOR_CAPABILITY` (80 for 8.0), `SCMMGPT_EMULATOR_PCI_DEVICE` (a
+//! place on the bus, as hardware has; `0`: none). `SCMMGPT_EMULATOR_FAULT`: the launch, counted from 1, that fails as if it had left its
+//! memory.
 
 // Signatures are the driver's, found by name and described in its manual.
 #![allow(non_snake_case, unreachable_pub, clippy::missing_safety_doc)]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use scmmgpt_emulator::{Device, Error, Function, Launch};
+use scmmgpt_emulator::{Device, Error, Fault, Function, Launch, Place};
 
 use crate::code::{Code, INVALID_HANDLE};
 use crate::driver::Driver;
@@ -78,13 +78,14 @@ pub(crate) struct Queues {
     streams: HashMap<usize, Stream>,
     pub(crate) events: HashMap<usize, Event>,
     random: u64,
+    launches: u64,
 }
 
 impl Queues {
     pub(crate) fn new(seed: u64) -> Queues {
         // The null stream is always there.
         let streams = HashMap::from([(0, Stream::default())]);
-        Queues { streams, events: HashMap::new(), random: seed ^ 0x2545_f491_4f6c_dd1d }
+        Queues { streams, events: HashMap::new(), random: seed ^ 0x2545_f491_4f6c_dd1d, launches: 0 }
     }
 
     pub(crate) fn open(&mut self, stream: usize) {
@@ -198,6 +199,11 @@ impl Queues {
             Work::Fill { at, pattern, count } => device.fill(at, &pattern, count),
             Work::Free { at } => device.free(at),
             Work::Launch { function, launch } => {
+                self.launches += 1;
+                if self.launches == driver.faulty_launch {
+                    let place = Place { kernel: function.name().into(), ..Place::default() };
+                    return Err(Error::Kernel { place: place.into(), fault: Fault::Bounds { space: "global", address: 0, size: 4 } });
+                }
                 let counters = device.launch(&function, &launch)?;
                 driver.counted(function.name(), &counters);
                 Ok(())

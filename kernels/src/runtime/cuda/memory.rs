@@ -31,6 +31,9 @@ impl DeviceBlock {
         let block = DeviceBlock { cuda: cuda.clone(), address, bytes: size };
         // SAFETY: the block was allocated with this size.
         check("cuMemsetD8", unsafe { sys::cuMemsetD8_v2(address, 0, size) })?;
+        // The driver may have queued it on the null stream, for which ours do not wait.
+        // SAFETY: the null stream always exists.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) })?;
         Ok(block)
     }
 

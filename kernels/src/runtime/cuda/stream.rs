@@ -101,6 +101,17 @@ impl CudaStream {
         self.pitch(tensor).address
     }
 
+    /// Whether every row of a tensor starts at a multiple of 16 bytes and is as many of them long: what the widest copies need.
+    pub fn has_whole_chunks<T: Element>(&self, tensor: Tensor<T>) -> bool {
+        let bytes = [tensor.width(), tensor.row_stride()].map(|count| count * size_of::<T>());
+        self.address(tensor).is_multiple_of(16) && bytes.iter().all(|bytes| bytes.is_multiple_of(16))
+    }
+
+    /// Bytes of shared memory that a block may have at most.
+    pub fn shared_limit(&self) -> usize {
+        self.cuda.shared_limit
+    }
+
     fn pitch<T: Element>(&self, tensor: Tensor<T>) -> Pitch {
         let size = size_of::<T>();
         let (rows, width) = if tensor.is_contiguous() { (1, tensor.len()) } else { (tensor.rows(), tensor.width()) };

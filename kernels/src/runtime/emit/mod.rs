@@ -123,6 +123,12 @@ impl Kernel {
         self.shared = Some(bytes.unwrap_or(0));
     }
 
+    /// [`Kernel::shared`] of the launch's dynamic memory, with its size at the head of the text.
+    pub fn dynamic_shared(&mut self, bytes: usize) {
+        self.shared(None);
+        self.about.push_str(&format!("\nDynamic shared memory: {bytes} bytes."));
+    }
+
     /// Declares a register and returns its name.
     pub fn reg(&mut self, kind: Kind, name: impl Display) -> Reg {
         let name = format!("%{name}");

@@ -1,0 +1,204 @@
+//! The language model against PyTorch: hidden states, logits, loss and every parameter gradient by name, in f32 and in f64; the cached
+//! passes against the whole one.
+//!
+//! The file comes from `tools/golden/make_language_golden.py`.
+
+use std::path::PathBuf;
+
+use scmmgpt_engine::generate::Generator;
+use scmmgpt_engine::generate::sampler::SamplerConfig;
+use scmmgpt_engine::layer::Dims;
+use scmmgpt_engine::model::language_model::{self, LanguageModel};
+use scmmgpt_engine::model::language_workspace::TokenBatch;
+use scmmgpt_engine::weights::{ParameterPlan, Parameters};
+use scmmgpt_kernels::runtime::{Device, Float, Real, Stream};
+use scmmgpt_kernels::testing::{Tolerance, compare};
+use scmmgpt_loader::checkpoint::{self, Checkpoint};
+use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer};
+use serde_json::{Value, json};
+
+struct Golden {
+    file: Checkpoint,
+    config: Value,
+    folder: tempfile::TempDir,
+}
+
+impl Golden {
+    fn open() -> Golden {
+        let file = Checkpoint::open(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/language_tiny.safetensors")).unwrap();
+        let config = serde_json::from_str(&file.metadata()["config"]).unwrap();
+        Golden { file, config, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// The parameters as a Hugging Face folder.
+    fn files(&self, tied: bool) -> LanguageFiles {
+        let names: Vec<String> = self.file.names().filter(|name| name.starts_with("param.")).map(String::from).collect();
+        let tensors = names.iter().map(|name| {
+            let view = self.file.view(name).unwrap();
+            (name.trim_start_matches("param."), view.dtype, view.shape, view.bytes)
+        });
+        checkpoint::write(self.folder.path().join("model.safetensors"), tensors, &Default::default()).unwrap();
+        let mut config = self.config.clone();
+        config["tie_word_embeddings"] = json!(tied);
+        std::fs::write(self.folder.path().join("config.json"), config.to_string()).unwrap();
+        LanguageFiles::open(self.folder.path()).unwrap()
+    }
+
+    fn reals(&self, name: &str) -> Vec<f64> {
+        self.file.to_f32(name).unwrap().into_iter().map(f64::from).collect()
+    }
+
+    fn integers(&self, name: &str) -> Vec<u32> {
+        self.file.view(name).unwrap().bytes.chunks_exact(4).map(|word| i32::from_le_bytes(word.try_into().unwrap()) as u32).collect()
+    }
+
+    fn batch(&self) -> TokenBatch {
+        let size = |key: &str| self.config[key].as_u64().unwrap() as usize;
+        let labels = self.integers("input.labels").into_iter().map(|label| if label as i32 == -100 { u32::MAX } else { label });
+        TokenBatch {
+            batch: size("batch"),
+            seq_len: size("seq_len"),
+            token_ids: self.integers("input.token_ids"),
+            lengths: self.integers("input.lengths"),
+            labels: labels.collect(),
+        }
+    }
+}
+
+fn model<T: Float>(device: &Device, files: &LanguageFiles, trainable: bool) -> (LanguageModel<T>, Parameters<T>) {
+    let mut plan = ParameterPlan::new(trainable);
+    let model = LanguageModel::declare(&mut plan, files.config(), 128);
+    let parameters = plan.allocate(device).unwrap();
+    let stream = Stream::new(device, 0).unwrap();
+    language_model::load(&parameters, &stream, files).unwrap();
+    model.refresh(&stream).unwrap();
+    (model, parameters)
+}
+
+fn wide<T: Float>(values: Vec<T>) -> Vec<f64> {
+    values.into_iter().map(|value| value.to_acc().f64()).collect()
+}
+
+fn check(what: &str, reference: &[f64], got: &[f64]) {
+    let largest = reference.iter().fold(1.0f64, |largest, value| largest.max(value.abs()));
+    compare(what, reference, got, Tolerance::new(1e-5 * largest, 1e-5)).unwrap();
+}
+
+fn equals_pytorch<T: Float>() {
+    let golden = Golden::open();
+    let (device, batch) = (Device::cpu(2).unwrap(), golden.batch());
+    for (variant, tied) in [("tied", true), ("untied", false)] {
+        let files = golden.files(tied);
+        let (model, parameters) = model::<T>(&device, &files, true);
+        let mut workspace = model.workspace(&device, Dims { batch: 1, seq_len: 4 }, true).unwrap();
+        let loss = workspace.loss(&model, &batch, Some(1.0)).unwrap();
+        check("loss", &golden.reals(&format!("loss.{variant}")), &[loss]);
+        let width = files.config().hidden_size;
+        let mut hidden = wide(workspace.hidden().unwrap());
+        for (row, values) in hidden.chunks_mut(width).enumerate() {
+            if row % batch.seq_len >= batch.lengths[row / batch.seq_len] as usize {
+                values.fill(0.0);
+            }
+        }
+        check("hidden", &golden.reals("output.hidden"), &hidden);
+        for declared in parameters.declared() {
+            let key = format!("grad.{variant}.{}", declared.name);
+            check(&key, &golden.reals(&key), &wide(workspace.stream.fetch(declared.parameter.gradient.unwrap()).unwrap()));
+        }
+        let stored = golden.file.names().filter(|name| name.starts_with(&format!("grad.{variant}."))).count();
+        assert_eq!(stored, parameters.declared().len(), "{variant}: gradients in the file that no parameter has");
+    }
+}
+
+#[test]
+fn losses_and_gradients_equal_pytorch_in_f32() {
+    equals_pytorch::<f32>();
+}
+
+#[test]
+fn losses_and_gradients_equal_pytorch_in_f64() {
+    equals_pytorch::<f64>();
+}
+
+/// The logits after each sequence, at once and token by token behind a prefix of any length; alone and in a batch.
+#[test]
+fn the_cache_changes_nothing() {
+    let golden = Golden::open();
+    let (device, batch) = (Device::cpu(2).unwrap(), golden.batch());
+    let files = golden.files(false);
+    let (model, _parameters) = model::<f32>(&device, &files, false);
+    let expected = golden.reals("output.untied.last_logits");
+    let vocabulary = files.config().vocab_size;
+    let sequence = |item: usize| &batch.token_ids[item * batch.seq_len..][..batch.lengths[item] as usize];
+    let prompts: Vec<&[u32]> = (0..batch.batch).map(sequence).collect();
+    let mut together = Generator::new(&model, &device, batch.batch, 32).unwrap();
+    let at_once = together.prefill(&model, &prompts).unwrap();
+    check("prefill", &expected, &wide(at_once.clone()));
+    for (item, prompt) in prompts.iter().enumerate() {
+        for split in 1..=prompt.len() {
+            let mut alone = Generator::new(&model, &device, 1, 32).unwrap();
+            let mut logits = alone.prefill(&model, &[&prompt[..split]]).unwrap();
+            for &token in &prompt[split..] {
+                logits = alone.decode(&model, &[token]).unwrap();
+            }
+            let expected = &expected[item * vocabulary..][..vocabulary];
+            check("decode", expected, &wide(logits.clone()));
+            if split == prompt.len() {
+                assert!(logits == at_once[item * vocabulary..][..vocabulary], "item {item}: neighbours in the batch changed the bits");
+            }
+        }
+    }
+}
+
+/// What the real SmolLM2 says (`tools/fetch_smollm2.sh` brings it; without it nothing is compared).
+#[test]
+fn smollm2_says_what_an_independent_forward_pass_says() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let path = root.join(".models/smollm2.gguf");
+    if !path.exists() {
+        eprintln!("no .models/smollm2.gguf: nothing was compared; run tools/fetch_smollm2.sh");
+        return;
+    }
+    let golden: Value = serde_json::from_str(include_str!("golden/smollm2.json")).unwrap();
+    let ids = |value: &Value| value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect::<Vec<_>>();
+    let tokenizer = LanguageTokenizer::open(&path).unwrap();
+    let files = LanguageFiles::open(&path).unwrap();
+    let device = Device::cpu(0).unwrap();
+    let (model, _parameters) = model::<f32>(&device, &files, false);
+    let texts = golden["texts"].as_array().unwrap();
+    let prompts: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text["text"].as_str().unwrap()).unwrap()).collect();
+    for (text, prompt) in texts.iter().zip(&prompts) {
+        assert_eq!(*prompt, ids(&text["ids"]));
+        let logits = Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[prompt]).unwrap();
+        for (token, expected) in ids(&text["top_ids"]).into_iter().zip(text["top_logits"].as_array().unwrap()) {
+            let (got, expected) = (f64::from(logits[token as usize]), expected.as_f64().unwrap());
+            assert!((got - expected).abs() < 2e-3, "{text}: token {token} has {got}, expected {expected}");
+        }
+    }
+
+    // 64 tokens, greedily, of a prompt alone and of the same among seven.
+    let expected = ids(&golden["greedy"]);
+    let most = |logits: &[f32]| SamplerConfig::default().choose(logits, &[], 0, 0);
+    for batch in [1, 7] {
+        let batched: Vec<&[u32]> = (0..batch).map(|item| prompts[item % prompts.len()].as_slice()).collect();
+        let mut generator = Generator::new(&model, &device, batch, 96).unwrap();
+        let mut logits = generator.prefill(&model, &batched).unwrap();
+        let mut said = Vec::new();
+        for _ in 0..expected.len() {
+            let next: Vec<u32> = logits.chunks(files.config().vocab_size).map(most).collect();
+            said.push(next[0]);
+            logits = generator.decode(&model, &next).unwrap();
+        }
+        assert_eq!(said, expected, "in a batch of {batch}");
+    }
+    assert_eq!(tokenizer.decode(&expected).unwrap().trim_start().split('.').next(), Some("Paris"));
+
+    let paragraph = tokenizer.encode(golden["paragraph"].as_str().unwrap()).unwrap();
+    assert_eq!(paragraph, ids(&golden["paragraph_ids"]));
+    let (length, labels) = (paragraph.len(), paragraph.clone());
+    let batch = TokenBatch { batch: 1, seq_len: length, token_ids: paragraph, lengths: vec![length as u32], labels };
+    let mut workspace = model.workspace(&device, Dims { batch: 1, seq_len: length }, false).unwrap();
+    let perplexity = workspace.loss(&model, &batch, None).unwrap().exp();
+    let expected = golden["perplexity"].as_f64().unwrap();
+    assert!((perplexity / expected - 1.0).abs() < 1e-3, "perplexity {perplexity}, expected {expected}");
+}

@@ -1,0 +1,159 @@
+//! The program on a CUDA device: the CPU's results, the same bytes under any schedule, and what happens when a device fails. Needs a
+//! driver, as tests/kernels.rs does; failures are asked of the emulated one, by its environment (`tools/libcuda`).
+
+mod driver;
+mod program;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use driver::device;
+use program::{program, root};
+use scmmgpt_loader::h5ad::{AnnData, Column};
+use serde_json::Value;
+
+const CELLS: &str = "tests/data/pbmc68k_700.h5ad";
+
+/// Settings of the emulated driver.
+type Driver<'a> = &'a [(&'a str, &'a str)];
+
+fn run(driver: Driver, arguments: &[&str]) -> Output {
+    let settings = driver.iter().map(|(name, value)| (format!("SCMMGPT_EMULATOR_{name}"), value));
+    Command::new(program()).args(arguments).envs(settings).current_dir(root()).output().unwrap()
+}
+
+/// Runs what must end with this code; what it says.
+fn ends(code: i32, driver: Driver, arguments: &[&str]) -> String {
+    let output = run(driver, arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{driver:?} {arguments:?}: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+/// All heads, masked and plain tokens, dropout, few cells: two epochs.
+const SMALL: [&str; 13] = [
+    "model.hidden_size=16",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=24",
+    "train.epochs=2",
+    "train.save_steps=2",
+    "train.early_stopping_patience=2",
+    "data.test_fraction=0.9",
+    "data.validation_fraction=0.2",
+    "data.tokens.max_seq_len=40",
+    "data.tokens.objective={masked={ratio=0.4}}",
+    "loss.expression=1.0",
+    "loss.mvc=1.0",
+    "train.learning_rate=1e-3",
+];
+
+fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["train", "--config", "configs/annotate.toml", "--out", out];
+    SMALL.iter().for_each(|setting| arguments.extend(["--set", setting]));
+    [&arguments, more].concat()
+}
+
+/// The log's numbers, a line after the other.
+fn log(folder: &str) -> Vec<BTreeMap<String, Value>> {
+    let text = std::fs::read_to_string(Path::new(folder).join("log.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn bytes(folder: &str, name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(folder).join(name)).unwrap()
+}
+
+/// Names and bytes of the checkpoints.
+fn checkpoints(folder: &str) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(Path::new(folder).join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|path| (path.to_string_lossy().into_owned(), std::fs::read(&path).unwrap())).collect()
+}
+
+fn labels(path: &str) -> Vec<String> {
+    let Column::Categorical { codes, categories } = AnnData::open(Path::new(path)).unwrap().obs("scmmgpt_label").unwrap() else {
+        panic!("not categorical")
+    };
+    codes.iter().map(|code| categories[usize::try_from(*code).unwrap()].clone()).collect()
+}
+
+#[test]
+fn training_and_inference_are_the_cpus() {
+    let Some(device) = device() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (whole, host, broken) = (path("whole"), path("host"), path("broken"));
+    ends(0, &[], &train(&whole, &["--device", "cuda"]));
+    ends(0, &[], &train(&host, &["--device", "cpu"]));
+    let (got, expected) = (log(&whole), log(&host));
+    assert!(got.len() == expected.len() && got.len() > 8, "{} and {} lines", got.len(), expected.len());
+    for (got, expected) in got.iter().zip(&expected) {
+        for (name, expected) in expected {
+            let (Some(expected), Some(got)) = (expected.as_f64(), got[name].as_f64()) else {
+                assert_eq!(expected, &got[name], "{name}");
+                continue;
+            };
+            assert!((got - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{name}: {got} on the device, {expected} on the CPU");
+        }
+    }
+
+    // Another order of warps and streams, a kernel that fails on the way, and no memory at the first attempt to go on.
+    if device.is_software() {
+        let said = ends(6, &[("SEED", "5"), ("FAULT", "1200")], &train(&broken, &["--device", "cuda"]));
+        assert!(said.contains("CUDA_ERROR_ILLEGAL_ADDRESS") && said.contains("resume"), "{said}");
+        let kept = checkpoints(&broken);
+        assert!(!kept.is_empty());
+        let said = ends(5, &[("MEMORY", "500000")], &train(&broken, &["--device", "cuda", "--resume"]));
+        assert!(said.contains("out of memory"), "{said}");
+        assert!(checkpoints(&broken) == kept, "a run that failed touched its checkpoints");
+    } else {
+        ends(0, &[], &train(&broken, &["--device", "cuda"]));
+    }
+    ends(0, &[("SEED", "9")], &train(&broken, &["--device", "cuda", "--resume"]));
+    for name in ["model.safetensors", "config.json", "log.jsonl", "evaluation.json"] {
+        assert!(bytes(&whole, name) == bytes(&broken, name), "{name} differs between two runs");
+    }
+
+    for (task, check) in [("annotate", true), ("embed", false)] {
+        let outputs = ["cuda", "cpu"].map(|device| {
+            let output = path(&format!("{task}_{device}.h5ad"));
+            ends(0, &[], &["infer", task, "--model", &whole, "--cells", CELLS, "--output", &output, "--device", device]);
+            output
+        });
+        if check {
+            assert_eq!(labels(&outputs[0]), labels(&outputs[1]));
+            continue;
+        }
+        let [got, expected] = outputs.map(|output| AnnData::open(Path::new(&output)).unwrap().obsm("X_scmmgpt").unwrap().values);
+        let worst = got.iter().zip(&expected).map(|(got, expected)| (got - expected).abs()).fold(0.0, f32::max);
+        assert!(got.len() == expected.len() && worst <= 1e-4, "embeddings differ by {worst}");
+    }
+}
+
+#[test]
+fn what_cannot_compute_is_refused_before_anything_is_written() {
+    let Some(device) = device() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run").to_string_lossy().into_owned();
+    let on = |device| train(&out, &["--device", device]);
+    assert!(ends(6, &[], &on("cuda:99")).contains("counted from 0"));
+    assert!(ends(6, &[], &on("tpu")).contains("auto, cpu and cuda:N"));
+    if !device.is_software() {
+        return;
+    }
+    let old = ends(6, &[("DRIVER", "11070")], &on("cuda"));
+    assert!(old.contains("CUDA 11.7") && old.contains("11.8"), "{old}");
+    assert!(ends(6, &[("CAPABILITY", "75")], &on("cuda")).contains("7.5"));
+    assert!(ends(5, &[("MEMORY", "500000")], &on("cuda")).contains("out of memory"));
+    let mut hidden = Command::new(program());
+    let alone = hidden.args(on("cuda")).env_remove("LD_LIBRARY_PATH").current_dir(root()).output().unwrap();
+    assert_eq!(alone.status.code(), Some(6), "no driver");
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("no CUDA driver was found"));
+    assert!(!Path::new(&out).exists());
+
+    let plan = |driver| ends(0, driver, &train(&out, &["--device", "auto", "--dry-run", "--verbose"]));
+    assert!(plan(&[]).contains("device: cpu"), "software is taken only by name");
+    assert!(plan(&[("PCI_DEVICE", "3")]).contains("device: cuda:0"));
+    assert!(plan(&[("PCI_DEVICE", "3"), ("DRIVER", "11070")]).contains("device: cpu"), "what cannot be used is not taken");
+}
