@@ -1,12 +1,15 @@
 //! The program as a user runs it: train, annotate, embed, score; errors and exit codes; killed and resumed.
 
 mod program;
+#[path = "program/run.rs"]
+mod run;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use program::{fail, program, root, succeed, succeed_though_killed};
+use program::{program, root};
+use run::{fail, succeed, succeed_though_killed};
 use scmmgpt_loader::h5ad::{AnnData, Column};
 
 const CELLS: &str = "tests/data/pbmc68k_700.h5ad";

@@ -111,7 +111,7 @@ pub struct Bundle {
 
 #[derive(Debug)]
 enum Model {
-    Cells(CellModel<f32>),
+    Cells(Box<CellModel<f32>>),
     Joint(Box<CellText<f32>>),
 }
 
@@ -165,7 +165,7 @@ impl Bundle {
         let checkpoint = Checkpoint::open(folder)?;
         let mut plan = ParameterPlan::new(false);
         let model = match &config.text {
-            None => Model::Cells(CellModel::declare(&mut plan, &config.model, config.heads, vocabulary.pad())),
+            None => Model::Cells(Box::new(CellModel::declare(&mut plan, &config.model, config.heads, vocabulary.pad()))),
             Some(text) => {
                 let sizes = CellTextConfig { model: config.model.clone(), qformer: text.qformer.clone() };
                 sizes.check()?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use scmmgpt_loader::h5ad::{AnnData, Column};
 use serde_json::Value;
 
-use crate::program::{fail, succeed, succeed_though_killed};
+use crate::run::{fail, succeed, succeed_though_killed};
 
 const CELLS: &str = "tests/data/pbmc68k_700.h5ad";
 

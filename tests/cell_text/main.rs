@@ -3,6 +3,8 @@
 mod command;
 #[path = "../program/mod.rs"]
 mod program;
+#[path = "../program/run.rs"]
+mod run;
 mod setup;
 mod space;
 mod stage;

@@ -32,7 +32,7 @@ struct CellStage<'a> {
     collator: Collator,
     order: BatchOrder,
     batches: Option<Prefetcher>,
-    /// Staged while the batch before it is computed.
+    /// The batch that is on its way to the device.
     next: Option<CellBatch>,
     workspace: Workspace<f32>,
     evaluation_workspace: Workspace<f32>,
@@ -124,14 +124,15 @@ impl Stage for CellStage<'_> {
         let key = SampleKey { seed: self.config.seed, epoch, training: true };
         let (dataset, batches) = (self.data.dataset.clone(), self.order.epoch(epoch));
         self.batches = Some(Prefetcher::new(dataset, self.collator.clone(), batches, key, start, PREFETCH)?);
-        self.next = self.read()?;
+        self.next = self.prepared()?;
         self.next.iter().try_for_each(|first| self.workspace.stage(first))
     }
 
     fn forward(&mut self, step: u64) -> Result<Option<BatchLoss>> {
         let Some(batch) = self.next.take() else { return Ok(None) };
-        self.next = self.read()?;
-        let losses = self.workspace.forward_staged(self.model, self.next.as_ref(), self.dropout(step))?;
+        self.next = self.prepared()?;
+        let dropout = self.dropout(step);
+        let losses = self.workspace.forward_staged(self.model, self.next.as_ref(), dropout)?;
         let parts = vec![("classification", losses.classification), ("expression", losses.expression), ("mvc", losses.mvc)];
         Ok(Some(BatchLoss { total: losses.total(&self.weights()), parts, cells: batch.rows, sources: Vec::new() }))
     }
@@ -163,17 +164,17 @@ impl Stage for CellStage<'_> {
 }
 
 impl CellStage<'_> {
-    /// The next batch, with the head's classes.
-    fn read(&mut self) -> Result<Option<CellBatch>> {
+    fn weights(&self) -> LossWeights {
+        let loss = &self.config.loss;
+        LossWeights { classification: loss.classification, expression: loss.expression, mvc: loss.mvc }
+    }
+
+    /// The epoch's next batch, from the thread that collates; none when it is over.
+    fn prepared(&mut self) -> Result<Option<CellBatch>> {
         let Some(batch) = self.batches.as_mut().and_then(Iterator::next) else { return Ok(None) };
         let mut batch = batch?;
         batch.labels.iter_mut().for_each(|label| *label = relabel(self.data, *label));
         Ok(Some(batch))
-    }
-
-    fn weights(&self) -> LossWeights {
-        let loss = &self.config.loss;
-        LossWeights { classification: loss.classification, expression: loss.expression, mvc: loss.mvc }
     }
 
     fn dropout(&self, step: u64) -> Option<Dropout> {

@@ -106,9 +106,7 @@ impl Joint {
         let sizes = self.sizes(trainer);
         let mut plans = Vec::from(weights.into_plans());
         plans.push(model.plan(sizes, &self.purpose(true)));
-        if let Some(purpose) = self.masked(trainer) {
-            plans.extend([model.cell_model().plan(sizes.cells, &purpose), model.cell_model().batch_plan(sizes.cells)]);
-        }
+        plans.extend(self.masked(trainer).map(|purpose| model.cell_model().plan(sizes.cells, &purpose)));
         StagePlan { stage: NUMBER, plans, parameters }
     }
 

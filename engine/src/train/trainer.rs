@@ -176,8 +176,11 @@ impl Trainer {
             let [weights, gradients, optimizer] = parameters.into_plans();
             let largest = self.largest(self.config.train.batch_size);
             let (activations, batches) = (model.plan(largest, &self.purpose(true)), model.batch_plan(largest));
-            let plans = vec![weights, gradients, optimizer, activations, batches];
-            stages.push(StagePlan { stage: cell_stage::NUMBER, plans, parameters: count });
+            stages.push(StagePlan {
+                stage: cell_stage::NUMBER,
+                plans: vec![weights, gradients, optimizer, activations, batches],
+                parameters: count,
+            });
         }
         stages.extend(self.joint.as_ref().map(|joint| joint.memory_plan(self)));
         stages
