@@ -79,7 +79,7 @@ fn train_label_index_and_retrieve() {
         keys.iter().map(|key| if let Column::Number(values) = data.obs(key).unwrap() { values } else { vec![] }).collect();
     assert!((0..700).all(|cell| (columns.iter().map(|column| column[cell]).sum::<f64>() - 1.0).abs() < 1e-5));
     succeed(&[&annotate[..], &[&labelled, "--overwrite"]].concat());
-    std::fs::write(&labels, "B cell\nT cell\nmonocyte\nspace cell\n").unwrap();
+    std::fs::write(&labels, "B cell\ndendritic cell\nnatural killer cell\nspace cell\n").unwrap();
     let summary = json(&[&annotate[..], &[&labelled, "--overwrite", "--labels", &labels]].concat());
     assert_eq!(summary["by_name_alone"], serde_json::json!(["space cell"]));
     succeed(&[&annotate[..], &[&labelled, "--overwrite", "--labels", "ontology"]].concat());
