@@ -130,6 +130,11 @@ fn train_label_index_and_retrieve() {
     let long = json(&strings(&embed(&"cell ".repeat(100))));
     assert_eq!(long["truncated"], 1);
     assert!(fail(3, &[&retrieve[..], &["--index", CELLS, "--text", "B"]].concat()).contains("not a retrieval index"));
+    let mut damaged = std::fs::read(&index).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(path("damaged.index"), damaged).unwrap();
+    assert!(fail(3, &[&retrieve[..], &["--index", &path("damaged.index"), "--text", "B"]].concat()).contains("damaged.index"));
     let stage0 = format!("{model}/stage0");
     assert!(fail(4, &["infer", "retrieve", "--model", &stage0, "--index", &index, "--text", "B"]).contains("[stage1]"));
     let other = path("other");
