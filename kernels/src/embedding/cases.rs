@@ -34,12 +34,13 @@ fn case(name: &str, tokens: usize, rows: usize, width: usize, ids: Fill, padding
     }
 }
 
-/// One token, ties in every pattern, one row for all tokens, a row of nothing but padding, ids of four digits and more than 32 tiles of
-/// tokens for the sort, and genes at the encoder's size.
+/// One token, ties in every pattern, columns that are no whole vectors, one row for all tokens, a row of nothing but padding, ids of four
+/// digits and more than 32 tiles of tokens for the sort, and genes at the encoder's size.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         case("one", 1, 1, 1, Fill::Integers(vec![0]), None),
         case("random", 67, 13, 33, Fill::Below(13), None),
+        case("odd_width", 40, 9, 127, Fill::Below(9), None),
         case("runs", 301, 97, 8, Fill::Integers(vec![96, 0, 0, 5, 5, 5, 96, 42]), None),
         case("same", 257, 3, 70, Fill::Integers(vec![2]), None),
         case("padding", 131, 7, 17, Fill::Integers(vec![3, 6, 6, 0, 3]), Some(6)),

@@ -39,7 +39,7 @@ impl Op for Update {
     }
 }
 
-/// One row, one column, primes, more than one chunk, and the encoder's biases, gradients and residual stream.
+/// One row, one column, primes, whole vectors of four, more than one chunk, and the encoder's biases, gradients and residual stream.
 pub fn cases() -> Vec<Case> {
     let columns = |rows: usize, width: usize| {
         Case::new(format!("columns_{rows}x{width}"), Columns)
@@ -74,7 +74,7 @@ pub fn cases() -> Vec<Case> {
             .forward_only()
     };
     let mut cases: Vec<Case> = [(1, 1), (7, 33), (128, 5), (131, 17), (1031, 3)].map(|(rows, width)| columns(rows, width)).into();
-    cases.extend([norm(1, 3), norm(70_001, 31), update(1, 1, true), update(19, 2003, true)]);
+    cases.extend([norm(1, 3), norm(70_001, 31), norm(4100, 64), update(1, 1, true), update(19, 2003, true), update(5, 516, true)]);
     cases.extend([columns(9600, 512).bench(), norm(1 << 24, 512).bench(), update(9600, 512, false).bench()]);
     cases
 }
