@@ -14,8 +14,8 @@
 //!     let bundle = Bundle::open(Path::new("runs/demo"), &Device::cpu(0)?)?;
 //!     let (cells, output) = (Path::new("in.h5ad"), Path::new("out.h5ad"));
 //!     let task = Embed { cells, output, layer: None, overwrite: false, command: "my program" };
-//!     let report = embed(&bundle, &task, &mut |done, total| eprintln!("{done} of {total} cells"))?;
-//!     println!("{} cells embedded", report.cells);
+//!     let (report, width) = embed(&bundle, &task, &mut |done, total| eprintln!("{done} of {total} cells"))?;
+//!     println!("{} cells embedded in {width} dimensions", report.cells);
 //!     Ok(())
 //! }
 //! ```
@@ -30,6 +30,7 @@ pub mod generate;
 pub mod layer;
 pub mod metric;
 pub mod model;
+mod novelty;
 mod predict;
 pub mod retrieve;
 mod scgpt;

@@ -60,13 +60,11 @@ pub(crate) fn predict(
     Ok(predictions)
 }
 
-/// Collates the rows of a request, those of similar length together, and hands over every batch with the one that follows it and with the
-/// places of its cells among the rows.
-pub(crate) fn in_batches(
-    request: &Request<'_>,
-    progress: &mut dyn FnMut(usize),
-    body: &mut dyn FnMut(&CellBatch, Option<&CellBatch>, &[usize]) -> Result<()>,
-) -> Result<()> {
+/// What is done with a batch, the one that follows it, and the places of its cells among the rows.
+type Body<'a> = &'a mut dyn FnMut(&CellBatch, Option<&CellBatch>, &[usize]) -> Result<()>;
+
+/// Collates the rows of a request, those of similar length together, and hands every batch over.
+pub(crate) fn in_batches(request: &Request<'_>, progress: &mut dyn FnMut(usize), body: Body<'_>) -> Result<()> {
     let Request { dataset, collator, rows, batch_size, relabel } = *request;
     if rows.is_empty() {
         return Ok(());

@@ -1,4 +1,5 @@
 //! GGUF files: read back, refused when damaged, never a panic.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

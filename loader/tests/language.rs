@@ -1,4 +1,5 @@
 //! Hugging Face folders of language models.
+#![allow(clippy::unwrap_used)]
 
 use scmmgpt_loader::checkpoint::{self, Dtype};
 use scmmgpt_loader::language::{LanguageConfig, LanguageFiles};

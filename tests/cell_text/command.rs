@@ -79,7 +79,7 @@ fn train_label_index_and_retrieve() {
         keys.iter().map(|key| if let Column::Number(values) = data.obs(key).unwrap() { values } else { vec![] }).collect();
     assert!((0..700).all(|cell| (columns.iter().map(|column| column[cell]).sum::<f64>() - 1.0).abs() < 1e-5));
     succeed(&[&annotate[..], &[&labelled, "--overwrite"]].concat());
-    std::fs::write(&labels, "B cell\nT cell\nmonocyte\nspace cell\n").unwrap();
+    std::fs::write(&labels, "B cell\ndendritic cell\nnatural killer cell\nspace cell\n").unwrap();
     let summary = json(&[&annotate[..], &[&labelled, "--overwrite", "--labels", &labels]].concat());
     assert_eq!(summary["by_name_alone"], serde_json::json!(["space cell"]));
     succeed(&[&annotate[..], &[&labelled, "--overwrite", "--labels", "ontology"]].concat());
@@ -130,6 +130,11 @@ fn train_label_index_and_retrieve() {
     let long = json(&strings(&embed(&"cell ".repeat(100))));
     assert_eq!(long["truncated"], 1);
     assert!(fail(3, &[&retrieve[..], &["--index", CELLS, "--text", "B"]].concat()).contains("not a retrieval index"));
+    let mut damaged = std::fs::read(&index).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(path("damaged.index"), damaged).unwrap();
+    assert!(fail(3, &[&retrieve[..], &["--index", &path("damaged.index"), "--text", "B"]].concat()).contains("damaged.index"));
     let stage0 = format!("{model}/stage0");
     assert!(fail(4, &["infer", "retrieve", "--model", &stage0, "--index", &index, "--text", "B"]).contains("[stage1]"));
     let other = path("other");

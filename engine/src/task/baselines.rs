@@ -22,7 +22,7 @@ pub(crate) fn baselines(dataset: &CellDataset, labels: &[u32], split: Split<'_>,
 }
 
 /// Log1p-CP10k values of a dataset as sparse rows over its vocabulary.
-struct Expression {
+pub(crate) struct Expression {
     indptr: Vec<usize>,
     indices: Vec<u32>,
     values: Vec<f32>,
@@ -30,7 +30,7 @@ struct Expression {
 }
 
 impl Expression {
-    fn of(dataset: &CellDataset) -> Result<Expression> {
+    pub(crate) fn of(dataset: &CellDataset) -> Result<Expression> {
         let mut all = Expression { indptr: vec![0], indices: Vec::new(), values: Vec::new(), columns: dataset.vocab().len() };
         for row in 0..dataset.len() {
             let cell = dataset.cell(row)?;
@@ -46,7 +46,7 @@ impl Expression {
         Ok(all)
     }
 
-    fn rows(&self) -> SparseRows<'_> {
+    pub(crate) fn rows(&self) -> SparseRows<'_> {
         SparseRows { indptr: &self.indptr, indices: &self.indices, values: &self.values, columns: self.columns }
     }
 }

@@ -51,11 +51,13 @@ pub struct Retrieved {
 /// # Errors
 /// `Incapable` for a model of cells alone; `IndexModel` when the index is of another model; those of index, tokenizer and kernels.
 pub fn cells_by_text(bundle: &Bundle, index: &Path, texts: &[String], k: usize) -> Result<Retrieved> {
+    bundle.joint("find cells by text")?;
     let index = VectorIndex::open(index)?;
     let theirs = index.metadata().get(MODEL).map(String::as_str).unwrap_or_default();
     if theirs != bundle.hash {
         return Err(Error::IndexModel { index: index.path().into(), theirs: theirs.into(), ours: bundle.hash.clone() });
     }
+    index.verify()?;
     let search = || -> Result<_> {
         let (embedded, truncated) = embed_texts(bundle, texts)?;
         let found = Searcher::new(bundle.device(), &index)?.search(&embedded.values, 1, k, &mut |_, _| ())?;

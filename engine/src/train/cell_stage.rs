@@ -14,13 +14,14 @@ use super::evaluate::{self, Evaluation};
 use super::linear_expert::fit_expert;
 use super::stage::{BatchLoss, Run, Session, Stage, Validation};
 use super::trainer::{Outcome, Trainer};
-use crate::Result;
 use crate::bundle::{Bundle, BundleConfig, write_json};
 use crate::config::TrainConfig;
 use crate::layer::{Dims, Dropout};
 use crate::model::cell_model::{CellModel, LossWeights, Workspace};
+use crate::novelty::Novelty;
 use crate::predict::{PREFETCH, Predictions, Request, argmax, predict, probabilities};
 use crate::weights::Parameters;
+use crate::{Error, Result};
 
 /// Number of this stage in log and checkpoints.
 pub(super) const NUMBER: u32 = 0;
@@ -80,6 +81,12 @@ pub(super) fn train(trainer: &Trainer, device: &Device, folder: &Path, session: 
     if trainer.heads().gene_linear {
         // The expert stops nowhere early: once the calibration is done, the validation cells teach it too.
         expert(&data.learned(), stream)?;
+    }
+    std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
+    if trainer.heads().classes > 0
+        && let Some(novelty) = Novelty::fit(data)?
+    {
+        novelty.write(folder)?;
     }
     Bundle::write(folder, &description, data.dataset.vocab(), stream, &parameters)?;
     let steps = run.steps_done();

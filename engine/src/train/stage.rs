@@ -84,6 +84,12 @@ impl Session<'_> {
     pub(super) fn note(&mut self, text: impl Into<String>) {
         (self.observe)(Progress::Note(text.into()));
     }
+
+    /// Makes the output folder, with the configuration in it.
+    fn open_folder(&self) -> Result<()> {
+        std::fs::create_dir_all(self.folder).map_err(|source| Error::Io { action: "create", path: self.folder.into(), source })?;
+        crate::bundle::write_text(&self.folder.join("config.toml"), self.config)
+    }
 }
 
 /// Everything that moves during a stage.
@@ -131,6 +137,8 @@ impl<'a, S: Stage> Run<'a, S> {
             None => initialise(&self.stage)?,
         }
         self.stage.refresh()?;
+        // Not before: a run that finds no memory leaves nothing behind.
+        session.open_folder()?;
         let mut log = Log::open(session.folder, self.state.stage, self.state.step)?;
         while !self.state.finished {
             self.epoch(&mut log, session)?;

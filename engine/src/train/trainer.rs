@@ -220,15 +220,12 @@ impl Trainer {
             None if resume => session.note("there is no checkpoint yet: starting from the beginning"),
             None => {}
         }
-        std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
-        crate::bundle::write_text(&folder.join("config.toml"), &config)?;
         let Some(joint) = &self.joint else { return cell_stage::train(self, device, folder, &mut session) };
         let mut cells = self.config.stage1.as_ref().and_then(|stage1| stage1.init.clone());
         if self.trains_cells() {
             let stage0 = folder.join(STAGE0);
             if session.found.as_ref().is_none_or(|found| found.state.stage == cell_stage::NUMBER) {
                 (session.observe)(Progress::Stage { stage: cell_stage::NUMBER, about: "cells alone" });
-                std::fs::create_dir_all(&stage0).map_err(|source| Error::Io { action: "create", path: stage0.clone(), source })?;
                 cell_stage::train(self, device, &stage0, &mut session)?;
             }
             cells = Some(stage0);

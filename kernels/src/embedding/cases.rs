@@ -34,8 +34,8 @@ fn case(name: &str, tokens: usize, rows: usize, width: usize, ids: Fill, padding
     }
 }
 
-/// One token, ties in every pattern, columns that are no whole vectors, one row for all tokens, a row of nothing but padding, ids of four digits and more than 32 tiles of
-/// tokens for the sort, and genes at the encoder's size.
+/// One token, ties in every pattern, columns that are no whole vectors, one row for all tokens, a row of nothing but padding, ids of four
+/// digits and more than 32 tiles of tokens for the sort, and genes at the encoder's size.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         case("one", 1, 1, 1, Fill::Integers(vec![0]), None),

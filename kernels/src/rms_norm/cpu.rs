@@ -16,10 +16,10 @@ pub(super) fn forward<T: Float>(stream: &Stream, cpu: &Cpu, args: Forward<T>) {
     let bands = y.into_tiles(CHUNK, args.y.width().max(1));
     cpu.install(|| {
         bands.into_par_iter().zip(rstd.par_chunks_mut(CHUNK)).enumerate().for_each(|(band, (mut y, rstd))| {
-            for row in 0..y.rows() {
+            for (row, rstd) in rstd.iter_mut().enumerate() {
                 let x = x.row(band * CHUNK + row);
-                rstd[row] = T::Acc::ONE / (mean_square::<T>(x) + eps).sqrt();
-                normalise::<T>(y.row_mut(row), x, weight, rstd[row]);
+                *rstd = T::Acc::ONE / (mean_square::<T>(x) + eps).sqrt();
+                normalise::<T>(y.row_mut(row), x, weight, *rstd);
             }
         });
     });

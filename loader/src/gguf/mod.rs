@@ -12,7 +12,7 @@ mod read;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use blocks::Storage;
 pub use error::GgufError;
@@ -177,11 +177,4 @@ impl Gguf {
             _ => Err(self.metadata_error(key, "a list of integers")),
         }
     }
-}
-
-/// The file, for errors.
-type Origin<'a> = &'a Path;
-
-fn owned(path: Origin<'_>) -> PathBuf {
-    path.to_path_buf()
 }

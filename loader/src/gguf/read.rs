@@ -1,8 +1,9 @@
 //! The header: counts, metadata, places of the tensors; every field checked before it is used.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use super::{GgufError, Origin, Storage, Tensor, Value, owned};
+use super::{GgufError, Storage, Tensor, Value};
 
 type Result<T> = std::result::Result<T, GgufError>;
 
@@ -13,15 +14,15 @@ const ALIGNMENT: u64 = 32;
 const MAX_DIMENSIONS: u32 = 4;
 
 /// Metadata and tensors of a file's bytes.
-pub(super) fn header(path: Origin<'_>, bytes: &[u8]) -> Result<(BTreeMap<String, Value>, BTreeMap<String, Tensor>)> {
+pub(super) fn header(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<String, Value>, BTreeMap<String, Tensor>)> {
     if !bytes.starts_with(MAGIC) {
         let found = String::from_utf8_lossy(&bytes[..bytes.len().min(16)]).into_owned();
-        return Err(GgufError::NotGguf { path: owned(path), found });
+        return Err(GgufError::NotGguf { path: path.into(), found });
     }
     let mut cursor = Cursor { path, bytes, at: MAGIC.len() };
     let version = u32::from_le_bytes(cursor.take("version")?);
     if !(2..=3).contains(&version) {
-        return Err(GgufError::Version { path: owned(path), version });
+        return Err(GgufError::Version { path: path.into(), version });
     }
     let (tensors, pairs) = (cursor.u64("number of tensors")?, cursor.u64("number of metadata entries")?);
     let mut metadata = BTreeMap::new();
@@ -29,7 +30,7 @@ pub(super) fn header(path: Origin<'_>, bytes: &[u8]) -> Result<(BTreeMap<String,
         let key = cursor.string("metadata key")?;
         let value = cursor.value()?;
         if metadata.insert(key.clone(), value).is_some() {
-            return Err(GgufError::Duplicate { path: owned(path), name: key });
+            return Err(GgufError::Duplicate { path: path.into(), name: key });
         }
     }
     let alignment = match metadata.get("general.alignment") {
@@ -47,7 +48,7 @@ pub(super) fn header(path: Origin<'_>, bytes: &[u8]) -> Result<(BTreeMap<String,
         let name = place.name.clone();
         let tensor = place.locate(path, start, alignment, bytes.len())?;
         if found.insert(name.clone(), tensor).is_some() {
-            return Err(GgufError::Duplicate { path: owned(path), name });
+            return Err(GgufError::Duplicate { path: path.into(), name });
         }
     }
     Ok((metadata, found))
@@ -62,12 +63,12 @@ struct Place {
 }
 
 impl Place {
-    fn locate(self, path: Origin<'_>, start: u64, alignment: u64, len: usize) -> Result<Tensor> {
+    fn locate(self, path: &Path, start: u64, alignment: u64, len: usize) -> Result<Tensor> {
         let Place { name, shape, kind, offset } = self;
         let Some(storage) = Storage::of(kind) else {
-            return Err(GgufError::TensorType { path: owned(path), name, kind });
+            return Err(GgufError::TensorType { path: path.into(), name, kind });
         };
-        let refuse = |reason: String| GgufError::TensorShape { path: owned(path), name: name.clone(), reason };
+        let refuse = |reason: String| GgufError::TensorShape { path: path.into(), name: name.clone(), reason };
         let (weights, size) = storage.block();
         let width = shape.last().copied().unwrap_or(1);
         if !width.is_multiple_of(weights) {
@@ -89,7 +90,7 @@ impl Place {
 
 /// Reads the file from front to back.
 struct Cursor<'a> {
-    path: Origin<'a>,
+    path: &'a Path,
     bytes: &'a [u8],
     at: usize,
 }
@@ -100,11 +101,11 @@ impl Cursor<'_> {
     }
 
     fn truncated(&self, what: &'static str, needed: u64) -> GgufError {
-        GgufError::Truncated { path: owned(self.path), what, offset: self.at, needed, left: self.left() }
+        GgufError::Truncated { path: self.path.into(), what, offset: self.at, needed, left: self.left() }
     }
 
     fn field(&self, what: &'static str, found: String, expected: &'static str) -> GgufError {
-        GgufError::Field { path: owned(self.path), what, offset: self.at, found, expected }
+        GgufError::Field { path: self.path.into(), what, offset: self.at, found, expected }
     }
 
     fn take<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
