@@ -1,8 +1,7 @@
 //! Kernel cases in processes of their own: a driver that has reported something answers nothing more in its process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
 use scmmgpt_kernels::runtime::Device;
 use scmmgpt_kernels::{registry, testing};
@@ -12,7 +11,6 @@ const CASES: &str = "SCMMGPT_MUTATION_CASES";
 /// Warp instructions after which a CTA counts as endless; no case comes near it.
 const BUDGET: &str = "4194304";
 const STARTED: &str = "case: ";
-const TOOK: &str = "took: ";
 
 /// What the emulated device leaves open: schedule, sums inside matrix instructions, errors of approximate functions.
 pub(crate) const SETTINGS: [[&str; 3]; 3] = [["0", "sequential", "hash"], ["1", "exact", "highest"], ["2", "blocks", "lowest"]];
@@ -42,12 +40,10 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
         let cases = kernels.iter().filter(|(other, _)| *other == kernel).flat_map(|(_, cases)| cases);
         for case in cases.filter(|case| case.name == wanted) {
             eprintln!("{STARTED}{name}");
-            let start = Instant::now();
             if let Err(message) = verify(&device, case, 1) {
                 eprintln!("{message}");
                 return Some(ExitCode::FAILURE);
             }
-            eprintln!("{TOOK}{}", start.elapsed().as_micros());
         }
     }
     Some(ExitCode::SUCCESS)
@@ -82,38 +78,36 @@ pub(crate) fn run(cases: &str, patch: &str) -> End {
 pub(crate) struct Launched {
     /// Quickest first, as [`run`] takes them.
     pub(crate) cases: String,
-    /// What they take together.
-    pub(crate) micros: u64,
+    /// What they take together, counted by the device.
+    pub(crate) work: u64,
 }
 
-/// Every entry that some case launches.
-pub(crate) fn launches() -> BTreeMap<String, Launched> {
-    let mut found: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-    for (kernel, cases) in registry() {
+/// Every entry that some case of these kernels launches.
+pub(crate) fn launches(wanted: &dyn Fn(&str) -> bool) -> BTreeMap<String, Launched> {
+    let (mut found, mut work): (BTreeMap<String, BTreeSet<String>>, BTreeMap<String, u64>) = Default::default();
+    for (kernel, cases) in registry().into_iter().filter(|(kernel, _)| wanted(kernel)) {
         let cases = cases.iter().filter(|case| !case.timed);
         let names: Vec<_> = cases.flat_map(|case| ["f32", "bf16"].map(|element| format!("{element}/{kernel}/{}", case.name))).collect();
         let output = child(&names.join("\n"), SETTINGS[0]).env("SCMMGPT_EMULATOR_COUNT", "1").output().expect("a child");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{kernel} fails as it is:\n{said}");
-        let (mut case, mut entries) = (String::new(), Vec::new());
+        let mut case = String::new();
         for line in said.lines() {
             if let Some(name) = line.strip_prefix(STARTED) {
                 case = name.to_string();
             } else if let Some(entry) = line.strip_prefix("libcuda: ") {
-                entries.push(entry.to_string());
-            } else if let Some(micros) = line.strip_prefix(TOOK) {
-                let micros = micros.parse().expect("a number");
-                for entry in entries.drain(..) {
-                    found.entry(entry).or_default().insert(case.clone(), micros);
-                }
+                found.entry(entry.to_string()).or_default().insert(case.clone());
+            } else if let Some(count) = line.strip_prefix("  ").and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()) {
+                *work.entry(case.clone()).or_default() += count;
             }
         }
     }
-    let ordered = |cases: BTreeMap<String, u64>| {
-        let mut cases: Vec<(u64, String)> = cases.into_iter().map(|(name, micros)| (micros, name)).collect();
-        cases.sort();
-        let micros = cases.iter().map(|(micros, _)| micros).sum();
-        Launched { cases: cases.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join("\n"), micros }
+    let of = |case: &String| work.get(case).copied().unwrap_or_default();
+    let ordered = |cases: BTreeSet<String>| {
+        let work = cases.iter().map(of).sum();
+        let mut cases: Vec<String> = cases.into_iter().collect();
+        cases.sort_by_key(of);
+        Launched { cases: cases.join("\n"), work }
     };
     found.into_iter().map(|(entry, cases)| (entry, ordered(cases))).collect()
 }

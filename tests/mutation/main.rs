@@ -191,7 +191,7 @@ fn main() -> ExitCode {
     let sample = std::env::var("SCMMGPT_MUTATION_SAMPLE").ok().map_or(SAMPLE, |count| count.parse().expect("a number of mutants"));
     let only = std::env::var("SCMMGPT_MUTATION_KERNELS").ok();
     let wanted = |kernel: &str| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == kernel));
-    let launches = cases::launches();
+    let launches = cases::launches(&wanted);
     let mut all = BTreeMap::new();
     for (kernel, text) in texts().into_iter().filter(|(kernel, _)| wanted(kernel)) {
         collect(&kernel, &text, &mut all);
@@ -199,7 +199,7 @@ fn main() -> ExitCode {
     let mut idle = BTreeSet::new();
     for mutant in all.values_mut() {
         let (mut launched, unlaunched): (Vec<_>, Vec<_>) = mutant.places.drain(..).partition(|(entry, _)| launches.contains_key(entry));
-        launched.sort_by_key(|(entry, _)| launches[entry].micros);
+        launched.sort_by_key(|(entry, _)| launches[entry].work);
         mutant.places = launched;
         idle.extend(unlaunched.into_iter().map(|(entry, _)| entry));
     }
