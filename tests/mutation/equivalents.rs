@@ -15,10 +15,8 @@ struct Equivalent {
 }
 
 const ALL_LANES: &str = "a butterfly has left the same value in every lane, and lanes of one instruction may store the same";
-const EVERY_STEP: &str = "every step begins with a wait and a barrier of its own, and what is copied is read inside the steps alone";
 const CONTINUOUS: &str = "on both sides of the bound the two branches have the same value";
 const LEADER: &[Kind] = &[Kind::Negated, Kind::Constant];
-const ORDER: &[Kind] = &[Kind::Barrier, Kind::Wait, Kind::WaitCount];
 
 const EQUIVALENTS: &[Equivalent] = &[
     Equivalent {
@@ -32,8 +30,6 @@ const EQUIVALENTS: &[Equivalent] = &[
     Equivalent { entry: "l2_normalize", kinds: LEADER, statement: "setp.eq.u32 %first, %lane, 0", repeat: 0, reason: ALL_LANES },
     Equivalent { entry: "layer_norm", kinds: LEADER, statement: "setp.eq.u32 %first, %lane, 0", repeat: 0, reason: ALL_LANES },
     Equivalent { entry: "pool_score", kinds: LEADER, statement: "setp.eq.u32 %first, %lane, 0", repeat: 0, reason: ALL_LANES },
-    Equivalent { entry: "attention_backward_keys_f32", kinds: ORDER, statement: "cp.async.wait_all", repeat: 1, reason: EVERY_STEP },
-    Equivalent { entry: "attention_backward_keys_f32", kinds: ORDER, statement: "bar.sync", repeat: 1, reason: EVERY_STEP },
     Equivalent { entry: "activation", kinds: &[Kind::Bound], statement: "setp.lt.f32 %near, %size", repeat: 0, reason: CONTINUOUS },
     Equivalent {
         entry: "l2_normalize",
