@@ -8,6 +8,7 @@
 //! scMMGPT `blip2qformer.py`; Li et al. 2023, "BLIP-2", section 3.2.
 
 mod backward;
+mod cells;
 mod forward;
 mod handles;
 mod inference;
