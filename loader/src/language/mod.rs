@@ -5,12 +5,14 @@
 mod cell_tokens;
 mod config;
 mod gguf;
+mod pairs;
 mod tokenizer;
 
 use std::path::Path;
 
 pub use cell_tokens::CellTokens;
 pub use config::LanguageConfig;
+pub use pairs::{Direction, IGNORE, LanguageBatch, PairCollator, PairConfig};
 pub use tokenizer::LanguageTokenizer;
 
 use crate::checkpoint::Checkpoint;
