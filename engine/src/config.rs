@@ -3,6 +3,7 @@
 mod optimizer;
 mod qformer;
 mod stage1;
+mod stage2;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use crate::{Error, Result};
 pub use optimizer::{OptimizerConfig, ScheduleKind};
 pub use qformer::{CellTextConfig, QFormerConfig};
 pub use stage1::{Stage1Config, TextConfig};
+pub use stage2::{ExpressionConfig, ExpressionKeys, GeneTable};
 
 /// Which vector stands for the whole cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

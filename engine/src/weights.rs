@@ -81,6 +81,8 @@ pub struct ParameterPlan<T: Float> {
     declared: Vec<Declared<T>>,
     path: String,
     trainable: bool,
+    /// Names that are frozen, inside [`ParameterPlan::frozen_where`].
+    freezes: fn(&str) -> bool,
 }
 
 impl<T: Float> ParameterPlan<T> {
@@ -93,6 +95,7 @@ impl<T: Float> ParameterPlan<T> {
             declared: Vec::new(),
             path: String::new(),
             trainable,
+            freezes: |_| false,
         }
     }
 
@@ -110,6 +113,14 @@ impl<T: Float> ParameterPlan<T> {
         let trainable = std::mem::replace(&mut self.trainable, false);
         let result = body(self);
         self.trainable = trainable;
+        result
+    }
+
+    /// Runs `body` with the parameters frozen whose names `freezes` accepts. Of packed ones the names stand behind each other.
+    pub fn frozen_where<R>(&mut self, freezes: fn(&str) -> bool, body: impl FnOnce(&mut Self) -> R) -> R {
+        let before = std::mem::replace(&mut self.freezes, freezes);
+        let result = body(self);
+        self.freezes = before;
         result
     }
 
@@ -144,8 +155,9 @@ impl<T: Float> ParameterPlan<T> {
     /// Memory of one parameter.
     fn reserve(&mut self, name: &str, shape: Shape) -> (Parameter<T>, Option<Moments<T>>) {
         let value = self.weights.tensor(name, shape);
-        let gradient = self.trainable.then(|| self.gradients.tensor(name, shape));
-        let moments = self.trainable.then(|| Moments {
+        let trainable = self.trainable && !(self.freezes)(name);
+        let gradient = trainable.then(|| self.gradients.tensor(name, shape));
+        let moments = trainable.then(|| Moments {
             first: self.optimizer.tensor(&format!("{name}.first_moment"), shape),
             second: self.optimizer.tensor(&format!("{name}.second_moment"), shape),
         });
