@@ -4,6 +4,7 @@ mod optimizer;
 mod qformer;
 mod stage1;
 mod stage2;
+mod tuning;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ pub use optimizer::{OptimizerConfig, ScheduleKind};
 pub use qformer::{CellTextConfig, QFormerConfig};
 pub use stage1::{Stage1Config, TextConfig};
 pub use stage2::{ExpressionConfig, ExpressionKeys, GeneTable};
+pub use tuning::{LoraConfig, PROJECTIONS, Tuning, TuningMode};
 
 /// Which vector stands for the whole cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

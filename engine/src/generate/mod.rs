@@ -35,11 +35,10 @@ struct Handles<T: Float> {
 fn handles<T: Float>(model: &LanguageModel<T>, plan: &mut Plan, dims: Dims) -> Handles<T> {
     let tokens = dims.tokens();
     let (ids, positions) = (plan.tensor("ids", [tokens]), plan.tensor("positions", [tokens]));
-    let places = Places { dims, lengths: plan.tensor("lengths", [dims.batch]), positions, table: model.rotation() };
+    let places = Places { dims, lengths: plan.tensor("lengths", [dims.batch]), positions, table: model.rotation(), dropout: None };
     let saved = model.plan(plan, dims, false);
-    let config = model.config();
-    let last = plan.tensor("last", [dims.batch, config.hidden_size]);
-    Handles { ids, places, saved, last, logits: plan.tensor("logits", [dims.batch, config.vocab_size]) }
+    let last = plan.tensor("last", [dims.batch, model.config().hidden_size]);
+    Handles { ids, places, saved, last, logits: plan.tensor("logits", [dims.batch, model.vocab_size()]) }
 }
 
 impl<T: Float> Generator<T> {

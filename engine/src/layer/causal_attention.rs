@@ -6,8 +6,8 @@ use scmmgpt_kernels::rope;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use scmmgpt_loader::language::LanguageConfig;
 
-use super::Dims;
 use super::linear::Linear;
+use super::{Dims, Dropout};
 use crate::Result;
 use crate::weights::ParameterPlan;
 
@@ -34,6 +34,8 @@ pub struct Places<T: Float> {
     pub positions: Tensor<u32>,
     /// Angles of the rotation.
     pub table: rope::Table<T::Acc>,
+    /// Random numbers of the adapters' dropout, whose probability is that of their configuration; none in inference.
+    pub dropout: Option<Dropout>,
 }
 
 /// What backward needs from forward.
