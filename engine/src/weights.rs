@@ -121,7 +121,13 @@ impl<T: Float> ParameterPlan<T> {
 
     /// Runs `body` with everything that it declares frozen: no gradient, no optimizer state.
     pub fn frozen<R>(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
-        let trainable = std::mem::replace(&mut self.trainable, false);
+        self.frozen_if(true, body)
+    }
+
+    /// Runs `body`, frozen or not.
+    pub fn frozen_if<R>(&mut self, frozen: bool, body: impl FnOnce(&mut Self) -> R) -> R {
+        let trainable = self.trainable;
+        self.trainable &= !frozen;
         let result = body(self);
         self.trainable = trainable;
         result

@@ -4,6 +4,7 @@
 //! gradient buffer, and the work for it is not done. The residual stream is carried by fused epilogues: the gradient that reaches a
 //! residual branch is added in the product that computes the other branch.
 
+pub mod adapted_linear;
 mod attend;
 pub mod bert_output;
 pub mod block;
