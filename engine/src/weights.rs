@@ -238,9 +238,8 @@ impl<T: Float> ParameterPlan<T> {
     /// # Errors
     /// `OutOfMemory`, by class.
     pub fn allocate(self, device: &Device) -> Result<Parameters<T>> {
-        let arenas =
-            [Arena::allocate(device, self.weights)?, Arena::allocate(device, self.gradients)?, Arena::allocate(device, self.optimizer)?];
-        Ok(Parameters { declared: self.declared, _arenas: arenas })
+        let arenas = [self.weights, self.gradients, self.optimizer].map(|plan| Arena::allocate(device, plan));
+        Ok(Parameters { declared: self.declared, _arenas: arenas.into_iter().collect::<std::result::Result<_, _>>()? })
     }
 }
 
@@ -258,13 +257,27 @@ fn part<E: Element>(whole: Tensor<E>, shape: Shape, at: usize) -> Tensor<E> {
 #[derive(Debug)]
 pub struct Parameters<T: Float> {
     declared: Vec<Declared<T>>,
-    _arenas: [Arena; 3],
+    _arenas: Vec<Arena>,
 }
 
 impl<T: Float> Parameters<T> {
     /// The parameters, in the order of their declaration.
     pub fn declared(&self) -> &[Declared<T>] {
         &self.declared
+    }
+
+    /// Those that learn, with their moments.
+    pub fn trained(&self) -> impl Iterator<Item = (&Declared<T>, Moments<T>)> {
+        self.declared.iter().filter_map(|declared| Some((declared, declared.moments?)))
+    }
+
+    /// The parameters whose names begin with `prefix.`, under what follows it. Their memory stays that of the whole, which must be kept.
+    pub fn part(&self, prefix: &str) -> Parameters<T> {
+        let named = |declared: &Declared<T>| {
+            let name = declared.name.strip_prefix(prefix)?.strip_prefix('.')?.to_string();
+            Some(Declared { name, ..declared.clone() })
+        };
+        Parameters { declared: self.declared.iter().filter_map(named).collect(), _arenas: Vec::new() }
     }
 
     /// Draws every parameter from its own stream of random numbers, keyed by the seed and its name: adding a parameter changes no other.
@@ -349,12 +362,20 @@ impl<T: Float> Parameters<T> {
     /// # Errors
     /// Those of the download.
     pub fn fetch(&self, stream: &Stream) -> Result<Vec<Values>> {
+        self.fetch_matching(stream, &|_| true)
+    }
+
+    /// [`Parameters::fetch`] of those whose names `wanted` accepts.
+    ///
+    /// # Errors
+    /// Those of the download.
+    pub fn fetch_matching(&self, stream: &Stream, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Values>> {
         let fetch = |declared: &Declared<T>| {
             let values = stream.fetch(declared.parameter.value)?;
             let values = values.into_iter().map(|value| value.to_acc().f64() as f32).collect();
             Ok(Values { name: declared.name.clone(), shape: declared.parameter.value.shape().to_vec(), values })
         };
-        self.declared.iter().map(fetch).collect()
+        self.declared.iter().filter(|declared| wanted(&declared.name)).map(fetch).collect()
     }
 
     /// The handle of a parameter by its checkpoint name.

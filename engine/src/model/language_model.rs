@@ -246,7 +246,7 @@ impl<T: Float> LanguageModel<T> {
 }
 
 /// Whether a parameter belongs to the base model, whose files have it.
-fn in_files(name: &str) -> bool {
+pub(crate) fn in_files(name: &str) -> bool {
     ![NEW_ROWS, "lora_A.weight", "lora_B.weight"].iter().any(|end| name.ends_with(end))
 }
 
