@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use scmmgpt_engine::config::{Tuning, TuningMode};
 use scmmgpt_engine::generate::{Generator, Prompt};
 use scmmgpt_engine::generate::sampler::SamplerConfig;
 use scmmgpt_engine::layer::Dims;
@@ -66,11 +67,23 @@ impl Golden {
 }
 
 fn model<T: Float>(device: &Device, files: &LanguageFiles, trainable: bool) -> (LanguageModel<T>, Parameters<T>) {
-    let mut plan = ParameterPlan::new(trainable);
-    let model = LanguageModel::declare(&mut plan, files.config(), 128);
+    declared(device, files, &Tuning::full(), ParameterPlan::new(trainable))
+}
+
+fn tuned<T: Float>(device: &Device, files: &LanguageFiles, tuning: &Tuning) -> (LanguageModel<T>, Parameters<T>) {
+    declared(device, files, tuning, ParameterPlan::new(true))
+}
+
+fn declared<T: Float>(
+    device: &Device,
+    files: &LanguageFiles,
+    tuning: &Tuning,
+    mut plan: ParameterPlan<T>,
+) -> (LanguageModel<T>, Parameters<T>) {
+    let model = LanguageModel::declare(&mut plan, files.config(), 128, tuning);
     let parameters = plan.allocate(device).unwrap();
     let stream = Stream::new(device, 0).unwrap();
-    language_model::load(&parameters, &stream, files).unwrap();
+    language_model::load(&parameters, &stream, files, 7).unwrap();
     model.refresh(&stream).unwrap();
     (model, parameters)
 }
@@ -118,6 +131,52 @@ fn losses_and_gradients_equal_pytorch_in_f32() {
 #[test]
 fn losses_and_gradients_equal_pytorch_in_f64() {
     equals_pytorch::<f64>();
+}
+
+/// New rows learn in every mode, from both sides where the head is tied, and nothing else does in the mode `freeze`; gradient
+/// checkpointing changes no bit.
+#[test]
+fn modes_of_tuning_choose_what_learns() {
+    let golden = Golden::open();
+    let (device, new_tokens) = (Device::cpu(2).unwrap(), 3);
+    for tied in [true, false] {
+        let files = golden.files(tied);
+        let vocabulary = files.config().vocab_size as u32;
+        let mut batch = golden.batch();
+        for (place, token) in [(1, vocabulary), (4, vocabulary + 2), (13, vocabulary + 2)] {
+            batch.token_ids[place] = token;
+            batch.labels[place] = token;
+        }
+        let gradients = |mode: TuningMode, gradient_checkpointing: bool| {
+            let tuning = Tuning { mode, new_tokens, gradient_checkpointing, ..Tuning::default() };
+            let (model, parameters) = tuned::<f64>(&device, &files, &tuning);
+            assert_eq!(model.vocab_size(), vocabulary as usize + new_tokens);
+            let mut workspace = model.workspace(&device, Dims { batch: 1, seq_len: 4 }, true).unwrap();
+            let loss = workspace.loss(&model, &batch, Some(1.0)).unwrap();
+            let learning = parameters.declared().iter().filter_map(|declared| {
+                let gradient = declared.parameter.gradient?;
+                Some((declared.name.clone(), workspace.stream.fetch(gradient).unwrap()))
+            });
+            (loss, learning.collect::<Vec<_>>())
+        };
+        let (loss, all) = gradients(TuningMode::Full, false);
+        let (frozen_loss, frozen) = gradients(TuningMode::Freeze, false);
+        assert_eq!(loss, frozen_loss);
+        let rows: Vec<&str> = frozen.iter().map(|(name, _)| name.as_str()).collect();
+        let head = "lm_head.token_adapter.trainable_tokens_delta";
+        let expected = ["model.embed_tokens.token_adapter.trainable_tokens_delta", head];
+        assert_eq!(rows, expected[..if tied { 1 } else { 2 }]);
+        for (name, gradient) in &frozen {
+            let (_, same) = all.iter().find(|(other, _)| other == name).unwrap();
+            assert!(gradient == same, "{name}: another gradient than when everything learns");
+            let silent = gradient.chunks(files.config().hidden_size).position(|row| row.iter().all(|value| *value == 0.0));
+            // The second new token occurs nowhere; only as an alternative in the head.
+            assert_eq!(silent, (!tied && name != head).then_some(1), "{name}");
+        }
+        for mode in [TuningMode::Full, TuningMode::Freeze] {
+            assert!(gradients(mode, true) == gradients(mode, false), "gradient checkpointing changed a bit");
+        }
+    }
 }
 
 /// The logits after each sequence, at once and token by token behind a prefix of any length; alone and in a batch.

@@ -3,6 +3,7 @@
 mod optimizer;
 mod qformer;
 mod stage1;
+mod tuning;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use crate::{Error, Result};
 pub use optimizer::{OptimizerConfig, ScheduleKind};
 pub use qformer::{CellTextConfig, QFormerConfig};
 pub use stage1::{Stage1Config, TextConfig};
+pub use tuning::{LoraConfig, PROJECTIONS, Tuning, TuningMode};
 
 /// Which vector stands for the whole cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

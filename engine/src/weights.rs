@@ -40,6 +40,17 @@ pub struct Parameter<T: Float> {
     pub gradient: Option<Tensor<T::Acc>>,
 }
 
+/// A table of which the rows from some place on may learn.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<T: Float> {
+    /// `[rows, width]`.
+    pub value: Tensor<T>,
+    /// `[1 + rows - first, width]`: the gradient of the rows that learn, below a row for whatever has none.
+    pub gradient: Option<Tensor<T::Acc>>,
+    /// The first row that learns.
+    pub first: usize,
+}
+
 /// The optimizer's view of one trainable parameter.
 #[derive(Clone, Copy, Debug)]
 pub struct Moments<T: Float> {
@@ -141,6 +152,33 @@ impl<T: Float> ParameterPlan<T> {
         all
     }
 
+    /// Declares a table `base` and, below it in memory, the rows `more` (none when there are 0), both as `(name, rows)`. The rows below
+    /// learn whenever anything does, those of `base` unless it is `frozen`.
+    pub fn table(&mut self, base: (&str, usize), more: (&str, usize), width: usize, init: Init, frozen: bool) -> Table<T> {
+        let all = base.1 + more.1;
+        let first = if frozen { base.1 } else { 0 };
+        let path = format!("{}{}", self.path, base.0);
+        let value = self.weights.tensor(&path, [all, width]);
+        let trained = (self.trainable && first < all).then_some(all - first);
+        let gradient = trained.map(|rows| self.gradients.tensor(&path, [1 + rows, width]));
+        let moments = trained.map(|rows| Moments {
+            first: self.optimizer.tensor(&format!("{path}.first_moment"), [rows, width]),
+            second: self.optimizer.tensor(&format!("{path}.second_moment"), [rows, width]),
+        });
+        for (name, start, rows) in [(base.0, 0, base.1), (more.0, base.1, more.1)] {
+            if rows == 0 {
+                continue;
+            }
+            let at = start.checked_sub(first);
+            let gradient = gradient.zip(at).map(|(gradient, at)| gradient.row_range(1 + at, rows));
+            let part = |(all, at): (Moments<T>, usize)| Moments { first: all.first.row_range(at, rows), second: all.second.row_range(at, rows) };
+            let parameter = Parameter { value: value.row_range(start, rows), gradient };
+            let moments = moments.zip(at).map(part);
+            self.declared.push(Declared { name: format!("{}{name}", self.path), parameter, moments, init });
+        }
+        Table { value, gradient, first }
+    }
+
     /// Memory of one parameter.
     fn reserve(&mut self, name: &str, shape: Shape) -> (Parameter<T>, Option<Moments<T>>) {
         let value = self.weights.tensor(name, shape);
@@ -216,7 +254,15 @@ impl<T: Float> Parameters<T> {
     /// # Errors
     /// Those of the upload.
     pub fn initialise(&self, stream: &Stream, seed: u64) -> Result<()> {
-        for declared in &self.declared {
+        self.initialise_matching(stream, seed, &|_| true)
+    }
+
+    /// Draws the parameters whose names `wanted` accepts; the others keep their values.
+    ///
+    /// # Errors
+    /// Those of the upload.
+    pub fn initialise_matching(&self, stream: &Stream, seed: u64, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        for declared in self.declared.iter().filter(|declared| wanted(&declared.name)) {
             let site = Site { seed, step: u64::from(name_hash(&declared.name)), site: u32::MAX };
             let value = |index: usize| -> f64 {
                 match declared.init {
@@ -264,12 +310,17 @@ impl<T: Float> Parameters<T> {
         Ok(())
     }
 
-    /// Gives every parameter the values that `read` finds for its name and shape.
+    /// Gives every parameter whose name `wanted` accepts the values that `read` finds for its name and shape.
     ///
     /// # Errors
     /// Those of `read` and of the upload.
-    pub fn load_from(&self, stream: &Stream, mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<()> {
-        for declared in &self.declared {
+    pub fn load_from(
+        &self,
+        stream: &Stream,
+        wanted: &dyn Fn(&str) -> bool,
+        mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<()> {
+        for declared in self.declared.iter().filter(|declared| wanted(&declared.name)) {
             set(stream, declared, read(&declared.name, &declared.parameter.value.shape())?)?;
         }
         Ok(())

@@ -205,9 +205,8 @@ fn by_beams<'a, T: Float>(
     on_text: &mut dyn FnMut(usize, &str) -> Result<()>,
 ) -> Result<Vec<Answer>> {
     let capacity = generator.size().1;
-    let begin = |prompt: &Prompt<'a>| {
-        Beams::new(config, words.eos, config.max_new_tokens.min(capacity - prompt.tokens.len()), prompt.tokens)
-    };
+    let begin =
+        |prompt: &Prompt<'a>| Beams::new(config, words.eos, config.max_new_tokens.min(capacity - prompt.tokens.len()), prompt.tokens);
     let mut searches: Vec<Beams<'a>> = prompts.iter().map(begin).collect();
     let stops = |tokens: &[u32]| {
         let decoded = || words.tokenizer.decode(tokens).unwrap_or_default();

@@ -54,11 +54,10 @@ struct Handles<T: Float> {
 fn handles<T: Float>(model: &LanguageModel<T>, plan: &mut Plan, dims: Dims, rows: usize) -> Handles<T> {
     let tokens = dims.tokens();
     let (ids, positions) = (plan.tensor("ids", [tokens]), plan.tensor("positions", [tokens]));
-    let places = Places { dims, lengths: plan.tensor("lengths", [dims.batch]), positions, table: model.rotation() };
+    let places = Places { dims, lengths: plan.tensor("lengths", [dims.batch]), positions, table: model.rotation(), dropout: None };
     let saved = model.plan(plan, dims, false);
-    let config = model.config();
-    let read = plan.tensor("read", [rows, config.hidden_size]);
-    Handles { ids, places, saved, read, logits: plan.tensor("logits", [rows, config.vocab_size]) }
+    let read = plan.tensor("read", [rows, model.config().hidden_size]);
+    Handles { ids, places, saved, read, logits: plan.tensor("logits", [rows, model.vocab_size()]) }
 }
 
 impl<T: Float> Generator<T> {

@@ -78,7 +78,7 @@ impl LabelPaths {
         // So many sequences are read at a time that their logits stay small.
         let (batch, _) = generator.size();
         let longest = self.paths.iter().map(Vec::len).max().unwrap_or(1);
-        let sequences = (LOGITS / (longest * model.config().vocab_size)).clamp(1, batch);
+        let sequences = (LOGITS / (longest * model.vocab_size())).clamp(1, batch);
         let (labels_at_once, prompts_at_once) = (self.len().min(sequences), (sequences / self.len()).max(1));
         let mut probabilities = Vec::with_capacity(prompts.len() * self.len());
         for prompts in prompts.chunks(prompts_at_once) {

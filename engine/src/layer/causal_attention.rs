@@ -6,8 +6,8 @@ use scmmgpt_kernels::rope;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use scmmgpt_loader::language::LanguageConfig;
 
-use super::Dims;
 use super::linear::Linear;
+use super::{Dims, Dropout};
 use crate::Result;
 use crate::weights::ParameterPlan;
 
@@ -34,6 +34,8 @@ pub struct Places<T: Float> {
     pub positions: Tensor<u32>,
     /// Angles of the rotation.
     pub table: rope::Table<T::Acc>,
+    /// Random numbers of the adapters' dropout, whose probability is that of their configuration; none in inference.
+    pub dropout: Option<Dropout>,
 }
 
 /// What backward needs from forward.
@@ -250,12 +252,13 @@ impl<T: Float> CausalAttention<T> {
             stream.copy(cache.keys.row_range(to, 1), k.row_range(item, 1))?;
             stream.copy(cache.values.row_range(to, 1), v.row_range(item, 1))?;
         }
+        let rows = places.dims.batch * cache.capacity;
         let arguments = attention::Forward {
             out: saved.context,
             logsumexp: saved.logsumexp,
             q,
-            k: cache.keys,
-            v: cache.values,
+            k: cache.keys.row_range(0, rows),
+            v: cache.values.row_range(0, rows),
             query_lengths: None,
             key_lengths: Some(places.lengths),
             mask: Mask::Full,

@@ -33,6 +33,13 @@ pub struct Saved<T: Float> {
     pub output: Tensor<T>,
 }
 
+impl<T: Float> Saved<T> {
+    /// The same memory for a layer with another output.
+    pub fn writing(self, output: Tensor<T>) -> Self {
+        Saved { output, ..self }
+    }
+}
+
 /// Gradients on their way through a layer; all layers share one.
 #[derive(Clone, Copy, Debug)]
 pub struct Gradients<T: Float> {

@@ -22,6 +22,7 @@ pub mod qformer_embedding;
 pub mod rms_norm;
 pub mod rows;
 pub mod self_attention;
+pub mod token_table;
 
 use scmmgpt_kernels::attention;
 use scmmgpt_kernels::runtime::Tensor;
