@@ -7,6 +7,7 @@ use scmmgpt_loader::language::{LanguageConfig, LanguageFiles};
 use crate::Result;
 use crate::config::Tuning;
 use crate::layer::Dims;
+use crate::layer::adapted_linear::{AdaptedLinear, Shared};
 use crate::layer::causal_attention::{Behind, Cache, Places};
 use crate::layer::llama_block::{self, LlamaBlock};
 use crate::layer::rms_norm::{self, RmsNorm};
@@ -55,13 +56,10 @@ impl<T: Float> LanguageModel<T> {
         let (width, tokens, frozen) = (config.hidden_size, [config.vocab_size, tuning.new_tokens], !tuning.trains_base());
         let (table, blocks, norm) = plan.under("model", |plan| {
             let table = TokenTable::declare(plan, "embed_tokens", tokens, width, frozen);
-            let layers = |plan: &mut ParameterPlan<T>| {
-                let blocks = 0..config.num_hidden_layers;
-                let blocks = plan.under("layers", |plan| blocks.map(|index| LlamaBlock::declare(plan, config, index)).collect());
-                (blocks, RmsNorm::declare(plan, "norm", width, config.rms_norm_eps))
-            };
-            let (blocks, norm) = if frozen { plan.frozen(layers) } else { layers(plan) };
-            (table, blocks, norm)
+            let layers = 0..config.num_hidden_layers;
+            let block = |plan: &mut _, index| LlamaBlock::declare(plan, config, tuning, index);
+            let blocks = plan.under("layers", |plan| layers.map(|index| block(plan, index)).collect());
+            (table, blocks, plan.frozen_if(frozen, |plan| RmsNorm::declare(plan, "norm", width, config.rms_norm_eps)))
         });
         let head = match config.tie_word_embeddings {
             true => table,
@@ -84,6 +82,11 @@ impl<T: Float> LanguageModel<T> {
     /// Tokens, new ones included: columns of the logits.
     pub fn vocab_size(&self) -> usize {
         self.table.vocab_size()
+    }
+
+    /// The products that may carry adapters, layer by layer.
+    pub(super) fn adapted(&mut self) -> impl Iterator<Item = &mut AdaptedLinear<T>> {
+        self.blocks.iter_mut().flat_map(LlamaBlock::adapted)
     }
 
     /// Longest sequence, as declared.
@@ -113,19 +116,26 @@ impl<T: Float> LanguageModel<T> {
         let embedded = plan.tensor("embedded", [tokens, width]);
         let outputs = if training { self.blocks.len() } else { self.blocks.len().min(2) };
         let outputs: Vec<Tensor<T>> = (0..outputs).map(|index| plan.tensor(&format!("outputs.{index}"), [tokens, width])).collect();
+        let shared = Shared::plan(plan, &self.tuning, tokens, self.widest(), training);
         let blocks = if training && !self.tuning.gradient_checkpointing {
             let layer = |(index, block): (usize, &LlamaBlock<T>)| {
-                plan.under(&format!("layers.{index}"), |plan| block.plan(plan, dims, outputs[index]))
+                plan.under(&format!("layers.{index}"), |plan| block.plan(plan, dims, outputs[index], shared))
             };
             self.blocks.iter().enumerate().map(layer).collect()
         } else {
-            let one = |plan: &mut Plan| plan.under("layer", |plan| self.blocks[0].plan(plan, dims, outputs[0]));
+            let one = |plan: &mut Plan| plan.under("layer", |plan| self.blocks[0].plan(plan, dims, outputs[0], shared));
             // Backward runs the layers again: what is planned later must not lie where they work.
             let one = if training { one(plan) } else { plan.scope(one) };
             let layer = |index: usize| one.writing(outputs[index % outputs.len()]);
             (0..self.blocks.len()).map(layer).collect()
         };
         Saved { embedded, blocks, statistic: self.norm.plan(plan, "norm", tokens), hidden: plan.tensor("hidden", [tokens, width]) }
+    }
+
+    /// Most inputs or outputs of a projection.
+    fn widest(&self) -> usize {
+        let LanguageConfig { hidden_size, intermediate_size, num_attention_heads, head_dim, .. } = self.config;
+        hidden_size.max(intermediate_size).max(num_attention_heads * head_dim)
     }
 
     /// Plans the gradients.
@@ -244,8 +254,8 @@ impl<T: Float> LanguageModel<T> {
 }
 
 /// Whether a parameter belongs to the base model, whose files have it.
-fn in_files(name: &str) -> bool {
-    !name.ends_with(NEW_ROWS)
+pub(crate) fn in_files(name: &str) -> bool {
+    ![NEW_ROWS, "lora_A.weight", "lora_B.weight"].iter().any(|end| name.ends_with(end))
 }
 
 /// Reads every parameter of the base model from its files and draws the others. The row of a new token is the mean of the table's rows
