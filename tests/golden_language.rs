@@ -9,7 +9,7 @@ use scmmgpt_engine::config::{Tuning, TuningMode};
 use scmmgpt_engine::generate::Generator;
 use scmmgpt_engine::generate::sampler::SamplerConfig;
 use scmmgpt_engine::layer::Dims;
-use scmmgpt_engine::model::language_model::{self, LanguageModel};
+use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::model::language_workspace::TokenBatch;
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
 use scmmgpt_kernels::runtime::{Device, Float, Real, Stream};
@@ -83,7 +83,7 @@ fn declared<T: Float>(
     let model = LanguageModel::declare(&mut plan, files.config(), 128, tuning);
     let parameters = plan.allocate(device).unwrap();
     let stream = Stream::new(device, 0).unwrap();
-    language_model::load(&parameters, &stream, files, 7).unwrap();
+    model.load(&parameters, &stream, files, 7).unwrap();
     model.refresh(&stream).unwrap();
     (model, parameters)
 }

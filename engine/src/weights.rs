@@ -116,6 +116,11 @@ impl<T: Float> ParameterPlan<T> {
         result
     }
 
+    /// What stands in front of the names that are declared now.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Runs `body` with everything that it declares frozen: no gradient, no optimizer state.
     pub fn frozen<R>(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
         self.frozen_if(true, body)

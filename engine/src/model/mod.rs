@@ -28,6 +28,7 @@
 //!
 //! Checkpoints with the names of either side load.
 
+pub mod adapter_files;
 mod batch_feed;
 pub mod bert;
 pub mod captioning_head;
@@ -42,6 +43,7 @@ pub mod hard_negatives;
 pub mod language_model;
 pub mod language_workspace;
 pub mod matching_head;
+pub mod merged;
 pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;
