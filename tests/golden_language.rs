@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use scmmgpt_engine::config::{Tuning, TuningMode};
-use scmmgpt_engine::generate::Generator;
+use scmmgpt_engine::generate::{Generator, Prompt};
 use scmmgpt_engine::generate::sampler::SamplerConfig;
 use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::language_model::LanguageModel;
@@ -191,12 +191,12 @@ fn the_cache_changes_nothing() {
     let sequence = |item: usize| &batch.token_ids[item * batch.seq_len..][..batch.lengths[item] as usize];
     let prompts: Vec<&[u32]> = (0..batch.batch).map(sequence).collect();
     let mut together = Generator::new(&model, &device, batch.batch, 32).unwrap();
-    let at_once = together.prefill(&model, &prompts).unwrap();
+    let at_once = together.prefill(&model, &prompts.iter().copied().map(Prompt::from).collect::<Vec<_>>()).unwrap();
     check("prefill", &expected, &wide(at_once.clone()));
     for (item, prompt) in prompts.iter().enumerate() {
         for split in 1..=prompt.len() {
             let mut alone = Generator::new(&model, &device, 1, 32).unwrap();
-            let mut logits = alone.prefill(&model, &[&prompt[..split]]).unwrap();
+            let mut logits = alone.prefill(&model, &[Prompt::from(&prompt[..split])]).unwrap();
             for &token in &prompt[split..] {
                 logits = alone.decode(&model, &[token]).unwrap();
             }
@@ -228,7 +228,7 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
     let prompts: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text["text"].as_str().unwrap()).unwrap()).collect();
     for (text, prompt) in texts.iter().zip(&prompts) {
         assert_eq!(*prompt, ids(&text["ids"]));
-        let logits = Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[prompt]).unwrap();
+        let logits = Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[Prompt::from(prompt.as_slice())]).unwrap();
         for (token, expected) in ids(&text["top_ids"]).into_iter().zip(text["top_logits"].as_array().unwrap()) {
             let (got, expected) = (f64::from(logits[token as usize]), expected.as_f64().unwrap());
             assert!((got - expected).abs() < 2e-3, "{text}: token {token} has {got}, expected {expected}");
@@ -239,7 +239,7 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
     let expected = ids(&golden["greedy"]);
     let most = |logits: &[f32]| SamplerConfig::default().choose(logits, &[], 0, 0);
     for batch in [1, 7] {
-        let batched: Vec<&[u32]> = (0..batch).map(|item| prompts[item % prompts.len()].as_slice()).collect();
+        let batched: Vec<Prompt> = (0..batch).map(|item| Prompt::from(prompts[item % prompts.len()].as_slice())).collect();
         let mut generator = Generator::new(&model, &device, batch, 96).unwrap();
         let mut logits = generator.prefill(&model, &batched).unwrap();
         let mut said = Vec::new();

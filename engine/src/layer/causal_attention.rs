@@ -255,12 +255,13 @@ impl<T: Float> CausalAttention<T> {
             stream.copy(cache.keys.row_range(to, 1), k.row_range(item, 1))?;
             stream.copy(cache.values.row_range(to, 1), v.row_range(item, 1))?;
         }
+        let rows = places.dims.batch * cache.capacity;
         let arguments = attention::Forward {
             out: saved.context,
             logsumexp: saved.logsumexp,
             q,
-            k: cache.keys,
-            v: cache.values,
+            k: cache.keys.row_range(0, rows),
+            v: cache.values.row_range(0, rows),
             query_lengths: None,
             key_lengths: Some(places.lengths),
             mask: Mask::Full,
@@ -270,6 +271,72 @@ impl<T: Float> CausalAttention<T> {
         };
         attention::forward(stream, arguments)?;
         self.out.forward(stream, &saved.out_adapters, sum, saved.context, Epilogue::Residual { residual }, places.dropout)
+    }
+
+    /// Several more tokens a sequence, `new` of them (on the host) behind the `cached` ones: each sees all that the cache holds of its
+    /// sequence and the new ones before it. `x` is padded at the end as in [`CausalAttention::forward`].
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    #[expect(clippy::too_many_arguments, reason = "handles, each with its own meaning")]
+    pub fn extend(
+        &self,
+        stream: &Stream,
+        places: &Places<T>,
+        saved: &Saved<T>,
+        cache: &Cache<T>,
+        behind: Behind<'_>,
+        sum: Tensor<T>,
+        residual: Tensor<T>,
+        x: Tensor<T>,
+    ) -> Result<()> {
+        let [q, k, v] = self.project(stream, places, saved, x)?;
+        let Dims { batch, seq_len } = places.dims;
+        let statistics = saved.logsumexp.reshape([batch, self.num_heads * seq_len]);
+        for (item, (&cached, &new)) in behind.cached.iter().zip(behind.new).enumerate() {
+            let (from, first) = (item * seq_len, item * cache.capacity);
+            stream.copy(cache.keys.row_range(first + cached, new), k.row_range(from, new))?;
+            stream.copy(cache.values.row_range(first + cached, new), v.row_range(from, new))?;
+            let statistic = statistics.row_range(item, 1).columns(0, self.num_heads * new);
+            let arguments = attention::Forward {
+                out: saved.context.row_range(from, new),
+                logsumexp: statistic.reshape([1, self.num_heads, new]),
+                q: q.row_range(from, new),
+                k: cache.keys.row_range(first, cached + new),
+                v: cache.values.row_range(first, cached + new),
+                query_lengths: None,
+                key_lengths: None,
+                mask: Mask::Causal,
+                scale: self.scale(),
+                dropout: None,
+                dims: self.dims(Dims { batch: 1, seq_len: new }, cached + new),
+            };
+            attention::forward(stream, arguments)?;
+        }
+        self.out.forward(stream, &saved.out_adapters, sum, saved.context, Epilogue::Residual { residual }, places.dropout)
+    }
+}
+
+/// How many tokens each sequence has, and how many more come.
+#[derive(Clone, Copy, Debug)]
+pub struct Behind<'a> {
+    /// `[batch]`: tokens in the cache.
+    pub cached: &'a [usize],
+    /// `[batch]`: tokens that follow, at least one.
+    pub new: &'a [usize],
+}
+
+impl<T: Float> Cache<T> {
+    /// Copies the places `from..to` of sequence `source` to sequence `target`.
+    ///
+    /// # Errors
+    /// Those of the copy.
+    pub fn copy(&self, stream: &Stream, source: usize, target: usize, from: usize, to: usize) -> Result<()> {
+        for tensor in [self.keys, self.values] {
+            let rows = |item: usize| tensor.row_range(item * self.capacity + from, to - from);
+            stream.copy(rows(target), rows(source))?;
+        }
+        Ok(())
     }
 }
 

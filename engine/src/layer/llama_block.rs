@@ -5,7 +5,7 @@ use scmmgpt_loader::language::LanguageConfig;
 
 use super::Dims;
 use super::adapted_linear::{AdaptedLinear, Shared};
-use super::causal_attention::{self, Cache, CausalAttention, Places};
+use super::causal_attention::{self, Behind, Cache, CausalAttention, Places};
 use super::gated_feed_forward::{self, GatedFeedForward};
 use super::rms_norm::{self, RmsNorm};
 use crate::Result;
@@ -141,6 +141,23 @@ impl<T: Float> LlamaBlock<T> {
         x: Tensor<T>,
     ) -> Result<()> {
         let attend = |sum, normed| self.attention.decode(stream, places, &saved.attention, cache, cached, sum, x, normed);
+        self.around(stream, places, saved, x, attend)
+    }
+
+    /// Several more tokens a sequence (see [`CausalAttention::extend`]).
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    pub fn extend(
+        &self,
+        stream: &Stream,
+        places: &Places<T>,
+        saved: &Saved<T>,
+        cache: &Cache<T>,
+        behind: Behind<'_>,
+        x: Tensor<T>,
+    ) -> Result<()> {
+        let attend = |sum, normed| self.attention.extend(stream, places, &saved.attention, cache, behind, sum, x, normed);
         self.around(stream, places, saved, x, attend)
     }
 

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::config::Tuning;
 use crate::layer::Dims;
 use crate::layer::adapted_linear::{AdaptedLinear, Shared};
-use crate::layer::causal_attention::{Cache, Places};
+use crate::layer::causal_attention::{Behind, Cache, Places};
 use crate::layer::llama_block::{self, LlamaBlock};
 use crate::layer::rms_norm::{self, RmsNorm};
 use crate::layer::token_table::{NEW_ROWS, TokenTable};
@@ -191,6 +191,14 @@ impl<T: Float> LanguageModel<T> {
     /// Those of the kernels.
     pub fn decode(&self, stream: &Stream, places: &Places<T>, saved: &Saved<T>, caches: &[Cache<T>], cached: &[usize]) -> Result<()> {
         self.through(stream, saved, |index, block, kept, x| block.decode(stream, places, kept, &caches[index], cached, x))
+    }
+
+    /// As [`LanguageModel::forward`] for several more tokens a sequence, behind the cached ones.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    pub fn extend(&self, stream: &Stream, places: &Places<T>, saved: &Saved<T>, caches: &[Cache<T>], behind: Behind<'_>) -> Result<()> {
+        self.through(stream, saved, |index, block, kept, x| block.extend(stream, places, kept, &caches[index], behind, x))
     }
 
     fn through(
