@@ -31,6 +31,7 @@
 //!
 //! Checkpoints with the names of either side load.
 
+pub mod adapter_files;
 mod batch_feed;
 pub mod bert;
 pub mod captioning_head;
@@ -48,6 +49,7 @@ pub mod language_model;
 pub mod language_workspace;
 pub mod llm_projection;
 pub mod matching_head;
+pub mod merged;
 pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;
