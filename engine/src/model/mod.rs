@@ -41,6 +41,7 @@ pub mod cell_model;
 pub mod cell_text;
 pub mod classifier;
 pub mod contrastive_head;
+pub mod count_loss;
 pub mod expression_decoder;
 pub mod gene_expression;
 pub mod gene_linear;
