@@ -153,13 +153,14 @@ fn evaluation_and_frozen_parts_give_the_same_losses() {
     let (all, losses) = run(TuningMode::Full, true, true, true);
     assert_eq!(run(TuningMode::Full, true, true, false).1, losses);
     const NEW: &str = "llm_model.model.embed_tokens.token_adapter.trainable_tokens_delta";
-    let parts: [(&str, &dyn Fn(bool, bool, bool) -> bool); 6] = [
-        ("encoder.embedding.weight", &|_, cell_encoder, _| cell_encoder),
-        ("ln_gene.weight", &|_, _, qformer| qformer),
-        ("Qformer.bert.encoder.layer.1.output_query.dense.weight", &|_, _, qformer| qformer),
-        ("llm_model.model.layers.1.mlp.down_proj.weight", &|full, _, _| full),
-        (NEW, &|_, _, _| true),
-        ("llm_proj.fc1.weight", &|_, _, _| true),
+    type Learns = fn(bool, bool, bool) -> bool;
+    let parts: [(&str, Learns); 6] = [
+        ("encoder.embedding.weight", |_, cell_encoder, _| cell_encoder),
+        ("ln_gene.weight", |_, _, qformer| qformer),
+        ("Qformer.bert.encoder.layer.1.output_query.dense.weight", |_, _, qformer| qformer),
+        ("llm_model.model.layers.1.mlp.down_proj.weight", |full, _, _| full),
+        (NEW, |_, _, _| true),
+        ("llm_proj.fc1.weight", |_, _, _| true),
     ];
     for (mode, cell_encoder, qformer) in [
         (TuningMode::Freeze, false, false),
