@@ -6,6 +6,8 @@ mod checkpoint;
 mod data;
 mod evaluate;
 mod joint;
+mod language;
+mod language_stage;
 mod linear_expert;
 mod log;
 mod optimizer;
@@ -15,6 +17,6 @@ mod text_stage;
 mod trainer;
 
 pub use data::TrainingData;
-pub use evaluate::Evaluation;
+pub use evaluate::{Evaluation, HeldOut};
 pub use schedule::Schedule;
-pub use trainer::{Observer, Outcome, Progress, STAGE0, StagePlan, Trainer};
+pub use trainer::{Observer, Outcome, Progress, STAGE0, STAGE1, StagePlan, Trainer};
