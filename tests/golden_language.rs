@@ -3,68 +3,22 @@
 //!
 //! The file comes from `tools/golden/make_language_golden.py`.
 
+#[path = "language/golden.rs"]
+mod golden;
+
 use std::path::PathBuf;
 
+use golden::{Golden, base_model, check, wide};
 use scmmgpt_engine::config::{Tuning, TuningMode};
-use scmmgpt_engine::generate::{Generator, Prompt};
 use scmmgpt_engine::generate::sampler::SamplerConfig;
+use scmmgpt_engine::generate::{Generator, Prompt};
 use scmmgpt_engine::layer::Dims;
-use scmmgpt_engine::model::language_model::{self, LanguageModel};
+use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::model::language_workspace::TokenBatch;
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
-use scmmgpt_kernels::runtime::{Device, Float, Real, Stream};
-use scmmgpt_kernels::testing::{Tolerance, compare};
-use scmmgpt_loader::checkpoint::{self, Checkpoint};
+use scmmgpt_kernels::runtime::{Device, Float, Stream};
 use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer};
-use serde_json::{Value, json};
-
-struct Golden {
-    file: Checkpoint,
-    config: Value,
-    folder: tempfile::TempDir,
-}
-
-impl Golden {
-    fn open() -> Golden {
-        let file = Checkpoint::open(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/language_tiny.safetensors")).unwrap();
-        let config = serde_json::from_str(&file.metadata()["config"]).unwrap();
-        Golden { file, config, folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// The parameters as a Hugging Face folder.
-    fn files(&self, tied: bool) -> LanguageFiles {
-        let names: Vec<String> = self.file.names().filter(|name| name.starts_with("param.")).map(String::from).collect();
-        let tensors = names.iter().map(|name| {
-            let view = self.file.view(name).unwrap();
-            (name.trim_start_matches("param."), view.dtype, view.shape, view.bytes)
-        });
-        checkpoint::write(self.folder.path().join("model.safetensors"), tensors, &Default::default()).unwrap();
-        let mut config = self.config.clone();
-        config["tie_word_embeddings"] = json!(tied);
-        std::fs::write(self.folder.path().join("config.json"), config.to_string()).unwrap();
-        LanguageFiles::open(self.folder.path()).unwrap()
-    }
-
-    fn reals(&self, name: &str) -> Vec<f64> {
-        self.file.to_f32(name).unwrap().into_iter().map(f64::from).collect()
-    }
-
-    fn integers(&self, name: &str) -> Vec<u32> {
-        self.file.view(name).unwrap().bytes.chunks_exact(4).map(|word| i32::from_le_bytes(word.try_into().unwrap()) as u32).collect()
-    }
-
-    fn batch(&self) -> TokenBatch {
-        let size = |key: &str| self.config[key].as_u64().unwrap() as usize;
-        let labels = self.integers("input.labels").into_iter().map(|label| if label as i32 == -100 { u32::MAX } else { label });
-        TokenBatch {
-            batch: size("batch"),
-            seq_len: size("seq_len"),
-            token_ids: self.integers("input.token_ids"),
-            lengths: self.integers("input.lengths"),
-            labels: labels.collect(),
-        }
-    }
-}
+use serde_json::Value;
 
 fn model<T: Float>(device: &Device, files: &LanguageFiles, trainable: bool) -> (LanguageModel<T>, Parameters<T>) {
     declared(device, files, &Tuning::full(), ParameterPlan::new(trainable))
@@ -83,25 +37,16 @@ fn declared<T: Float>(
     let model = LanguageModel::declare(&mut plan, files.config(), 128, tuning);
     let parameters = plan.allocate(device).unwrap();
     let stream = Stream::new(device, 0).unwrap();
-    language_model::load(&parameters, &stream, files, 7).unwrap();
+    model.load(&parameters, &stream, files, 7).unwrap();
     model.refresh(&stream).unwrap();
     (model, parameters)
 }
 
-fn wide<T: Float>(values: Vec<T>) -> Vec<f64> {
-    values.into_iter().map(|value| value.to_acc().f64()).collect()
-}
-
-fn check(what: &str, reference: &[f64], got: &[f64]) {
-    let largest = reference.iter().fold(1.0f64, |largest, value| largest.max(value.abs()));
-    compare(what, reference, got, Tolerance::new(1e-5 * largest, 1e-5)).unwrap();
-}
-
 fn equals_pytorch<T: Float>() {
-    let golden = Golden::open();
+    let (golden, folder) = (Golden::open("language_tiny"), tempfile::tempdir().unwrap());
     let (device, batch) = (Device::cpu(2).unwrap(), golden.batch());
     for (variant, tied) in [("tied", true), ("untied", false)] {
-        let files = golden.files(tied);
+        let files = base_model(folder.path(), tied);
         let (model, parameters) = model::<T>(&device, &files, true);
         let mut workspace = model.workspace(&device, Dims { batch: 1, seq_len: 4 }, true).unwrap();
         let loss = workspace.loss(&model, &batch, Some(1.0)).unwrap();
@@ -137,10 +82,10 @@ fn losses_and_gradients_equal_pytorch_in_f64() {
 /// checkpointing changes no bit.
 #[test]
 fn modes_of_tuning_choose_what_learns() {
-    let golden = Golden::open();
+    let (golden, folder) = (Golden::open("language_tiny"), tempfile::tempdir().unwrap());
     let (device, new_tokens) = (Device::cpu(2).unwrap(), 3);
     for tied in [true, false] {
-        let files = golden.files(tied);
+        let files = base_model(folder.path(), tied);
         let vocabulary = files.config().vocab_size as u32;
         let mut batch = golden.batch();
         for (place, token) in [(1, vocabulary), (4, vocabulary + 2), (13, vocabulary + 2)] {
@@ -182,9 +127,9 @@ fn modes_of_tuning_choose_what_learns() {
 /// The logits after each sequence, at once and token by token behind a prefix of any length; alone and in a batch.
 #[test]
 fn the_cache_changes_nothing() {
-    let golden = Golden::open();
+    let (golden, folder) = (Golden::open("language_tiny"), tempfile::tempdir().unwrap());
     let (device, batch) = (Device::cpu(2).unwrap(), golden.batch());
-    let files = golden.files(false);
+    let files = base_model(folder.path(), false);
     let (model, _parameters) = model::<f32>(&device, &files, false);
     let expected = golden.reals("output.untied.last_logits");
     let vocabulary = files.config().vocab_size;

@@ -81,7 +81,7 @@ fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
-    for path in ["checkpoints", "language", STAGE0, STAGE1].map(|name| folder.join(name)) {
+    for path in ["checkpoints", "language", "adapter", STAGE0, STAGE1].map(|name| folder.join(name)) {
         if path.exists() {
             std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use scmmgpt_engine::config::Tuning;
 use scmmgpt_engine::generate::answer::{Answer, Request, Words, answer};
 use scmmgpt_engine::generate::{GenerationConfig, Generator, Prompt};
-use scmmgpt_engine::model::language_model::{self, LanguageModel};
+use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
 use scmmgpt_kernels::runtime::{Device, Stream};
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
@@ -46,7 +46,7 @@ impl Tiny {
         let model = LanguageModel::declare(&mut plan, files.config(), 64, &Tuning::default());
         let parameters = plan.allocate(&device).unwrap();
         let stream = Stream::new(&device, 0).unwrap();
-        language_model::load(&parameters, &stream, &files, 7).unwrap();
+        model.load(&parameters, &stream, &files, 7).unwrap();
         model.refresh(&stream).unwrap();
         let golden: Value = serde_json::from_str(include_str!("../golden/generation.json")).unwrap();
         let tokenizer = LanguageTokenizer::open(folder.join("data/language_tokenizer.json")).unwrap();

@@ -3,7 +3,7 @@
 
 use scmmgpt_kernels::embedding;
 use scmmgpt_kernels::gemm::{self, Epilogue, Layout};
-use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Float, Plan, Real, Stream, Tensor};
 
 use super::linear::LLAMA_INIT;
 use crate::Result;
@@ -16,13 +16,34 @@ pub const NEW_ROWS: &str = "token_adapter.trainable_tokens_delta";
 #[derive(Clone, Copy, Debug)]
 pub struct TokenTable<T: Float> {
     rows: Table<T>,
+    /// Rows of the base model.
+    base: usize,
 }
 
 impl<T: Float> TokenTable<T> {
     /// Declares `name.weight`, a row for each of `tokens`, and the rows of `new_tokens` below it; `frozen`: only the new ones learn.
     pub fn declare(plan: &mut ParameterPlan<T>, name: &str, [tokens, new_tokens]: [usize; 2], width: usize, frozen: bool) -> Self {
         let rows = plan.under(name, |plan| plan.table(("weight", tokens), (NEW_ROWS, new_tokens), width, LLAMA_INIT, frozen));
-        TokenTable { rows }
+        TokenTable { rows, base: tokens }
+    }
+
+    /// Adds the mean of the other rows to those of new tokens.
+    ///
+    /// # Errors
+    /// Those of the copies.
+    pub fn centre(&self, stream: &Stream) -> Result<()> {
+        let (all, width) = (self.rows.value, self.rows.value.width());
+        let (base, new) = (all.row_range(0, self.base), all.row_range(self.base, all.rows() - self.base));
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut mean = vec![0.0; width];
+        for row in stream.fetch(base)?.chunks_exact(width) {
+            mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value.to_acc().f64() / self.base as f64);
+        }
+        let values = stream.fetch(new)?.into_iter().zip(mean.into_iter().cycle());
+        let values: Vec<T> = values.map(|(value, mean)| T::from_acc(value.to_acc() + T::Acc::of(mean))).collect();
+        Ok(stream.upload(new, &values)?)
     }
 
     /// Tokens, new ones included.

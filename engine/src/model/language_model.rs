@@ -1,7 +1,7 @@
 //! A Llama language model: token table, causal layers, norm, and the product back to the vocabulary.
 
 use scmmgpt_kernels::rope;
-use scmmgpt_kernels::runtime::{Float, Plan, Real, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use scmmgpt_loader::language::{LanguageConfig, LanguageFiles};
 
 use crate::Result;
@@ -25,6 +25,7 @@ pub struct LanguageModel<T: Float> {
     rotation: rope::Table<T::Acc>,
     config: LanguageConfig,
     tuning: Tuning,
+    prefix: String,
 }
 
 /// What is kept of one pass.
@@ -66,12 +67,17 @@ impl<T: Float> LanguageModel<T> {
             false => TokenTable::declare(plan, "lm_head", tokens, width, frozen),
         };
         let rotation = rope::plan_table(plan.derived(), positions, config.head_dim);
-        LanguageModel { table, blocks, norm, head, rotation, config: config.clone(), tuning: tuning.clone() }
+        LanguageModel { table, blocks, norm, head, rotation, config: config.clone(), tuning: tuning.clone(), prefix: plan.path().into() }
     }
 
     /// Sizes and constants.
     pub fn config(&self) -> &LanguageConfig {
         &self.config
+    }
+
+    /// What stands in front of its parameters' names: nothing, where it is a model by itself.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// How it is adapted.
@@ -251,34 +257,26 @@ impl<T: Float> LanguageModel<T> {
     pub fn embed_backward(&self, stream: &Stream, gradients: &Gradients<T>, ids: &[u32]) -> Result<()> {
         self.table.embed_backward(stream, gradients.trained_rows, gradients.embedded, ids)
     }
+
+    /// Reads every parameter of the base model from its files and draws the others. The row of a new token is the mean of the table's
+    /// rows and a little noise: it starts as likely as the average one.
+    ///
+    /// # Errors
+    /// Those of the files; the first missing or mis-shaped tensor.
+    pub fn load(&self, parameters: &Parameters<T>, stream: &Stream, files: &LanguageFiles, seed: u64) -> Result<()> {
+        let inner = |name: &str| name.strip_prefix(&self.prefix).map(String::from);
+        let base = |name: &str| inner(name).is_some_and(|name| in_files(&name));
+        parameters.load_from(stream, &base, |name, shape| Ok(files.to_f32(&inner(name).unwrap_or_default(), shape)?))?;
+        parameters.initialise_matching(stream, seed, &|name| inner(name).is_some_and(|name| !in_files(&name)))?;
+        self.table.centre(stream)?;
+        if !self.config.tie_word_embeddings {
+            self.head.centre(stream)?;
+        }
+        Ok(())
+    }
 }
 
-/// Whether a parameter belongs to the base model, whose files have it.
+/// Whether the base model's files have a parameter of this name.
 pub(crate) fn in_files(name: &str) -> bool {
     ![NEW_ROWS, "lora_A.weight", "lora_B.weight"].iter().any(|end| name.ends_with(end))
-}
-
-/// Reads every parameter of the base model from its files and draws the others. The row of a new token is the mean of the table's rows
-/// and a little noise: it starts as likely as the average one.
-///
-/// # Errors
-/// Those of the files; the first missing or mis-shaped tensor.
-pub fn load<T: Float>(parameters: &Parameters<T>, stream: &Stream, files: &LanguageFiles, seed: u64) -> Result<()> {
-    parameters.load_from(stream, &in_files, |name, shape| Ok(files.to_f32(name, shape)?))?;
-    parameters.initialise_matching(stream, seed, &|name| !in_files(name))?;
-    for declared in parameters.declared() {
-        let (name, tensor) = (declared.name.as_str(), declared.parameter.value);
-        let Some(table) = name.strip_suffix(NEW_ROWS) else { continue };
-        let base = parameters.named(&format!("{table}weight"))?.parameter.value;
-        let mut mean = vec![0.0; base.width()];
-        for row in stream.fetch(base)?.chunks_exact(base.width()) {
-            mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value.to_acc().f64() / base.rows() as f64);
-        }
-        let mut values = stream.fetch(tensor)?;
-        for (value, mean) in values.iter_mut().zip(mean.iter().cycle()) {
-            *value = T::from_acc(value.to_acc() + T::Acc::of(*mean));
-        }
-        stream.upload(tensor, &values)?;
-    }
-    Ok(())
 }

@@ -31,6 +31,7 @@
 //!
 //! Checkpoints with the names of either side load.
 
+pub mod adapter_files;
 mod batch_feed;
 pub mod bert;
 pub mod captioning_head;
@@ -40,6 +41,7 @@ pub mod cell_model;
 pub mod cell_text;
 pub mod classifier;
 pub mod contrastive_head;
+pub mod count_loss;
 pub mod expression_decoder;
 pub mod gene_expression;
 pub mod gene_linear;
@@ -48,6 +50,7 @@ pub mod language_model;
 pub mod language_workspace;
 pub mod llm_projection;
 pub mod matching_head;
+pub mod merged;
 pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;

@@ -16,7 +16,6 @@ use super::trainer::{StagePlan, Trainer};
 use crate::bundle::{BaseModel, LanguageBundle};
 use crate::config::{GeneTable, LanguageModelConfig, Stage2Config, TrainConfig, Tuning, TuningMode};
 use crate::model::cell_language::{self, CellLanguage, CellLanguageConfig, LANGUAGE, Sizes, Tuned};
-use crate::model::language_model;
 use crate::weights::{ParameterPlan, Parameters};
 use crate::{Error, Result};
 
@@ -129,7 +128,14 @@ impl Language {
     }
 
     /// Random weights, then those of stage 1's model folder, then those of the base model.
-    pub(super) fn initialise(&self, config: &TrainConfig, parameters: &Parameters<f32>, stream: &Stream, joint: &Path) -> Result<()> {
+    pub(super) fn initialise(
+        &self,
+        config: &TrainConfig,
+        model: &CellLanguage<f32>,
+        parameters: &Parameters<f32>,
+        stream: &Stream,
+        joint: &Path,
+    ) -> Result<()> {
         parameters.initialise(stream, config.seed)?;
         let other = |name: &str| [LANGUAGE, "llm_proj", "expr_decoder"].iter().any(|part| name.starts_with(part));
         parameters.load_matching(stream, &Checkpoint::open(joint)?, &|name| !other(name))?;
@@ -140,7 +146,7 @@ impl Language {
         if self.source.is_new() {
             return Ok(());
         }
-        language_model::load(&parameters.part(LANGUAGE), stream, &LanguageFiles::open(&self.source.path)?, config.seed)
+        model.language().load(parameters, stream, &LanguageFiles::open(&self.source.path)?, config.seed)
     }
 
     /// What the model folder says of the language model.

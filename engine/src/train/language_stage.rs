@@ -112,9 +112,9 @@ pub(super) fn train(
     };
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
     (session.observe)(Progress::Stage { stage: NUMBER, about: "cells and language" });
-    run.train(session, |stage| language.initialise(config, &parameters, &stage.workspace.stream, first))?;
+    run.train(session, |stage| language.initialise(config, &model, &parameters, &stage.workspace.stream, first))?;
     let stream = &run.stage.workspace.stream;
-    let description = language.description()?.save(folder, language.pairs.tokenizer(), stream, &parameters)?;
+    let description = language.description()?.save(folder, language.pairs.tokenizer(), &model, stream, &parameters)?;
     joint.texts.save(folder)?;
     let former = Bundle::describe(first)?;
     let description =
