@@ -1,5 +1,6 @@
 //! Text from a language model: prompts go through it once, then one token at a time behind the cached keys and values.
 
+pub mod counts;
 pub mod sampler;
 
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Stream, Tensor};

@@ -11,6 +11,7 @@
 //! | [`cell_text`] | `ln_gene`, `cell_proj`, `text_proj` and the parts above and below | scMMGPT `blip2qformer.py` |
 //! | [`contrastive_head`] | `temperature`, where it is learned | ours |
 //! | [`matching_head`] | `matching_head` | scMMGPT `gtm_head` |
+//! | [`sentence_encoder`] | those of BERT | sentence-transformers, mean pooling |
 //! | [`captioning_head`] | `Qformer.cls.predictions` | BERT's language-model head, tied to the word table |
 //!
 //! # Names
@@ -45,4 +46,5 @@ pub mod matching_head;
 pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;
+pub mod sentence_encoder;
 pub mod token_loss;

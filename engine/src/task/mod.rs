@@ -12,6 +12,8 @@ mod output;
 pub mod pair_scores;
 pub mod retrieve;
 pub mod score;
+pub mod score_cells;
+pub mod score_descriptions;
 pub mod zero_shot;
 
 pub use output::{Provenance, write_result};
