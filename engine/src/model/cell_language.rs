@@ -294,5 +294,4 @@ fn without_cells(name: &str) -> bool {
 }
 
 /// Parameters in front of the layers that cells pass through.
-const CELL_EMBEDDINGS: [&str; 3] =
-    ["query_tokens", "Qformer.bert.embeddings.LayerNorm.weight", "Qformer.bert.embeddings.LayerNorm.bias"];
+const CELL_EMBEDDINGS: [&str; 3] = ["query_tokens", "Qformer.bert.embeddings.LayerNorm.weight", "Qformer.bert.embeddings.LayerNorm.bias"];

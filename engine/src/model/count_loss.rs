@@ -59,13 +59,7 @@ impl<T: Float> CountLoss<T> {
     ///
     /// # Errors
     /// Those of the kernels and the upload.
-    pub fn backward(
-        &self,
-        stream: &Stream,
-        [doutput, dlog_theta]: [Tensor<T>; 2],
-        log_theta: Tensor<T>,
-        factor: f64,
-    ) -> Result<()> {
+    pub fn backward(&self, stream: &Stream, [doutput, dlog_theta]: [Tensor<T>; 2], log_theta: Tensor<T>, factor: f64) -> Result<()> {
         let Self { counts: count, weights: weight, log_sizes: log_size, log_mean, zero_logit, weight_sum, dloss, .. } = *self;
         let [dlog_mean, dzero_logit] = self.gradients;
         let shape = log_mean.shape();

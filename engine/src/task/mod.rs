@@ -14,6 +14,8 @@ mod output;
 pub mod pair_scores;
 pub mod retrieve;
 pub mod score;
+pub mod score_cells;
+pub mod score_descriptions;
 mod speech;
 pub mod zero_shot;
 

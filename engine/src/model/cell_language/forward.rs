@@ -145,8 +145,7 @@ impl<T: Float> Workspace<T> {
         let neighbours = pairs.neighbours.filter(|_| all > own);
         let items = pairs.cells.batch;
         for item in 0..kept.dims.items {
-            let (vectors, at) =
-                if item < items { (projected.projection.output, item) } else { (sequences.slots, item - items) };
+            let (vectors, at) = if item < items { (projected.projection.output, item) } else { (sequences.slots, item - items) };
             stream.copy(saved.keys.row_range(item * all, own), model.rows(vectors, at).row_range(0, own))?;
         }
         let mut lengths = vec![own as u32; kept.dims.items];

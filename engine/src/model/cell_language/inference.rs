@@ -42,7 +42,8 @@ impl CountDistribution {
 
     /// log1p of each mean, `(1 - pi) exp(log_mean)`.
     fn log1p_means(&self) -> Vec<f32> {
-        let mean = |(log_mean, zero_logit): (&f32, &f32)| (f64::from(*log_mean).exp() / (1.0 + f64::from(*zero_logit).exp())).ln_1p() as f32;
+        let mean =
+            |(log_mean, zero_logit): (&f32, &f32)| (f64::from(*log_mean).exp() / (1.0 + f64::from(*zero_logit).exp())).ln_1p() as f32;
         self.log_mean.iter().zip(&self.zero_logit).map(mean).collect()
     }
 }
