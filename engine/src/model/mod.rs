@@ -14,6 +14,7 @@
 //! | [`cell_language`] | `llm_proj`, `expr_decoder`, `llm_model` and the parts above | scMMGPT `blip2_llama.py` |
 //! | [`gene_expression`] | `expr_decoder` | scMMGPT `GeneExpressionModel` |
 //! | [`language_model`] | `model`, `lm_head` | Hugging Face's Llama |
+//! | [`sentence_encoder`] | those of BERT | sentence-transformers, mean pooling |
 //! | [`captioning_head`] | `Qformer.cls.predictions` | BERT's language-model head, tied to the word table |
 //!
 //! # Names
@@ -54,5 +55,6 @@ pub mod merged;
 pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;
+pub mod sentence_encoder;
 pub mod squared_error;
 pub mod token_loss;
