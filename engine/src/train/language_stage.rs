@@ -230,9 +230,10 @@ impl Stage for LanguageStage<'_> {
         let generates = self.current.as_ref().is_some_and(|batch| batch.sequences.cell_first.contains(&false));
         if parameter.starts_with("expr_decoder.") {
             weights.expression > 0.0
-        } else if parameter.starts_with(LANGUAGE) {
-            let learns = weights.language > 0.0 || generates;
-            learns && !parameter.ends_with("lora_A.weight")
+        } else if let Some(name) = parameter.strip_prefix(LANGUAGE) {
+            // Without words only what is made from text passes through the layers, and nothing the product back to the vocabulary.
+            let learns = weights.language > 0.0 || (generates && !name.starts_with(".lm_head."));
+            learns && !name.ends_with("lora_A.weight")
         } else {
             describes && weights.language > 0.0 && !parameter.ends_with(".key.bias") && parameter != "flag_encoder.weight"
         }
