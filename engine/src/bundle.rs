@@ -1,8 +1,10 @@
 //! A model folder: `model.safetensors` (scGPT names), `config.json`, `vocab.json`; for a joint model also `tokenizer.json` and
-//! `ontology.json`. What `train` writes and `infer` reads.
+//! `ontology.json`, with a language model a folder `language`. What `train` writes and `infer` reads.
+
+mod language;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::Dtype;
@@ -24,6 +26,8 @@ use crate::texts::Texts;
 use crate::train::TrainingData;
 use crate::weights::{ParameterPlan, Parameters};
 use crate::{Error, Result};
+
+pub use language::{BaseModel, Language, LanguageBundle};
 
 const CONFIG: &str = "config.json";
 /// File of the gene vocabulary.
@@ -56,6 +60,9 @@ pub struct BundleConfig {
     /// The text branch of a joint model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextBundle>,
+    /// The language model of stage 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<LanguageBundle>,
 }
 
 /// What a model folder says of its text branch.
@@ -90,6 +97,7 @@ impl BundleConfig {
             unknown_threshold: 0.0,
             batch_size: config.train.batch_size,
             text: None,
+            language: None,
         }
     }
 }
@@ -103,6 +111,7 @@ pub struct Bundle {
     pub vocabulary: Arc<GeneVocab>,
     /// SHA-256 of the weights file, in hexadecimal.
     pub hash: String,
+    folder: PathBuf,
     device: Device,
     model: Model,
     texts: Option<Texts>,
@@ -127,7 +136,8 @@ impl Bundle {
         stream: &Stream,
         parameters: &Parameters<f32>,
     ) -> Result<()> {
-        let tensors = parameters.fetch(stream)?;
+        let holds = |name: &str| config.language.as_ref().is_none_or(|language| language.holds(name));
+        let tensors = parameters.fetch_matching(stream, &holds)?;
         let metadata = std::collections::BTreeMap::from([("format".to_string(), "pt".to_string())]);
         let views =
             tensors.iter().map(|tensor| (tensor.name.as_str(), Dtype::F32, tensor.shape.as_slice(), bytemuck::cast_slice(&tensor.values)));
@@ -181,7 +191,7 @@ impl Bundle {
             Model::Joint(model) => model.refresh(&stream)?,
         }
         let hash = hash(&folder.join(WEIGHTS))?;
-        Ok(Bundle { config, vocabulary, hash, device: device.clone(), model, texts, _parameters: parameters })
+        Ok(Bundle { config, vocabulary, hash, folder: folder.into(), device: device.clone(), model, texts, _parameters: parameters })
     }
 
     /// The device that it is on.
@@ -260,7 +270,11 @@ impl Joint<'_> {
 }
 
 fn hash(path: &Path) -> Result<String> {
-    Ok(Sha256::digest(MappedFile::open(path)?.bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&Sha256::digest(MappedFile::open(path)?.bytes())))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes text; the file appears whole or not at all.

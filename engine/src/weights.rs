@@ -92,6 +92,8 @@ pub struct ParameterPlan<T: Float> {
     declared: Vec<Declared<T>>,
     path: String,
     trainable: bool,
+    /// Names that are frozen, inside [`ParameterPlan::frozen_where`].
+    freezes: fn(&str) -> bool,
 }
 
 impl<T: Float> ParameterPlan<T> {
@@ -104,6 +106,7 @@ impl<T: Float> ParameterPlan<T> {
             declared: Vec::new(),
             path: String::new(),
             trainable,
+            freezes: |_| false,
         }
     }
 
@@ -132,6 +135,14 @@ impl<T: Float> ParameterPlan<T> {
         self.trainable &= !frozen;
         let result = body(self);
         self.trainable = trainable;
+        result
+    }
+
+    /// Runs `body` with the parameters frozen whose names `freezes` accepts. Of packed ones the names stand behind each other.
+    pub fn frozen_where<R>(&mut self, freezes: fn(&str) -> bool, body: impl FnOnce(&mut Self) -> R) -> R {
+        let before = std::mem::replace(&mut self.freezes, freezes);
+        let result = body(self);
+        self.freezes = before;
         result
     }
 
@@ -193,8 +204,9 @@ impl<T: Float> ParameterPlan<T> {
     /// Memory of one parameter.
     fn reserve(&mut self, name: &str, shape: Shape) -> (Parameter<T>, Option<Moments<T>>) {
         let value = self.weights.tensor(name, shape);
-        let gradient = self.trainable.then(|| self.gradients.tensor(name, shape));
-        let moments = self.trainable.then(|| Moments {
+        let trainable = self.trainable && !(self.freezes)(name);
+        let gradient = trainable.then(|| self.gradients.tensor(name, shape));
+        let moments = trainable.then(|| Moments {
             first: self.optimizer.tensor(&format!("{name}.first_moment"), shape),
             second: self.optimizer.tensor(&format!("{name}.second_moment"), shape),
         });
@@ -231,9 +243,8 @@ impl<T: Float> ParameterPlan<T> {
     /// # Errors
     /// `OutOfMemory`, by class.
     pub fn allocate(self, device: &Device) -> Result<Parameters<T>> {
-        let arenas =
-            [Arena::allocate(device, self.weights)?, Arena::allocate(device, self.gradients)?, Arena::allocate(device, self.optimizer)?];
-        Ok(Parameters { declared: self.declared, _arenas: arenas })
+        let arenas = [self.weights, self.gradients, self.optimizer].map(|plan| Arena::allocate(device, plan));
+        Ok(Parameters { declared: self.declared, _arenas: arenas.into_iter().collect::<std::result::Result<_, _>>()? })
     }
 }
 
@@ -251,13 +262,27 @@ fn part<E: Element>(whole: Tensor<E>, shape: Shape, at: usize) -> Tensor<E> {
 #[derive(Debug)]
 pub struct Parameters<T: Float> {
     declared: Vec<Declared<T>>,
-    _arenas: [Arena; 3],
+    _arenas: Vec<Arena>,
 }
 
 impl<T: Float> Parameters<T> {
     /// The parameters, in the order of their declaration.
     pub fn declared(&self) -> &[Declared<T>] {
         &self.declared
+    }
+
+    /// Those that learn, with their moments.
+    pub fn trained(&self) -> impl Iterator<Item = (&Declared<T>, Moments<T>)> {
+        self.declared.iter().filter_map(|declared| Some((declared, declared.moments?)))
+    }
+
+    /// The parameters whose names begin with `prefix.`, under what follows it. Their memory stays that of the whole, which must be kept.
+    pub fn part(&self, prefix: &str) -> Parameters<T> {
+        let named = |declared: &Declared<T>| {
+            let name = declared.name.strip_prefix(prefix)?.strip_prefix('.')?.to_string();
+            Some(Declared { name, ..declared.clone() })
+        };
+        Parameters { declared: self.declared.iter().filter_map(named).collect(), _arenas: Vec::new() }
     }
 
     /// Draws every parameter from its own stream of random numbers, keyed by the seed and its name: adding a parameter changes no other.
@@ -342,12 +367,20 @@ impl<T: Float> Parameters<T> {
     /// # Errors
     /// Those of the download.
     pub fn fetch(&self, stream: &Stream) -> Result<Vec<Values>> {
+        self.fetch_matching(stream, &|_| true)
+    }
+
+    /// [`Parameters::fetch`] of those whose names `wanted` accepts.
+    ///
+    /// # Errors
+    /// Those of the download.
+    pub fn fetch_matching(&self, stream: &Stream, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Values>> {
         let fetch = |declared: &Declared<T>| {
             let values = stream.fetch(declared.parameter.value)?;
             let values = values.into_iter().map(|value| value.to_acc().f64() as f32).collect();
             Ok(Values { name: declared.name.clone(), shape: declared.parameter.value.shape().to_vec(), values })
         };
-        self.declared.iter().map(fetch).collect()
+        self.declared.iter().filter(|declared| wanted(&declared.name)).map(fetch).collect()
     }
 
     /// The handle of a parameter by its checkpoint name.

@@ -277,6 +277,6 @@ impl<T: Float> LanguageModel<T> {
 }
 
 /// Whether the base model's files have a parameter of this name.
-pub(super) fn in_files(name: &str) -> bool {
+pub(crate) fn in_files(name: &str) -> bool {
     ![NEW_ROWS, "lora_A.weight", "lora_B.weight"].iter().any(|end| name.ends_with(end))
 }

@@ -30,14 +30,18 @@ impl TokenBatch {
         Dims { batch: self.batch, seq_len: self.seq_len }
     }
 
-    /// What the logits of each row are compared with: the label of the next place, of a sequence's last place none.
     fn targets(&self) -> Vec<u32> {
-        let sequence = |labels: &[u32], length: usize| {
-            let next = labels[..length].iter().skip(1).copied();
-            next.chain(std::iter::repeat(cross_entropy::IGNORE)).take(labels.len()).collect::<Vec<_>>()
-        };
-        self.labels.chunks(self.seq_len.max(1)).zip(&self.lengths).flat_map(|(labels, &length)| sequence(labels, length as usize)).collect()
+        next_labels(&self.labels, &self.lengths, self.seq_len)
     }
+}
+
+/// What the logits of each row are compared with: the label of the next place, of a sequence's last place none.
+pub(super) fn next_labels(labels: &[u32], lengths: &[u32], seq_len: usize) -> Vec<u32> {
+    let sequence = |labels: &[u32], length: usize| {
+        let next = labels[..length].iter().skip(1).copied();
+        next.chain(std::iter::repeat(cross_entropy::IGNORE)).take(labels.len()).collect::<Vec<_>>()
+    };
+    labels.chunks(seq_len.max(1)).zip(lengths).flat_map(|(labels, &length)| sequence(labels, length as usize)).collect()
 }
 
 #[derive(Clone, Debug)]

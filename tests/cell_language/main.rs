@@ -1,0 +1,5 @@
+//! Stage 2: cells and a language model, from the passes to a model folder.
+
+mod golden;
+mod leakage;
+mod setup;
