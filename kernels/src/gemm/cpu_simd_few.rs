@@ -88,33 +88,37 @@ mod x86 {
                 words: Range<usize>,
                 ahead: usize,
             ) -> [[f32; 16]; ROWS] {
+                // Plain loops: a closure of an iterator would not be compiled for these instructions.
                 let mut sums = [_mm512_setzero_ps(); ROWS];
                 let mut at = words.start;
                 while at < words.end {
                     let count = (words.end - at).min(16);
                     let mask = (u32::MAX >> (32 - count)) as __mmask16;
-                    let square = b.map(|row| {
+                    let mut square = [_mm512_setzero_ps(); 16];
+                    for (vector, row) in square.iter_mut().zip(b) {
                         // The same place of the next 16 rows.
                         _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(at).cast::<i8>().wrapping_add(ahead));
                         // SAFETY: the masked words lie in the row.
-                        unsafe { _mm512_maskz_loadu_ps(mask, row.add(at).cast()) }
-                    });
+                        *vector = unsafe { _mm512_maskz_loadu_ps(mask, row.add(at).cast()) };
+                    }
                     let columns = turned(square);
-                    for (step, column) in columns.iter().enumerate().take(count) {
-                        for (sum, row) in sums.iter_mut().zip(a) {
-                            // SAFETY: a word of the row.
-                            let word = _mm512_castsi512_ps(_mm512_set1_epi32(unsafe { row.add(at + step).read_unaligned() } as i32));
-                            *sum = $multiply(*sum, word, *column);
+                    for step in 0..16 {
+                        if step < count {
+                            for (sum, row) in sums.iter_mut().zip(a) {
+                                // SAFETY: a word of the row.
+                                let word = unsafe { row.add(at + step).read_unaligned() };
+                                *sum = $multiply(*sum, _mm512_castsi512_ps(_mm512_set1_epi32(word as i32)), columns[step]);
+                            }
                         }
                     }
                     at += count;
                 }
-                sums.map(|sum| {
-                    let mut numbers = [0.0; 16];
+                let mut numbers = [[0.0; 16]; ROWS];
+                for (numbers, sum) in numbers.iter_mut().zip(sums) {
                     // SAFETY: 16 floats.
                     unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), sum) };
-                    numbers
-                })
+                }
+                numbers
             }
         };
     }
