@@ -16,7 +16,7 @@ use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::model::language_workspace::TokenBatch;
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
-use scmmgpt_kernels::runtime::{Device, Float, Stream, bf16};
+use scmmgpt_kernels::runtime::{Class, Device, Float, Plan, Stream, bf16};
 use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer};
 use serde_json::Value;
 
@@ -121,6 +121,18 @@ fn modes_of_tuning_choose_what_learns() {
         for mode in [TuningMode::Full, TuningMode::Freeze] {
             assert!(gradients(mode, true) == gradients(mode, false), "gradient checkpointing changed a bit");
         }
+        let planned = |gradient_checkpointing: bool| {
+            let tuning = Tuning { mode: TuningMode::Freeze, gradient_checkpointing, ..Tuning::default() };
+            let mut plan = Plan::new(Class::Activations);
+            LanguageModel::<f32>::declare(&mut ParameterPlan::new(true), files.config(), 64, &tuning).plan(
+                &mut plan,
+                Dims { batch: 2, seq_len: 64 },
+                true,
+            );
+            plan.bytes()
+        };
+        // Two layers: the memory of one goes, but for its output.
+        assert!(planned(true) < planned(false) * 6 / 10, "{} of {} bytes", planned(true), planned(false));
     }
 }
 

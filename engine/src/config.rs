@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub use optimizer::{OptimizerConfig, ScheduleKind};
 pub use qformer::{CellTextConfig, QFormerConfig};
 pub use stage1::{Stage1Config, TextConfig};
-pub use stage2::{ExpressionConfig, ExpressionKeys, GeneTable, LanguageModelConfig, NeighborConfig, Stage2Config};
+pub use stage2::{ExpressionConfig, ExpressionHead, ExpressionKeys, GeneTable, LanguageModelConfig, NeighborConfig, Stage2Config};
 pub use tuning::{LoraConfig, PROJECTIONS, Tuning, TuningMode};
 
 /// Which vector stands for the whole cell.

@@ -148,6 +148,20 @@ pub enum Error {
         /// The parameters.
         names: Vec<String>,
     },
+    /// A generated cell has no counterpart.
+    #[error(
+        "cell `{name}` of {} has no cell of that name with a label in {}; without --paired the cells are compared by label alone",
+        generated.display(),
+        reference.display()
+    )]
+    Pairs {
+        /// The generated cells.
+        generated: PathBuf,
+        /// The real ones.
+        reference: PathBuf,
+        /// The cell.
+        name: String,
+    },
     /// A search was asked for with something that is no query.
     #[error("cannot search: {found}, expected {expected}")]
     Query {

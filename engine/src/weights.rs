@@ -193,7 +193,8 @@ impl<T: Float> ParameterPlan<T> {
             }
             let at = start.checked_sub(first);
             let gradient = gradient.zip(at).map(|(gradient, at)| gradient.row_range(1 + at, rows));
-            let part = |(all, at): (Moments<T>, usize)| Moments { first: all.first.row_range(at, rows), second: all.second.row_range(at, rows) };
+            let part =
+                |(all, at): (Moments<T>, usize)| Moments { first: all.first.row_range(at, rows), second: all.second.row_range(at, rows) };
             let parameter = Parameter { value: value.row_range(start, rows), gradient };
             let moments = moments.zip(at).map(part);
             self.declared.push(Declared { name: format!("{}{name}", self.path), parameter, moments, init });
@@ -243,8 +244,9 @@ impl<T: Float> ParameterPlan<T> {
     /// # Errors
     /// `OutOfMemory`, by class.
     pub fn allocate(self, device: &Device) -> Result<Parameters<T>> {
-        let arenas = [self.weights, self.gradients, self.optimizer].map(|plan| Arena::allocate(device, plan));
-        Ok(Parameters { declared: self.declared, _arenas: arenas.into_iter().collect::<std::result::Result<_, _>>()? })
+        let arenas =
+            [Arena::allocate(device, self.weights)?, Arena::allocate(device, self.gradients)?, Arena::allocate(device, self.optimizer)?];
+        Ok(Parameters { declared: self.declared, _arenas: arenas })
     }
 }
 
@@ -262,7 +264,7 @@ fn part<E: Element>(whole: Tensor<E>, shape: Shape, at: usize) -> Tensor<E> {
 #[derive(Debug)]
 pub struct Parameters<T: Float> {
     declared: Vec<Declared<T>>,
-    _arenas: Vec<Arena>,
+    _arenas: [Arena; 3],
 }
 
 impl<T: Float> Parameters<T> {
@@ -274,15 +276,6 @@ impl<T: Float> Parameters<T> {
     /// Those that learn, with their moments.
     pub fn trained(&self) -> impl Iterator<Item = (&Declared<T>, Moments<T>)> {
         self.declared.iter().filter_map(|declared| Some((declared, declared.moments?)))
-    }
-
-    /// The parameters whose names begin with `prefix.`, under what follows it. Their memory stays that of the whole, which must be kept.
-    pub fn part(&self, prefix: &str) -> Parameters<T> {
-        let named = |declared: &Declared<T>| {
-            let name = declared.name.strip_prefix(prefix)?.strip_prefix('.')?.to_string();
-            Some(Declared { name, ..declared.clone() })
-        };
-        Parameters { declared: self.declared.iter().filter_map(named).collect(), _arenas: Vec::new() }
     }
 
     /// Draws every parameter from its own stream of random numbers, keyed by the seed and its name: adding a parameter changes no other.

@@ -2,9 +2,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `model.safetensors` | beside stage 1's weights `llm_proj`, `expr_decoder`, and what was learned beside a base model: adapters and rows of new tokens |
+//! | `model.safetensors` | beside stage 1's weights `llm_proj` and `expr_decoder`; the rows of new tokens where nothing else was learned |
 //! | `language/tokenizer.json` | the tokenizer with the cell's tokens |
-//! | `language/config.json`, `language/model.safetensors` | the language model whole, new rows included, where all of it was learned: a Hugging Face folder |
+//! | `language/config.json`, `language/model.safetensors` | where all of it was learned, the language model with its new rows: a Hugging Face folder |
+//! | `adapter/` | in PEFT's files, adapters and rows of new tokens |
 //!
 //! Where the base model was frozen, `config.json` names its files and their hash.
 
@@ -24,10 +25,12 @@ use crate::config::{CellTextConfig, ExpressionConfig, NeighborConfig, Tuning, Tu
 use crate::layer::token_table::NEW_ROWS;
 use crate::model::cell_language::{CellLanguage, CellLanguageConfig, LANGUAGE, Tuned, Workspace};
 use crate::model::language_model;
+use crate::neighbours::NeighbourIndex;
 use crate::weights::{ParameterPlan, Parameters, Values};
 use crate::{Error, Result};
 
 const FOLDER: &str = "language";
+const ADAPTER: &str = "adapter";
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "config.json";
 
@@ -68,6 +71,7 @@ pub struct Language {
     pub config: LanguageBundle,
     model: CellLanguage<f32>,
     pairs: PairCollator,
+    neighbours: Option<NeighbourIndex>,
     device: Device,
     _parameters: Parameters<f32>,
 }
@@ -110,27 +114,43 @@ impl LanguageBundle {
         mut self,
         folder: &Path,
         tokenizer: &LanguageTokenizer,
+        model: &CellLanguage<f32>,
         stream: &Stream,
         parameters: &Parameters<f32>,
     ) -> Result<LanguageBundle> {
-        let folder = folder.join(FOLDER);
-        std::fs::create_dir_all(&folder).map_err(|source| Error::Io { action: "create", path: folder.clone(), source })?;
+        if let (TuningMode::Lora, Some(base)) = (self.tuning.mode, &self.base) {
+            let adapter = create(folder.join(ADAPTER))?;
+            model.language().save_adapter(parameters, stream, &adapter, base.path.to_str())?;
+        }
+        let folder = create(folder.join(FOLDER))?;
         tokenizer.save(folder.join(TOKENIZER))?;
         if self.tuning.mode == TuningMode::Full {
             self.model.vocab_size += self.tuning.new_tokens;
             self.tuning = Tuning { mode: TuningMode::Freeze, new_tokens: 0, ..Tuning::default() };
             self.base = None;
-            write_whole(&folder.join(WEIGHTS), parameters.part(LANGUAGE).fetch(stream)?)?;
+            let mut tensors = parameters.fetch_matching(stream, &|name| inside(name).is_some())?;
+            tensors.iter_mut().for_each(|tensor| tensor.name = inside(&tensor.name).unwrap_or_default().into());
+            write_whole(&folder.join(WEIGHTS), tensors)?;
             self.model.save(&folder.join(CONFIG))?;
         }
         Ok(self)
     }
 
-    /// Whether `model.safetensors` holds a parameter of this name; the others are the base model's, or of the folder `language`.
+    /// Whether `model.safetensors` holds a parameter of this name; the others are the language model's, in files of their own.
     pub(crate) fn holds(&self, name: &str) -> bool {
-        let language = name.strip_prefix(LANGUAGE);
-        language.is_none_or(|name| self.base.is_some() && !language_model::in_files(name))
+        let alone = self.base.is_some() && self.tuning.mode == TuningMode::Freeze;
+        inside(name).is_none_or(|name| alone && !language_model::in_files(name))
     }
+}
+
+fn create(folder: PathBuf) -> Result<PathBuf> {
+    std::fs::create_dir_all(&folder).map_err(|source| Error::Io { action: "create", path: folder.clone(), source })?;
+    Ok(folder)
+}
+
+/// What a parameter of the language model is called in the language model.
+fn inside(name: &str) -> Option<&str> {
+    name.strip_prefix(LANGUAGE)?.strip_prefix('.')
 }
 
 /// Writes a language model's weights, the rows of new tokens behind those of the base.
@@ -178,13 +198,17 @@ impl Bundle {
         let parameters = plan.allocate(&self.device)?;
         let stream = Stream::new(&self.device, 0)?;
         parameters.load_matching(&stream, &Checkpoint::open(&self.folder)?, &|name| config.holds(name))?;
-        let base = parameters.part(LANGUAGE);
-        base.load_from(&stream, &language_model::in_files, |name, shape| Ok(files.to_f32(name, shape)?))?;
+        let base = |name: &str| inside(name).is_some_and(language_model::in_files);
+        parameters.load_from(&stream, &base, |name, shape| Ok(files.to_f32(inside(name).unwrap_or_default(), shape)?))?;
+        if config.tuning.mode == TuningMode::Lora {
+            model.language().load_adapter(&parameters, &stream, &self.folder.join(ADAPTER))?;
+        }
         model.refresh(&stream)?;
         let tokenizer = LanguageTokenizer::open(folder.join(TOKENIZER))?;
         let (tokenizer, tokens) = tokenizer.with_cell_tokens(&config.model, text.qformer.num_query_tokens)?;
         let pairs = PairCollator::new(Arc::new(tokenizer), tokens, config.pairs.clone())?;
-        Ok(Language { config, model, pairs, device: self.device.clone(), _parameters: parameters })
+        let neighbours = (config.neighbors.k > 0).then(|| NeighbourIndex::open(&self.folder)).transpose()?;
+        Ok(Language { config, model, pairs, neighbours, device: self.device.clone(), _parameters: parameters })
     }
 }
 
@@ -207,6 +231,11 @@ impl Language {
     /// Ids of the special tokens.
     pub fn tokens(&self) -> CellTokens {
         self.pairs.tokens()
+    }
+
+    /// The training cells, where it was trained with neighbours.
+    pub fn neighbours(&self) -> Option<&NeighbourIndex> {
+        self.neighbours.as_ref()
     }
 
     /// Memory for inference; it grows with the batches.

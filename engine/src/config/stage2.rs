@@ -83,6 +83,17 @@ pub enum GeneTable {
     Random,
 }
 
+/// What the expression decoder says of a gene.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpressionHead {
+    /// log1p of its normalised count, learned by the squared error.
+    #[default]
+    Mse,
+    /// The distribution of its count, a zero-inflated negative binomial, learned by its likelihood.
+    Zinb,
+}
+
 /// Sizes of the expression decoder, and what it is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -93,6 +104,8 @@ pub struct ExpressionConfig {
     pub num_attention_heads: usize,
     /// What is looked at.
     pub keys: ExpressionKeys,
+    /// What is said.
+    pub head: ExpressionHead,
     /// Where the gene table starts.
     pub gene_table: GeneTable,
     /// Most expressed genes of a cell that are asked for, those with the highest counts.
@@ -107,6 +120,7 @@ impl Default for ExpressionConfig {
             gene_dim: 0,
             num_attention_heads: 4,
             keys: ExpressionKeys::default(),
+            head: ExpressionHead::default(),
             gene_table: GeneTable::default(),
             max_genes: 1200,
             zero_genes: 600,
@@ -258,11 +272,8 @@ impl Stage2Config {
         domain("stage2.tuning.new_tokens", tokens, tokens == 0, "left out: tokenizer and qformer.num_query_tokens decide it")?;
         positive("stage2.projection_dim", self.projection_dim)?;
         let LossWeights { language, reconstruction, expression } = self.loss;
-        let weights = [
-            ("stage2.loss.language", language),
-            ("stage2.loss.reconstruction", reconstruction),
-            ("stage2.loss.expression", expression),
-        ];
+        let weights =
+            [("stage2.loss.language", language), ("stage2.loss.reconstruction", reconstruction), ("stage2.loss.expression", expression)];
         for (key, weight) in weights {
             domain(key, weight, weight >= 0.0 && weight.is_finite(), "0 or more")?;
         }

@@ -6,6 +6,7 @@
 pub mod answer;
 mod beam;
 pub mod config;
+pub mod counts;
 mod generator;
 pub mod labels;
 pub mod sampler;

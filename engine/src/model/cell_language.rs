@@ -37,7 +37,7 @@ use crate::weights::ParameterPlan;
 use handles::{Handles, Request};
 
 pub use batch::{ExpressionTargets, Neighbours, Pairs};
-pub use inference::Expression;
+pub use inference::{CountDistribution, Expression};
 
 /// Stands in front of the names of the language model's parameters.
 pub const LANGUAGE: &str = "llm_model";
@@ -105,7 +105,7 @@ pub struct Losses {
     pub language: f64,
     /// Squared, a number of a vector.
     pub reconstruction: f64,
-    /// Squared log1p units, a gene.
+    /// A gene: squared log1p units, or nats of a count.
     pub expression: f64,
 }
 
@@ -294,5 +294,4 @@ fn without_cells(name: &str) -> bool {
 }
 
 /// Parameters in front of the layers that cells pass through.
-const CELL_EMBEDDINGS: [&str; 3] =
-    ["query_tokens", "Qformer.bert.embeddings.LayerNorm.weight", "Qformer.bert.embeddings.LayerNorm.bias"];
+const CELL_EMBEDDINGS: [&str; 3] = ["query_tokens", "Qformer.bert.embeddings.LayerNorm.weight", "Qformer.bert.embeddings.LayerNorm.bias"];

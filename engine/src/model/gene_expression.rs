@@ -7,6 +7,9 @@
 //! output_g   = W2 relu(W1 [context_g, gene_g] + b1) + b2
 //! ```
 //!
+//! The output is the gene's log1p value, or a distribution of its count: ln of its mean in a cell of size 1 and the logit of a zero that is
+//! no count, beside a learned dispersion a gene.
+//!
 //! With one key the softmax is 1 and the context the same for every gene.
 //!
 //! # Source
@@ -17,7 +20,7 @@ use scmmgpt_kernels::gemm::Epilogue;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 
 use crate::Result;
-use crate::config::ExpressionConfig;
+use crate::config::{ExpressionConfig, ExpressionHead};
 use crate::layer::key_attention::{self, KeyDims, Operands};
 use crate::layer::linear::Linear;
 use crate::weights::{Init, Parameter, ParameterPlan};
@@ -33,6 +36,8 @@ pub struct GeneExpression<T: Float> {
     in_proj: [Linear<T>; 3],
     out_proj: Linear<T>,
     mlp: [Linear<T>; 2],
+    /// `[num_genes, 1]`: ln of the inverse dispersion, where counts are distributed.
+    log_theta: Option<Parameter<T>>,
     num_heads: usize,
 }
 
@@ -69,8 +74,10 @@ pub struct Saved<T: Float> {
     /// `[items * genes, 2 * gene_dim]`: context, gene.
     joined: Tensor<T>,
     hidden: Tensor<T>,
-    /// `[items * genes, outputs]`.
+    /// `[items * genes, outputs]`: one, or two of a distribution.
     pub output: Tensor<T>,
+    /// `[items * genes, 1]`: the third of a distribution.
+    pub log_theta: Option<Tensor<T>>,
 }
 
 /// Gradients on their way.
@@ -85,12 +92,15 @@ pub struct Gradients<T: Float> {
     hidden: Tensor<T>,
     /// As `output`: read.
     pub output: Tensor<T>,
+    /// As `log_theta`: read.
+    pub log_theta: Option<Tensor<T>>,
 }
 
 impl<T: Float> GeneExpression<T> {
     /// Declares `expr_decoder` for cells of `cell_dim` numbers a key and a table of `num_genes` genes.
     pub fn declare(plan: &mut ParameterPlan<T>, config: &ExpressionConfig, cell_dim: usize, num_genes: usize) -> Self {
-        let ExpressionConfig { gene_dim, num_attention_heads: num_heads, .. } = *config;
+        let ExpressionConfig { gene_dim, num_attention_heads: num_heads, head, .. } = *config;
+        let outputs = if head == ExpressionHead::Zinb { 2 } else { 1 };
         plan.under("expr_decoder", |plan| {
             let cell_proj = Linear::declare(plan, "cell_proj", cell_dim, 2 * gene_dim, true);
             let genes = plan.parameter("gene_embed.weight", [num_genes, gene_dim], Init::Normal(1.0));
@@ -115,8 +125,9 @@ impl<T: Float> GeneExpression<T> {
                 genes,
                 in_proj: [0, 1, 2].map(third),
                 out_proj: Linear::declare(plan, "cross_attn.out_proj", gene_dim, gene_dim, true),
-                mlp: [("mlp.0", 2 * gene_dim, gene_dim), ("mlp.2", gene_dim, 1)]
+                mlp: [("mlp.0", 2 * gene_dim, gene_dim), ("mlp.2", gene_dim, outputs)]
                     .map(|(name, input, output)| Linear::declare(plan, name, input, output, true)),
+                log_theta: (head == ExpressionHead::Zinb).then(|| plan.parameter("log_theta", [num_genes, 1], Init::Zeros)),
                 num_heads,
             }
         })
@@ -150,6 +161,7 @@ impl<T: Float> GeneExpression<T> {
             joined: plan.tensor("joined", [tokens, 2 * width]),
             hidden: plan.tensor("hidden", [tokens, width]),
             output: plan.tensor("output", [tokens, self.outputs()]),
+            log_theta: self.log_theta.map(|_| plan.tensor("log_theta", [tokens, 1])),
         })
     }
 
@@ -165,6 +177,7 @@ impl<T: Float> GeneExpression<T> {
             gene: plan.tensor("gene", [tokens, width]),
             hidden: plan.tensor("hidden", [tokens, width]),
             output: plan.tensor("output", [tokens, self.outputs()]),
+            log_theta: self.log_theta.map(|_| plan.tensor("log_theta", [tokens, 1])),
         })
     }
 
@@ -173,7 +186,7 @@ impl<T: Float> GeneExpression<T> {
         [0, self.gene_dim()].map(|start| both.columns(start, self.gene_dim()))
     }
 
-    /// Writes `saved.output` from the inputs.
+    /// Writes `saved.output` and `saved.log_theta` from the inputs.
     ///
     /// # Errors
     /// Those of the kernels; `Index` when a gene is not in the table.
@@ -188,10 +201,12 @@ impl<T: Float> GeneExpression<T> {
         self.out_proj.forward(stream, context, operands.context)?;
         let epilogue = self.mlp[0].bias.map_or(Epilogue::None, |bias| Epilogue::BiasRelu { bias: bias.value });
         self.mlp[0].forward_with(stream, saved.hidden, saved.joined, epilogue)?;
-        self.mlp[1].forward(stream, saved.output, saved.hidden)
+        self.mlp[1].forward(stream, saved.output, saved.hidden)?;
+        let Some((parameter, y)) = self.log_theta.zip(saved.log_theta) else { return Ok(()) };
+        Ok(embedding::forward(stream, embedding::Forward { y, table: parameter.value, ids: saved.gene_ids })?)
     }
 
-    /// From `gradients.output` to every parameter's gradient and `gradients.keys`.
+    /// From `gradients.output` and `gradients.log_theta` to every parameter's gradient and `gradients.keys`.
     ///
     /// # Errors
     /// Those of the kernels.
@@ -207,7 +222,10 @@ impl<T: Float> GeneExpression<T> {
         self.in_proj[1].backward(stream, Some((dk, Epilogue::None)), attention.k, k)?;
         self.in_proj[2].backward(stream, Some((dv, Epilogue::None)), attention.v, v)?;
         self.cell_proj.backward(stream, Some((g.keys, Epilogue::None)), g.kv, saved.keys)?;
-        let Some(dtable) = self.genes.gradient else { return Ok(()) };
-        Ok(embedding::backward(stream, embedding::Backward { dtable, dy: g.gene, ids: saved.gene_ids, padding_id: None })?)
+        let theta = self.log_theta.and_then(|parameter| parameter.gradient).zip(g.log_theta);
+        for (dtable, dy) in self.genes.gradient.map(|gradient| (gradient, g.gene)).into_iter().chain(theta) {
+            embedding::backward(stream, embedding::Backward { dtable, dy, ids: saved.gene_ids, padding_id: None })?;
+        }
+        Ok(())
     }
 }

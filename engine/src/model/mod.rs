@@ -15,6 +15,7 @@
 //! | [`gene_expression`] | `expr_decoder` | scMMGPT `GeneExpressionModel` |
 //! | [`language_model`] | `model`, `lm_head` | Hugging Face's Llama |
 //! | [`adapter_files`] | `lora_A`, `lora_B`, `token_adapter` behind a projection's or a table's name | PEFT `LoraConfig` |
+//! | [`sentence_encoder`] | those of BERT | sentence-transformers, mean pooling |
 //! | [`captioning_head`] | `Qformer.cls.predictions` | BERT's language-model head, tied to the word table |
 //!
 //! # Names
@@ -42,6 +43,7 @@ pub mod cell_model;
 pub mod cell_text;
 pub mod classifier;
 pub mod contrastive_head;
+pub mod count_loss;
 pub mod expression_decoder;
 pub mod gene_expression;
 pub mod gene_linear;
@@ -54,5 +56,6 @@ pub mod merged;
 pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;
+pub mod sentence_encoder;
 pub mod squared_error;
 pub mod token_loss;

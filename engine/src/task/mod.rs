@@ -2,7 +2,9 @@
 
 pub mod annotate;
 pub(crate) mod baselines;
+mod by_language;
 pub(crate) mod by_text;
+pub mod describe;
 pub mod doctor;
 pub mod embed;
 pub mod few_shot;
@@ -12,6 +14,9 @@ mod output;
 pub mod pair_scores;
 pub mod retrieve;
 pub mod score;
+pub mod score_cells;
+pub mod score_descriptions;
+mod speech;
 pub mod zero_shot;
 
 pub use output::{Provenance, write_result};

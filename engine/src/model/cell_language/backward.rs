@@ -75,9 +75,14 @@ impl<T: Float> Workspace<T> {
             None => stream.zero(dslots),
         }
         let (Some(decoded), Some(passing)) = (&self.handles.expression, &gradients.expression) else { return Ok(()) };
-        let (dims, own, tokens) = (decoded.dims, model.expression_keys(), [decoded.dims.tokens()]);
-        let (prediction, dprediction) = (decoded.saved.output.reshape(tokens), passing.output.reshape(tokens));
-        decoded.error.backward(stream, dprediction, prediction, scale * weights.expression)?;
+        let (dims, own, factor) = (decoded.dims, model.expression_keys(), scale * weights.expression);
+        if let Some(error) = &decoded.squared {
+            let tokens = [dims.tokens()];
+            error.backward(stream, passing.output.reshape(tokens), decoded.saved.output.reshape(tokens), factor)?;
+        }
+        if let (Some(loss), Some(log_theta), Some(dlog_theta)) = (&decoded.counts, decoded.saved.log_theta, passing.log_theta) {
+            loss.backward(stream, [passing.output, dlog_theta], log_theta, factor)?;
+        }
         model.expression.backward(stream, &decoded.saved, passing)?;
         let first = dims.items - generated.len();
         for at in 0..generated.len() {

@@ -1,6 +1,7 @@
 //! What a pass of stage 2 learns from.
 
 use scmmgpt_loader::batch::CellBatch;
+use scmmgpt_loader::dataset::CellDataset;
 use scmmgpt_loader::language::LanguageBatch;
 
 use crate::{Error, Result};
@@ -12,10 +13,13 @@ pub struct ExpressionTargets {
     pub genes: usize,
     /// `[batch * genes]`.
     pub gene_ids: Vec<u32>,
-    /// `[batch * genes]`: log1p of the normalised counts.
+    /// `[batch * genes]`: log1p of the normalised counts; for a decoder of distributions the counts themselves.
     pub values: Vec<f32>,
-    /// `[batch * genes]`: 1 where the gene counts, 0 where it fills up.
+    /// `[batch * genes]`: 1 where the gene counts, 0 where it fills up; for a decoder of distributions, of a gene that was drawn from
+    /// those measured as 0, how many such genes it stands for.
     pub mask: Vec<f32>,
+    /// `[batch]`: ln of a cell's total by what the normalisation brings it to; read by a decoder of distributions.
+    pub log_sizes: Vec<f32>,
 }
 
 /// Cells like those that are to be made, for the sequences that begin with text, in the order of the batch.
@@ -57,8 +61,33 @@ impl ExpressionTargets {
                 targets.values.push(if real { cells.targets[row(place)] } else { 0.0 });
                 targets.mask.push(f32::from(u8::from(real)));
             }
+            targets.log_sizes.push(0.0);
         }
         targets
+    }
+
+    /// The same genes with their counts in place of their values: a zero weighs as many zeros as it was drawn from.
+    ///
+    /// # Errors
+    /// `Row` when the cells are of another dataset.
+    pub fn counts_of(cells: &CellBatch, dataset: &CellDataset, target_sum: f64) -> scmmgpt_loader::Result<Self> {
+        let mut targets = ExpressionTargets::of(cells);
+        for (item, &row) in cells.rows.iter().enumerate() {
+            let cell = dataset.cell(row)?;
+            let places = item * targets.genes..(item + 1) * targets.genes;
+            let zeros = dataset.panel(cell.source).len() - cell.genes.len();
+            let asked = places.clone().filter(|&at| targets.mask[at] > 0.0 && targets.values[at] == 0.0).count();
+            for at in places {
+                let found = cell.genes.binary_search(&targets.gene_ids[at]).ok().filter(|_| targets.mask[at] > 0.0);
+                targets.values[at] = found.map_or(0.0, |found| cell.values[found]);
+                if targets.mask[at] > 0.0 && found.is_none() {
+                    targets.mask[at] = zeros as f32 / asked.max(1) as f32;
+                }
+            }
+            // A cell without counts has a size all the same.
+            targets.log_sizes[item] = (cell.total.max(1.0) / target_sum).ln() as f32;
+        }
+        Ok(targets)
     }
 }
 

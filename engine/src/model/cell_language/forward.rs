@@ -145,8 +145,7 @@ impl<T: Float> Workspace<T> {
         let neighbours = pairs.neighbours.filter(|_| all > own);
         let items = pairs.cells.batch;
         for item in 0..kept.dims.items {
-            let (vectors, at) =
-                if item < items { (projected.projection.output, item) } else { (sequences.slots, item - items) };
+            let (vectors, at) = if item < items { (projected.projection.output, item) } else { (sequences.slots, item - items) };
             stream.copy(saved.keys.row_range(item * all, own), model.rows(vectors, at).row_range(0, own))?;
         }
         let mut lengths = vec![own as u32; kept.dims.items];
@@ -170,11 +169,20 @@ impl<T: Float> Workspace<T> {
         stream.upload(saved.attention.key_lengths, &lengths)?;
         saved.attention.upload_bias(stream, &bias)?;
         model.expression.forward(stream, saved)?;
-        for (tensor, values) in [(kept.error.targets, &targets.values), (kept.error.mask, &targets.mask)] {
-            let values = of_items(values, targets.genes, &everyone);
-            stream.upload(tensor, &values.into_iter().map(|value| T::Acc::of(f64::from(value))).collect::<Vec<_>>())?;
+        let upload = |tensor: Tensor<T::Acc>, values: &[f32], width: usize| {
+            let values = of_items(values, width, &everyone).into_iter().map(|value| T::Acc::of(f64::from(value)));
+            stream.upload(tensor, &values.collect::<Vec<_>>())
+        };
+        if let (Some(loss), Some(log_theta)) = (&kept.counts, saved.log_theta) {
+            upload(loss.counts, &targets.values, targets.genes)?;
+            upload(loss.weights, &targets.mask, targets.genes)?;
+            upload(loss.log_sizes, &targets.log_sizes, 1)?;
+            return loss.forward(stream, saved.output, log_theta);
         }
-        kept.error.forward(stream, saved.output.reshape([kept.dims.tokens()]))
+        let Some(error) = &kept.squared else { return Ok(0.0) };
+        upload(error.targets, &targets.values, targets.genes)?;
+        upload(error.mask, &targets.mask, targets.genes)?;
+        error.forward(stream, saved.output.reshape([kept.dims.tokens()]))
     }
 }
 

@@ -3,10 +3,12 @@
 use scmmgpt_kernels::runtime::{Float, Plan, Tensor};
 
 use super::{CellLanguage, Purpose, Sizes};
+use crate::config::ExpressionHead;
 use crate::layer::Dims;
 use crate::layer::causal_attention::Places;
 use crate::layer::rows::Rows;
 use crate::model::cell_text::{CellGradients, Cells};
+use crate::model::count_loss::CountLoss;
 use crate::model::gene_expression::{self, ExpressionDims};
 use crate::model::language_model;
 use crate::model::llm_projection;
@@ -60,7 +62,10 @@ pub(super) struct Sequences<T: Float> {
 pub(super) struct Decoded<T: Float> {
     pub(super) dims: ExpressionDims,
     pub(super) saved: gene_expression::Saved<T>,
-    pub(super) error: SquaredError<T>,
+    /// What is learned of values.
+    pub(super) squared: Option<SquaredError<T>>,
+    /// What is learned of counts.
+    pub(super) counts: Option<CountLoss<T>>,
 }
 
 #[derive(Clone, Debug)]
@@ -163,7 +168,13 @@ impl<T: Float> CellLanguage<T> {
 
     fn plan_decoded(&self, plan: &mut Plan, dims: ExpressionDims) -> Decoded<T> {
         let saved = self.expression.plan(plan, dims);
-        Decoded { dims, saved, error: SquaredError::plan(plan, "expression", dims.tokens()) }
+        let of_counts = self.config.expression.head == ExpressionHead::Zinb;
+        Decoded {
+            dims,
+            saved,
+            squared: (!of_counts).then(|| SquaredError::plan(plan, "expression", dims.tokens())),
+            counts: of_counts.then(|| CountLoss::plan(plan, "expression", dims.items, dims.genes)),
+        }
     }
 
     fn plan_gradients(&self, plan: &mut Plan, handles: &Handles<T>, sizes: Sizes, purpose: &Purpose) -> Gradients<T> {

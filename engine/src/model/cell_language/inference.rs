@@ -16,8 +16,36 @@ const TOKENS: usize = 1 << 15;
 /// What the decoder says of some genes in some cells.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Expression {
-    /// `[items, genes]`: log1p of the normalised counts.
+    /// `[items, genes]`: log1p of the normalised counts; of distributions, of their means.
     pub values: Vec<f32>,
+    /// The distributions of the counts, of a decoder that gives them.
+    pub counts: Option<CountDistribution>,
+}
+
+/// Zero-inflated negative binomials, each number `[items, genes]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CountDistribution {
+    /// ln of the mean of the negative binomial part, in a cell of size 1: one whose total is what the normalisation brings cells to.
+    pub log_mean: Vec<f32>,
+    /// Logit of the probability of a zero that is no count.
+    pub zero_logit: Vec<f32>,
+    /// ln of the inverse dispersion.
+    pub log_theta: Vec<f32>,
+}
+
+impl CountDistribution {
+    fn push(&mut self, output: &[f32], log_theta: &[f32]) {
+        self.log_mean.extend(output.iter().step_by(2));
+        self.zero_logit.extend(output.iter().skip(1).step_by(2));
+        self.log_theta.extend(log_theta);
+    }
+
+    /// log1p of each mean, `(1 - pi) exp(log_mean)`.
+    fn log1p_means(&self) -> Vec<f32> {
+        let mean =
+            |(log_mean, zero_logit): (&f32, &f32)| (f64::from(*log_mean).exp() / (1.0 + f64::from(*zero_logit).exp())).ln_1p() as f32;
+        self.log_mean.iter().zip(&self.zero_logit).map(mean).collect()
+    }
 }
 
 impl<T: Float> Workspace<T> {
@@ -109,7 +137,7 @@ impl<T: Float> Workspace<T> {
         if count == 0 || keys.len() != items * count * width || bias.is_some_and(|bias| bias.len() != items * count) {
             return refuse(format!("{items} cells come with {} numbers of keys, of {width} each", keys.len()));
         }
-        let mut values = Vec::with_capacity(items * genes.len());
+        let mut decoded = Expression::default();
         let at_once = (TOKENS / genes.len()).clamp(1, items);
         for start in (0..items).step_by(at_once) {
             let chunk = start..items.min(start + at_once);
@@ -123,9 +151,18 @@ impl<T: Float> Workspace<T> {
                 kept.saved.attention.upload_bias(stream, &bias[chunk.start * count..chunk.end * count])?;
             }
             model.expression.forward(stream, &kept.saved)?;
-            values.extend(self.widened(kept.saved.output)?);
+            let output = self.widened(kept.saved.output)?;
+            match kept.saved.log_theta {
+                Some(log_theta) => {
+                    decoded.counts.get_or_insert_default().push(&output, &self.widened(log_theta)?);
+                }
+                None => decoded.values.extend(output),
+            }
         }
-        Ok(Expression { values })
+        if let Some(counts) = &decoded.counts {
+            decoded.values = counts.log1p_means();
+        }
+        Ok(decoded)
     }
 
     fn widened(&self, tensor: Tensor<T>) -> Result<Vec<f32>> {

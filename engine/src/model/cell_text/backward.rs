@@ -73,7 +73,8 @@ impl<T: Float> Workspace<T> {
             stream.zero(pass.output);
         }
         let dropout = model.dropout(&self.purpose, draw, Some(Side::Cells));
-        let flows = Flows { kv: Some(gradients.reading.kv), kv_layer: gradients.kv_layer, projections: &gradients.projections, ..Flows::default() };
+        let flows =
+            Flows { kv: Some(gradients.reading.kv), kv_layer: gradients.kv_layer, projections: &gradients.projections, ..Flows::default() };
         model.qformer.backward(stream, dropout, &kept.pass, pass, &flows)
     }
 
