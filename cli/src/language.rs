@@ -104,7 +104,7 @@ pub(crate) fn generate(global: &Global, arguments: &arguments::Generate) -> anyh
         let names: Vec<String> = neighbors.iter().map(|neighbor| format!("{} ({:.3})", neighbor.name, neighbor.similarity)).collect();
         display.line(&format!("beside \"{prompt}\": {}", names.join(", ")));
     }
-    println!("wrote {} x {} {} to {}", summary.cells, summary.genes, summary.values, arguments.output.display());
+    println!("wrote {} cells x {} genes ({}) to {}", summary.cells, summary.genes, summary.values, arguments.output.display());
     Ok(())
 }
 

@@ -177,6 +177,13 @@ fn prompt(bundle: &Bundle, subject: &Subject) -> Result<String> {
 /// What the model makes of each prompt in a cell's slots, `[prompts, slots, hidden_size]`.
 fn states(language: &Language, workspace: &mut Workspace<f32>, prompts: &[String]) -> Result<Vec<f32>> {
     let tokens = prompts.iter().map(|prompt| Ok(language.pairs().text_prompt(prompt)?)).collect::<Result<Vec<_>>>()?;
+    let positions = language.model().language().positions();
+    if let Some((prompt, tokens)) = prompts.iter().zip(&tokens).find(|(_, tokens)| tokens.len() > positions) {
+        let begin: String = prompt.chars().take(40).collect();
+        let reason =
+            format!("prompt \"{begin}..\" has {} tokens with those of the cell, the model reads {positions}; shorten it", tokens.len());
+        return Err(Error::Texts { reason });
+    }
     let mut states = Vec::new();
     for tokens in tokens.chunks(PROMPTS) {
         states.extend(workspace.slot_states(language.model(), tokens)?);
@@ -338,17 +345,11 @@ impl<'a> Maker<'a> {
         let (task, cells) = (self.task, self.block.n_rows());
         let of_cell = |cell: usize| cell / task.count;
         let names: Vec<String> = (0..cells).map(|cell| format!("generated_{cell}")).collect();
-        let mut distinct: Vec<String> = prompts.to_vec();
-        distinct.sort();
-        distinct.dedup();
-        let code = |cell: usize| distinct.binary_search(&prompts[of_cell(cell)]).map_or(-1, |code| code as i32);
-        let codes = (0..cells).map(code).collect();
-        let mut obs = vec![(PROMPT_KEY.to_string(), Column::Categorical { codes, categories: distinct })];
-        let types: Vec<Option<&String>> =
-            task.subjects.iter().map(|subject| if let Subject::CellType(name) = subject { Some(name) } else { None }).collect();
+        let mut obs = vec![(PROMPT_KEY.to_string(), categorical((0..cells).map(|cell| Some(prompts[of_cell(cell)].as_str()))))];
+        let cell_type = |subject: &Subject| if let Subject::CellType(name) = subject { Some(name.clone()) } else { None };
+        let types: Vec<Option<String>> = task.subjects.iter().map(cell_type).collect();
         if types.iter().any(Option::is_some) {
-            let of_cell = |cell: usize| types[of_cell(cell)].cloned().unwrap_or_default();
-            obs.push((bundle.config.label_key.clone(), Column::Text((0..cells).map(of_cell).collect())));
+            obs.push((bundle.config.label_key.clone(), categorical((0..cells).map(|cell| types[of_cell(cell)].as_deref()))));
         }
         if !neighbors.is_empty() {
             let audit = |cell: usize| serde_json::to_string(&neighbors[of_cell(cell)]).unwrap_or_default();
@@ -367,4 +368,15 @@ impl<'a> Maker<'a> {
         Provenance::new(bundle, task.command).with("generated", settings).record(&mut additions);
         Ok(create(task.output, &names, genes, &self.block, &additions, task.overwrite)?)
     }
+}
+
+/// A column of few different texts.
+fn categorical<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Column {
+    let texts: Vec<Option<&str>> = texts.collect();
+    let categories: std::collections::BTreeSet<&str> = texts.iter().flatten().copied().collect();
+    let categories: Vec<String> = categories.into_iter().map(String::from).collect();
+    let code = |text: &Option<&str>| {
+        text.and_then(|text| categories.binary_search_by(|known| known.as_str().cmp(text)).ok()).map_or(-1, |code| code as i32)
+    };
+    Column::Categorical { codes: texts.iter().map(code).collect(), categories }
 }
