@@ -66,7 +66,7 @@ fn check_output(arguments: &Train) -> anyhow::Result<()> {
 
 /// Removes what a run writes, and nothing else that may lie in the folder.
 fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
-    const FILES: [&str; 8] = [
+    const FILES: [&str; 10] = [
         "config.json",
         "model.safetensors",
         "vocab.json",
@@ -75,6 +75,8 @@ fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
         "config.toml",
         "log.jsonl",
         "evaluation.json",
+        "neighbors.index",
+        "neighbors.safetensors",
     ];
     for path in FILES.map(|name| folder.join(name)) {
         if path.exists() {

@@ -32,7 +32,8 @@ pub use language::{BaseModel, Language, LanguageBundle};
 const CONFIG: &str = "config.json";
 /// File of the gene vocabulary.
 pub(crate) const VOCABULARY: &str = "vocab.json";
-const WEIGHTS: &str = "model.safetensors";
+/// File of the weights.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 
 /// What a model folder says of its model, in `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -257,19 +258,12 @@ impl Joint<'_> {
     /// # Errors
     /// `OutOfMemory`.
     pub(crate) fn workspace(&self, device: &Device) -> Result<cell_text::Workspace<f32>> {
-        let one = Dims { batch: 1, seq_len: 8 };
-        let purpose = cell_text::Purpose {
-            training: false,
-            dropout: false,
-            weights: cell_text::LossWeights { contrastive: 0.0, matching: 0.0, captioning: 0.0 },
-            contrast: cell_text::Contrast::default(),
-            label_smoothing: 0.0,
-        };
-        self.model.workspace(device, cell_text::Sizes { cells: one, texts: one }, purpose)
+        self.model.inference(device)
     }
 }
 
-fn hash(path: &Path) -> Result<String> {
+/// SHA-256 of a file, in hexadecimal.
+pub(crate) fn hash(path: &Path) -> Result<String> {
     Ok(hexadecimal(&Sha256::digest(MappedFile::open(path)?.bytes())))
 }
 

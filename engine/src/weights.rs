@@ -193,7 +193,8 @@ impl<T: Float> ParameterPlan<T> {
             }
             let at = start.checked_sub(first);
             let gradient = gradient.zip(at).map(|(gradient, at)| gradient.row_range(1 + at, rows));
-            let part = |(all, at): (Moments<T>, usize)| Moments { first: all.first.row_range(at, rows), second: all.second.row_range(at, rows) };
+            let part =
+                |(all, at): (Moments<T>, usize)| Moments { first: all.first.row_range(at, rows), second: all.second.row_range(at, rows) };
             let parameter = Parameter { value: value.row_range(start, rows), gradient };
             let moments = moments.zip(at).map(part);
             self.declared.push(Declared { name: format!("{}{name}", self.path), parameter, moments, init });

@@ -1,14 +1,14 @@
 //! What must not reach what: the real cell never reaches the one that is made from text; the distance at the slots never moves the
 //! cell's own vectors; neighbours in a batch never change a bit.
 
-use scmmgpt_engine::config::{ExpressionKeys, Tuning};
+use scmmgpt_engine::config::Tuning;
 use scmmgpt_engine::model::cell_language::{LossWeights, Purpose};
 use scmmgpt_loader::batch::CellBatch;
 
-use crate::setup::{Golden, Model, purpose, tuned};
+use crate::setup::{Decoder, Golden, Model, purpose, tuned};
 
 fn model(golden: &Golden, purpose: Purpose) -> Model<f32> {
-    Model::new(golden, purpose, &tuned(golden, Tuning::full(), true, true), ExpressionKeys::All)
+    Model::new(golden, purpose, &tuned(golden, Tuning::full(), true, true), Decoder::default())
 }
 
 /// Other values in one cell, where all of them count.

@@ -2,4 +2,7 @@
 
 mod golden;
 mod leakage;
+#[path = "../cell_text/setup.rs"]
+mod run;
 mod setup;
+mod stage;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use scmmgpt_engine::config::{CellTextConfig, ExpressionConfig, ExpressionKeys, ModelConfig, QFormerConfig, Tuning};
+use scmmgpt_engine::config::{CellTextConfig, ExpressionConfig, ExpressionHead, ExpressionKeys, ModelConfig, QFormerConfig, Tuning};
 use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::cell_language::{
     CellLanguage, CellLanguageConfig, ExpressionTargets, LossWeights, Losses, Neighbours, Pairs, Purpose, Sizes, Tuned, Workspace,
@@ -40,6 +40,13 @@ impl Batch {
     }
 }
 
+/// What the expression decoder reads and says.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Decoder {
+    pub(crate) keys: ExpressionKeys,
+    pub(crate) head: ExpressionHead,
+}
+
 pub(crate) const DRAW: Draw = Draw { dropout: false, seed: 1, step: 3 };
 
 pub(crate) fn purpose(weights: LossWeights) -> Purpose {
@@ -73,7 +80,7 @@ impl Golden {
         serde_json::from_str(&self.file.metadata()["zero_grads"]).unwrap()
     }
 
-    fn config(&self, keys: ExpressionKeys) -> CellLanguageConfig {
+    fn config(&self, Decoder { keys, head }: Decoder) -> CellLanguageConfig {
         let model = ModelConfig {
             hidden_size: self.size("cell_width"),
             num_hidden_layers: self.size("cell_layers"),
@@ -101,12 +108,22 @@ impl Golden {
             gene_dim: self.size("gene_dim"),
             num_attention_heads: self.size("gene_heads"),
             keys,
+            head,
             ..ExpressionConfig::default()
         };
         expression.check().unwrap();
         let language = serde_json::from_value(self.config["language"].clone()).unwrap();
         let cell_text = CellTextConfig { model, qformer };
         CellLanguageConfig { cell_text, language, positions: 64, projection_dim: self.size("middle"), expression }
+    }
+
+    /// The batch of a decoder of distributions.
+    pub(crate) fn counts(&self) -> Batch {
+        let mut batch = self.batch(false);
+        batch.expression.values = self.reals("input.counts");
+        batch.expression.mask = self.reals("input.count_weights");
+        batch.expression.log_sizes = self.reals("input.log_sizes");
+        batch
     }
 
     pub(crate) fn batch(&self, with_neighbours: bool) -> Batch {
@@ -141,6 +158,7 @@ impl Golden {
             gene_ids: self.unsigned("input.target_genes"),
             values: self.reals("input.targets"),
             mask: self.reals("input.target_mask"),
+            log_sizes: Vec::new(),
         };
         let neighbours = with_neighbours.then(|| Neighbours {
             count: self.size("neighbours"),
@@ -162,12 +180,20 @@ impl Golden {
         self.reals("input.similarities").chunks(count).flat_map(logs).collect()
     }
 
-    /// The parameters as a checkpoint of their own.
-    fn parameters(&self, folder: &std::path::Path) -> Checkpoint {
-        let names: Vec<String> = self.file.names().filter(|name| name.starts_with("param.")).map(String::from).collect();
-        let tensors = names.iter().map(|name| {
-            let view = self.file.view(name).unwrap();
-            (name.trim_start_matches("param."), view.dtype, view.shape, view.bytes)
+    /// The parameters as a checkpoint of their own; those of a decoder of distributions take the place of others.
+    fn parameters(&self, folder: &std::path::Path, head: ExpressionHead) -> Checkpoint {
+        let special = |name: &str| format!("param.counts.{name}");
+        let plain = self.file.names().filter_map(|name| name.strip_prefix("param."));
+        let chosen = plain.filter_map(|name| match (head, name.strip_prefix("counts.")) {
+            (ExpressionHead::Mse, None) => Some((name.to_string(), format!("param.{name}"))),
+            (ExpressionHead::Zinb, None) if !self.file.contains(&special(name)) => Some((name.to_string(), format!("param.{name}"))),
+            (ExpressionHead::Zinb, Some(name)) => Some((name.to_string(), special(name))),
+            _ => None,
+        });
+        let chosen: Vec<(String, String)> = chosen.collect();
+        let tensors = chosen.iter().map(|(name, stored)| {
+            let view = self.file.view(stored).unwrap();
+            (name.as_str(), view.dtype, view.shape, view.bytes)
         });
         let path = folder.join("model.safetensors");
         checkpoint::write(&path, tensors, &Default::default()).unwrap();
@@ -182,16 +208,16 @@ pub(crate) struct Model<T: Float> {
 }
 
 impl<T: Float> Model<T> {
-    pub(crate) fn new(golden: &Golden, purpose: Purpose, tuned: &Tuned, keys: ExpressionKeys) -> Self {
+    pub(crate) fn new(golden: &Golden, purpose: Purpose, tuned: &Tuned, decoder: Decoder) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let device = Device::cpu(2).unwrap();
         let mut plan = ParameterPlan::<T>::new(purpose.training);
-        let model = CellLanguage::declare(&mut plan, &golden.config(keys), tuned, golden.size("cell_pad") as u32);
+        let model = CellLanguage::declare(&mut plan, &golden.config(decoder), tuned, golden.size("cell_pad") as u32);
         let parameters = plan.allocate(&device).unwrap();
         let dims = Dims { batch: 1, seq_len: 8 };
         let sizes = Sizes { cells: dims, tokens: 8, generated: 1, genes: 8, neighbours: 0 };
         let workspace = model.workspace(&device, sizes, purpose).unwrap();
-        parameters.load(&workspace.stream, &golden.parameters(folder.path())).unwrap();
+        parameters.load(&workspace.stream, &golden.parameters(folder.path(), decoder.head)).unwrap();
         model.refresh(&workspace.stream).unwrap();
         Model { parameters, model, workspace }
     }

@@ -19,6 +19,9 @@ Losses (`loss.OBJECTIVE`, `grad.OBJECTIVE.NAME`)
     expression_first        the same with the first key of each alone
     expression_neighbours   the same, with neighbours behind h: stopgrad(llm_proj(pooled)), with logit bias log softmax(sim / 0.25);
                             the second text-first item has had its neighbours dropped
+    expression_counts       as `expression`, for a decoder of distributions: -ln P(count), weighted mean, of a zero-inflated negative
+                            binomial with ln mean = output 0 + log_size, zero logit = output 1, ln theta a gene. Its last product has
+                            two outputs: `counts.NAME` are the parameters that differ
     joint                   0.5 language + 2 reconstruction + 0.25 expression_neighbours
 Gradients that are zero everywhere are not stored: metadata `zero_grads` names them.
 """
@@ -73,6 +76,9 @@ def make_rest(gen):
     for name, shape in shapes.items():
         params[name + ".weight"] = 1.5 * shape[1] ** -0.5 * normal(*shape)
         params[name + ".bias"] = 0.2 * normal(shape[0])
+    params["counts.expr_decoder.mlp.2.weight"] = width**-0.5 * normal(2, width)
+    params["counts.expr_decoder.mlp.2.bias"] = 0.2 * normal(2)
+    params["counts.expr_decoder.log_theta"] = normal(VOCAB, 1)
     params["expr_decoder.gene_embed.weight"] = normal(VOCAB, width)
     params["expr_decoder.cross_attn.in_proj_weight"] = 1.5 * width**-0.5 * normal(3 * width, width)
     params["expr_decoder.cross_attn.in_proj_bias"] = 0.2 * normal(3 * width)
@@ -113,14 +119,17 @@ def make_expression(gen):
         "target_genes": torch.where(real, genes, PAD),
         "targets": targets.double(),
         "target_mask": real.double(),
+        "counts": torch.where(targets > 0, (3 * targets).round() + 1, 0.0).double(),
+        "count_weights": torch.where(targets > 0, 1.0, 2.5).double() * real,
+        "log_sizes": (0.5 * torch.randn(len(SEQUENCES), generator=gen)).double(),
         "neighbours": torch.randn(generated, NEIGHBOURS, cells.WIDTH, generator=gen).double(),
         "similarities": (0.5 * torch.randn(generated, NEIGHBOURS, generator=gen)).double(),
         "neighbour_counts": torch.tensor([NEIGHBOURS, 0]),
     }
 
 
-def decode(params, keys, bias, genes):
-    """`keys` [items, keys, H], `bias` [items, keys], `genes` [items, genes] -> [items, genes]."""
+def decode(params, keys, bias, genes, last="expr_decoder.mlp.2"):
+    """`keys` [items, keys, H], `bias` [items, keys], `genes` [items, genes] -> [items, genes, outputs]."""
     p = lambda name: params["expr_decoder." + name]
     k, v = F.linear(keys, p("cell_proj.weight"), p("cell_proj.bias")).chunk(2, -1)
     gene = F.embedding(genes, p("gene_embed.weight"))
@@ -133,7 +142,16 @@ def decode(params, keys, bias, genes):
     context = (scores.softmax(-1) @ heads(2, v)).transpose(1, 2).flatten(2)
     context = F.linear(context, p("cross_attn.out_proj.weight"), p("cross_attn.out_proj.bias"))
     hidden = F.relu(F.linear(torch.cat([context, gene], -1), p("mlp.0.weight"), p("mlp.0.bias")))
-    return F.linear(hidden, p("mlp.2.weight"), p("mlp.2.bias")).squeeze(-1)
+    return F.linear(hidden, params[last + ".weight"], params[last + ".bias"])
+
+
+def count_loss(log_mean, zero_logit, log_theta, counts, weights):
+    mu, theta, pi = log_mean.exp(), log_theta.exp(), zero_logit.sigmoid()
+    lgamma = torch.lgamma
+    log_nb = lgamma(counts + theta) - lgamma(theta) - lgamma(counts + 1)
+    log_nb = log_nb + theta * (theta / (theta + mu)).log() + counts * (mu / (theta + mu)).log()
+    log_p = torch.where(counts == 0, (pi + (1 - pi) * log_nb.exp()).log(), (1 - pi).log() + log_nb)
+    return -(weights * log_p).sum() / weights.sum()
 
 
 def project(params, z):
@@ -170,11 +188,16 @@ def evaluate(joint, encoder, language, rest, inp):
     genes, targets, mask = (torch.cat([inp[name], inp[name][text_first]]) for name in ("target_genes", "targets", "target_mask"))
 
     def expression(own, made, bias):
-        predicted = decode(rest, torch.cat([own, made]), bias, genes)
+        predicted = decode(rest, torch.cat([own, made]), bias, genes).squeeze(-1)
         return predicted, (((predicted - targets) * mask) ** 2).sum() / mask.sum()
 
     rows = items + len(slots)
     out["prediction"], loss["expression"] = expression(c.detach(), h, torch.zeros(rows, QUERIES).double())
+    said = decode(rest, torch.cat([c.detach(), h]), torch.zeros(rows, QUERIES).double(), genes, "counts.expr_decoder.mlp.2")
+    log_theta = rest["counts.expr_decoder.log_theta"][genes].squeeze(-1)
+    counts, weights, sizes = (torch.cat([inp[name], inp[name][text_first]]) for name in ("counts", "count_weights", "log_sizes"))
+    loss["expression_counts"] = count_loss(said[..., 0] + sizes[:, None], said[..., 1], log_theta, counts, weights)
+    out["log_mean"], out["zero_logit"], out["log_theta"] = said[..., 0], said[..., 1], log_theta
     _, loss["expression_first"] = expression(c.detach()[:, :1], h[:, :1], torch.zeros(rows, 1).double())
     neighbours = project(rest, inp["neighbours"]).detach()
     bias = (inp["similarities"] / TEMPERATURE).log_softmax(-1)

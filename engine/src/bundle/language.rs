@@ -25,6 +25,7 @@ use crate::config::{CellTextConfig, ExpressionConfig, NeighborConfig, Tuning, Tu
 use crate::layer::token_table::NEW_ROWS;
 use crate::model::cell_language::{CellLanguage, CellLanguageConfig, LANGUAGE, Tuned, Workspace};
 use crate::model::language_model;
+use crate::neighbours::NeighbourIndex;
 use crate::weights::{ParameterPlan, Parameters, Values};
 use crate::{Error, Result};
 
@@ -70,6 +71,7 @@ pub struct Language {
     pub config: LanguageBundle,
     model: CellLanguage<f32>,
     pairs: PairCollator,
+    neighbours: Option<NeighbourIndex>,
     device: Device,
     _parameters: Parameters<f32>,
 }
@@ -205,7 +207,8 @@ impl Bundle {
         let tokenizer = LanguageTokenizer::open(folder.join(TOKENIZER))?;
         let (tokenizer, tokens) = tokenizer.with_cell_tokens(&config.model, text.qformer.num_query_tokens)?;
         let pairs = PairCollator::new(Arc::new(tokenizer), tokens, config.pairs.clone())?;
-        Ok(Language { config, model, pairs, device: self.device.clone(), _parameters: parameters })
+        let neighbours = (config.neighbors.k > 0).then(|| NeighbourIndex::open(&self.folder)).transpose()?;
+        Ok(Language { config, model, pairs, neighbours, device: self.device.clone(), _parameters: parameters })
     }
 }
 
@@ -228,6 +231,11 @@ impl Language {
     /// Ids of the special tokens.
     pub fn tokens(&self) -> CellTokens {
         self.pairs.tokens()
+    }
+
+    /// The training cells, where it was trained with neighbours.
+    pub fn neighbours(&self) -> Option<&NeighbourIndex> {
+        self.neighbours.as_ref()
     }
 
     /// Memory for inference; it grows with the batches.

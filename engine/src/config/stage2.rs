@@ -272,11 +272,8 @@ impl Stage2Config {
         domain("stage2.tuning.new_tokens", tokens, tokens == 0, "left out: tokenizer and qformer.num_query_tokens decide it")?;
         positive("stage2.projection_dim", self.projection_dim)?;
         let LossWeights { language, reconstruction, expression } = self.loss;
-        let weights = [
-            ("stage2.loss.language", language),
-            ("stage2.loss.reconstruction", reconstruction),
-            ("stage2.loss.expression", expression),
-        ];
+        let weights =
+            [("stage2.loss.language", language), ("stage2.loss.reconstruction", reconstruction), ("stage2.loss.expression", expression)];
         for (key, weight) in weights {
             domain(key, weight, weight >= 0.0 && weight.is_finite(), "0 or more")?;
         }

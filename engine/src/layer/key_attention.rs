@@ -4,6 +4,7 @@
 //! them and a key its bias, so that `q . k / sqrt(head_dim)` is the logit with the bias added; values and all else hold 0 there.
 
 use scmmgpt_kernels::attention::{self, Mask};
+use scmmgpt_kernels::reduce;
 use scmmgpt_kernels::runtime::{Float, Plan, Real, Stream, Tensor};
 
 use crate::Result;
@@ -41,6 +42,8 @@ pub struct Operands<T: Float> {
     pub context: Tensor<T>,
     /// The same with [`PAD`] more columns a head, where logits have biases.
     wide: Option<[Tensor<T>; 4]>,
+    /// What those columns hold of a query and of a key, `[rows * heads, PAD]`.
+    tails: Option<[Tensor<T>; 2]>,
 }
 
 /// What backward needs from forward.
@@ -82,7 +85,7 @@ pub fn plan_operands<T: Float>(plan: &mut Plan, name: &str, dims: KeyDims) -> Op
         };
         let [q, k, v, context] = all(dims.width());
         let wide = dims.biased.then(|| all(dims.num_heads * (dims.head_dim + PAD)));
-        Operands { q, k, v, context, wide }
+        Operands { q, k, v, context, wide, tails: None }
     })
 }
 
@@ -90,55 +93,55 @@ pub fn plan_operands<T: Float>(plan: &mut Plan, name: &str, dims: KeyDims) -> Op
 pub fn plan<T: Float>(plan: &mut Plan, dims: KeyDims) -> Saved<T> {
     let kernel = dims.kernel();
     plan.scratch(attention::scratch::<T>(&kernel));
+    let key_lengths = plan.tensor("key_lengths", [dims.items]);
+    let rows = [("query_tails", dims.queries), ("key_tails", dims.keys)];
+    let tails = rows.map(|(name, rows)| (name, [dims.items * rows * dims.num_heads, PAD]));
+    let tails = dims.biased.then(|| tails.map(|(name, shape)| plan.tensor(name, shape)));
     Saved {
         dims,
-        key_lengths: plan.tensor("key_lengths", [dims.items]),
-        operands: plan_operands(plan, "attention", dims),
+        key_lengths,
+        operands: Operands { tails, ..plan_operands(plan, "attention", dims) },
         logsumexp: plan.tensor("logsumexp", [kernel.batch, kernel.num_heads, kernel.query_len]),
     }
 }
 
 impl<T: Float> Saved<T> {
-    /// Writes the columns that hold no query, key or value: `bias` is `[items * keys]`. Needed once a batch, where logits have biases.
+    /// Uploads what the columns hold that no query or key has: `bias` is `[items * keys]`. Needed once a batch, where logits have biases.
     ///
     /// # Errors
     /// Those of the upload.
     pub fn upload_bias(&self, stream: &Stream, bias: &[f32]) -> Result<()> {
-        let Some([q, k, v, _]) = self.operands.wide else { return Ok(()) };
-        let (heads, head_dim) = (self.dims.num_heads, self.dims.head_dim);
-        let tails = |first: &dyn Fn(usize) -> f64, rows: usize| -> Vec<T> {
-            let mut tails = vec![T::default(); rows * heads * PAD];
+        let Some([queries, keys]) = self.operands.tails else { return Ok(()) };
+        let heads = self.dims.num_heads;
+        let tails = |first: &dyn Fn(usize) -> f64, tensor: Tensor<T>| {
+            let mut tails = vec![T::default(); tensor.len()];
             tails.iter_mut().step_by(PAD).enumerate().for_each(|(at, tail)| *tail = T::from_acc(T::Acc::of(first(at / heads))));
-            tails
+            stream.upload(tensor, &tails)
         };
-        let root = (head_dim as f64).sqrt();
-        stream.upload(self.tails(q), &tails(&|_| root, q.rows()))?;
-        stream.upload(self.tails(k), &tails(&|row| f64::from(bias[row]), k.rows()))?;
-        stream.zero(self.tails(v));
-        Ok(())
+        let root = (self.dims.head_dim as f64).sqrt();
+        tails(&|_| root, queries)?;
+        Ok(tails(&|row| f64::from(bias[row]), keys)?)
     }
 
-    /// A wide tensor a head a row.
-    fn by_head(&self, wide: Tensor<T>) -> Tensor<T> {
-        wide.reshape([wide.rows() * self.dims.num_heads, self.dims.head_dim + PAD])
+    /// A wide tensor a head a row: the columns of the head, and those behind them.
+    fn by_head(&self, wide: Tensor<T>) -> [Tensor<T>; 2] {
+        let (head_dim, rows) = (self.dims.head_dim, wide.rows() * self.dims.num_heads);
+        let heads = wide.reshape([rows, head_dim + PAD]);
+        [heads.columns(0, head_dim), heads.columns(head_dim, PAD)]
     }
 
-    fn heads(&self, wide: Tensor<T>) -> Tensor<T> {
-        self.by_head(wide).columns(0, self.dims.head_dim)
-    }
-
-    fn tails(&self, wide: Tensor<T>) -> Tensor<T> {
-        self.by_head(wide).columns(self.dims.head_dim, PAD)
-    }
-
-    fn widen(&self, stream: &Stream, wide: Tensor<T>, narrow: Tensor<T>) -> Result<()> {
-        let heads = self.heads(wide);
-        Ok(stream.copy(heads, narrow.reshape(heads.shape()))?)
+    fn widen(&self, stream: &Stream, wide: Tensor<T>, narrow: Tensor<T>, tails: Option<Tensor<T>>) -> Result<()> {
+        let [heads, behind] = self.by_head(wide);
+        // Added to zeros, which is one call for all rows, whatever their distance.
+        stream.zero(wide);
+        reduce::add_assign(stream, reduce::AddAssign { y: heads, x: narrow.reshape(heads.shape()) })?;
+        Ok(tails.map_or(Ok(()), |x| reduce::add_assign(stream, reduce::AddAssign { y: behind, x }))?)
     }
 
     fn narrow(&self, stream: &Stream, narrow: Tensor<T>, wide: Tensor<T>) -> Result<()> {
-        let heads = self.heads(wide);
-        Ok(stream.copy(narrow.reshape(heads.shape()), heads)?)
+        let [x, _] = self.by_head(wide);
+        stream.zero(narrow);
+        Ok(reduce::add_assign(stream, reduce::AddAssign { y: narrow.reshape(x.shape()), x })?)
     }
 
     fn scale(&self) -> f64 {
@@ -150,11 +153,11 @@ impl<T: Float> Saved<T> {
     /// # Errors
     /// Those of the kernels.
     pub fn forward(&self, stream: &Stream) -> Result<()> {
-        let Operands { q, k, v, context, wide } = self.operands;
+        let Operands { q, k, v, context, wide, tails } = self.operands;
         let [wide_q, wide_k, wide_v, out] = wide.unwrap_or([q, k, v, context]);
-        if wide.is_some() {
-            for (wide, narrow) in [(wide_q, q), (wide_k, k), (wide_v, v)] {
-                self.widen(stream, wide, narrow)?;
+        if let Some([queries, keys]) = tails {
+            for (wide, narrow, tails) in [(wide_q, q, Some(queries)), (wide_k, k, Some(keys)), (wide_v, v, None)] {
+                self.widen(stream, wide, narrow, tails)?;
             }
         }
         let arguments = attention::Forward {
@@ -183,8 +186,7 @@ impl<T: Float> Saved<T> {
         let [q, k, v, out] = kept.wide.unwrap_or([kept.q, kept.k, kept.v, kept.context]);
         let [dq, dk, dv, dout] = gradients.wide.unwrap_or([gradients.q, gradients.k, gradients.v, gradients.context]);
         if gradients.wide.is_some() {
-            stream.zero(self.tails(dout));
-            self.widen(stream, dout, gradients.context)?;
+            self.widen(stream, dout, gradients.context, None)?;
         }
         let arguments = attention::Backward {
             dq,

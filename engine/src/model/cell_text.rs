@@ -72,6 +72,9 @@ const NEGATIVES: u32 = 5 * SITES;
 /// The first site of the language model of stage 2.
 pub(super) const LANGUAGE: u32 = 6 * SITES;
 
+/// The site that sequences without neighbours are drawn at in stage 2.
+pub(crate) const NEIGHBOURS: u32 = 7 * SITES;
+
 /// How much each loss counts; a weight of 0 leaves the objective out of the pass.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -252,6 +255,22 @@ impl<T: Float> CellText<T> {
         let handles = self.handles(&mut plan, Request::losses(sizes), &purpose);
         let stream = Stream::new(device, plan.scratch_bytes())?;
         Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose })
+    }
+
+    /// Memory for embeddings and matching scores; it grows with the batches.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn inference(&self, device: &Device) -> Result<Workspace<T>> {
+        let one = Dims { batch: 1, seq_len: 8 };
+        let purpose = Purpose {
+            training: false,
+            dropout: false,
+            weights: LossWeights { contrastive: 0.0, matching: 0.0, captioning: 0.0 },
+            contrast: Contrast::default(),
+            label_smoothing: 0.0,
+        };
+        self.workspace(device, Sizes { cells: one, texts: one }, purpose)
     }
 
     /// The dropout of the cell encoder, or of one side, where it learns.

@@ -1,5 +1,6 @@
 //! Likelihood of counts under a zero-inflated negative binomial, with the tensors that it needs.
 
+use scmmgpt_kernels::reduce::{self, AddAssign};
 use scmmgpt_kernels::runtime::{Float, Plan, Real, Stream, Tensor};
 use scmmgpt_kernels::zinb;
 
@@ -48,7 +49,7 @@ impl<T: Float> CountLoss<T> {
     pub fn forward(&self, stream: &Stream, output: Tensor<T>, log_theta: Tensor<T>) -> Result<f64> {
         let Self { counts: count, weights: weight, log_sizes: log_size, log_mean, zero_logit, loss, weight_sum, .. } = *self;
         for (column, part) in [log_mean, zero_logit].into_iter().enumerate() {
-            stream.copy(part.reshape([part.len(), 1]), output.columns(column, 1))?;
+            copy(stream, part.reshape([part.len(), 1]), output.columns(column, 1))?;
         }
         let log_theta = log_theta.reshape(log_mean.shape());
         zinb::forward(stream, zinb::Forward { loss, weight_sum, log_mean, zero_logit, log_theta, log_size, count, weight })?;
@@ -79,9 +80,16 @@ impl<T: Float> CountLoss<T> {
             weight_sum,
         };
         zinb::backward(stream, arguments)?;
+        stream.zero(doutput);
         for (column, part) in self.gradients.into_iter().enumerate() {
-            stream.copy(doutput.columns(column, 1), part.reshape([part.len(), 1]))?;
+            reduce::add_assign(stream, AddAssign { y: doutput.columns(column, 1), x: part.reshape([part.len(), 1]) })?;
         }
         Ok(())
     }
+}
+
+/// A column by itself: added to zeros, which is one call for all rows.
+fn copy<T: Float>(stream: &Stream, y: Tensor<T>, x: Tensor<T>) -> Result<()> {
+    stream.zero(y);
+    Ok(reduce::add_assign(stream, AddAssign { y, x })?)
 }

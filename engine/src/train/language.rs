@@ -8,13 +8,14 @@ use scmmgpt_loader::batch::{CollateConfig, Collator, Objective};
 use scmmgpt_loader::checkpoint::Checkpoint;
 use scmmgpt_loader::expression::ValueMode;
 use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer, PairCollator};
+use scmmgpt_loader::scale::InputScale;
 use scmmgpt_loader::text::PAD_TO_MULTIPLE;
 
 use super::joint::Joint;
 use super::language_stage::NUMBER;
 use super::trainer::{StagePlan, Trainer};
 use crate::bundle::{BaseModel, LanguageBundle};
-use crate::config::{GeneTable, LanguageModelConfig, Stage2Config, TrainConfig, Tuning, TuningMode};
+use crate::config::{ExpressionHead, GeneTable, LanguageModelConfig, Stage2Config, TrainConfig, Tuning, TuningMode};
 use crate::model::cell_language::{self, CellLanguage, CellLanguageConfig, LANGUAGE, Sizes, Tuned};
 use crate::weights::{ParameterPlan, Parameters};
 use crate::{Error, Result};
@@ -59,7 +60,13 @@ impl Language {
             return Err(Error::Setting { key: "stage2.expression.gene_dim".into(), value: expression.gene_dim.to_string(), expected });
         }
         expression.check()?;
-        joint.data.dataset.check_mode(ValueMode::Log1p)?;
+        let dataset = &joint.data.dataset;
+        dataset.check_mode(ValueMode::Log1p)?;
+        let other = dataset.reports().iter().find(|report| report.scale != InputScale::Counts);
+        if let (ExpressionHead::Zinb, Some(report)) = (expression.head, other) {
+            let expected = format!("mse: {} holds {}, and only counts have such distributions", report.name, report.scale);
+            return Err(Error::Setting { key: "stage2.expression.head".into(), value: "zinb".into(), expected });
+        }
         let new_tokens = tokenizer.vocab_size().saturating_sub(model.vocab_size);
         let pairs = PairCollator::new(Arc::new(tokenizer), tokens, settings.pairs.clone())?;
         let cell_text = joint.config().clone();
@@ -101,6 +108,11 @@ impl Language {
             ..CollateConfig::default()
         };
         Ok(Collator::new(joint.data.dataset.vocab(), asked)?)
+    }
+
+    /// Whether the decoder learns distributions of counts.
+    pub(super) fn counts(&self) -> bool {
+        self.config.expression.head == ExpressionHead::Zinb
     }
 
     /// The largest batches that can occur.

@@ -10,6 +10,7 @@ mod language;
 mod language_stage;
 mod linear_expert;
 mod log;
+mod neighbours;
 mod optimizer;
 mod schedule;
 mod stage;

@@ -5,7 +5,7 @@ use scmmgpt_kernels::runtime::Float;
 use scmmgpt_loader::language::LanguageBatch;
 
 use super::forward::counted;
-use super::handles::{ExpressionError, Gradients, Projected, Sequences};
+use super::handles::{Gradients, Projected, Sequences};
 use super::{CellLanguage, Pairs, Workspace};
 use crate::Result;
 use crate::layer::causal_attention::Places;
@@ -76,15 +76,12 @@ impl<T: Float> Workspace<T> {
         }
         let (Some(decoded), Some(passing)) = (&self.handles.expression, &gradients.expression) else { return Ok(()) };
         let (dims, own, factor) = (decoded.dims, model.expression_keys(), scale * weights.expression);
-        match (&decoded.error, decoded.saved.log_theta, passing.log_theta) {
-            (ExpressionError::Counts(error), Some(log_theta), Some(dlog_theta)) => {
-                error.backward(stream, [passing.output, dlog_theta], log_theta, factor)?;
-            }
-            (ExpressionError::Squared(error), ..) => {
-                let tokens = [dims.tokens()];
-                error.backward(stream, passing.output.reshape(tokens), decoded.saved.output.reshape(tokens), factor)?;
-            }
-            (ExpressionError::Counts(_), ..) => {}
+        if let Some(error) = &decoded.squared {
+            let tokens = [dims.tokens()];
+            error.backward(stream, passing.output.reshape(tokens), decoded.saved.output.reshape(tokens), factor)?;
+        }
+        if let (Some(loss), Some(log_theta), Some(dlog_theta)) = (&decoded.counts, decoded.saved.log_theta, passing.log_theta) {
+            loss.backward(stream, [passing.output, dlog_theta], log_theta, factor)?;
         }
         model.expression.backward(stream, &decoded.saved, passing)?;
         let first = dims.items - generated.len();

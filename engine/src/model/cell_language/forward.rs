@@ -5,7 +5,7 @@ use scmmgpt_kernels::runtime::{Class, Float, Plan, Real, Stream, Tensor};
 use scmmgpt_loader::batch::CellBatch;
 use scmmgpt_loader::language::LanguageBatch;
 
-use super::handles::{ExpressionError, Pooled, Request};
+use super::handles::{Pooled, Request};
 use super::{CellLanguage, Losses, Pairs, Sizes, Workspace};
 use crate::layer::Dims;
 use crate::layer::causal_attention::Places;
@@ -173,20 +173,16 @@ impl<T: Float> Workspace<T> {
             let values = of_items(values, width, &everyone).into_iter().map(|value| T::Acc::of(f64::from(value)));
             stream.upload(tensor, &values.collect::<Vec<_>>())
         };
-        match (&kept.error, saved.log_theta) {
-            (ExpressionError::Counts(error), Some(log_theta)) => {
-                upload(error.counts, &targets.values, targets.genes)?;
-                upload(error.weights, &targets.mask, targets.genes)?;
-                upload(error.log_sizes, &targets.log_sizes, 1)?;
-                error.forward(stream, saved.output, log_theta)
-            }
-            (ExpressionError::Squared(error), _) => {
-                upload(error.targets, &targets.values, targets.genes)?;
-                upload(error.mask, &targets.mask, targets.genes)?;
-                error.forward(stream, saved.output.reshape([kept.dims.tokens()]))
-            }
-            (ExpressionError::Counts(_), None) => Ok(0.0),
+        if let (Some(loss), Some(log_theta)) = (&kept.counts, saved.log_theta) {
+            upload(loss.counts, &targets.values, targets.genes)?;
+            upload(loss.weights, &targets.mask, targets.genes)?;
+            upload(loss.log_sizes, &targets.log_sizes, 1)?;
+            return loss.forward(stream, saved.output, log_theta);
         }
+        let Some(error) = &kept.squared else { return Ok(0.0) };
+        upload(error.targets, &targets.values, targets.genes)?;
+        upload(error.mask, &targets.mask, targets.genes)?;
+        error.forward(stream, saved.output.reshape([kept.dims.tokens()]))
     }
 }
 

@@ -62,14 +62,10 @@ pub(super) struct Sequences<T: Float> {
 pub(super) struct Decoded<T: Float> {
     pub(super) dims: ExpressionDims,
     pub(super) saved: gene_expression::Saved<T>,
-    pub(super) error: ExpressionError<T>,
-}
-
-/// What is learned from the decoder's output.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum ExpressionError<T: Float> {
-    Squared(SquaredError<T>),
-    Counts(CountLoss<T>),
+    /// What is learned of values.
+    pub(super) squared: Option<SquaredError<T>>,
+    /// What is learned of counts.
+    pub(super) counts: Option<CountLoss<T>>,
 }
 
 #[derive(Clone, Debug)]
@@ -172,11 +168,13 @@ impl<T: Float> CellLanguage<T> {
 
     fn plan_decoded(&self, plan: &mut Plan, dims: ExpressionDims) -> Decoded<T> {
         let saved = self.expression.plan(plan, dims);
-        let error = match self.config.expression.head {
-            ExpressionHead::Mse => ExpressionError::Squared(SquaredError::plan(plan, "expression", dims.tokens())),
-            ExpressionHead::Zinb => ExpressionError::Counts(CountLoss::plan(plan, "expression", dims.items, dims.genes)),
-        };
-        Decoded { dims, saved, error }
+        let of_counts = self.config.expression.head == ExpressionHead::Zinb;
+        Decoded {
+            dims,
+            saved,
+            squared: (!of_counts).then(|| SquaredError::plan(plan, "expression", dims.tokens())),
+            counts: of_counts.then(|| CountLoss::plan(plan, "expression", dims.items, dims.genes)),
+        }
     }
 
     fn plan_gradients(&self, plan: &mut Plan, handles: &Handles<T>, sizes: Sizes, purpose: &Purpose) -> Gradients<T> {
