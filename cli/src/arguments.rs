@@ -5,6 +5,7 @@ mod eval;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use scmmgpt_engine::task::annotate::NOVELTY_THRESHOLD;
 use scmmgpt_engine::{Device, LabelSource};
 
 pub(crate) use eval::{Eval, EvalAnnotation, EvalDescription, EvalFewShot, EvalGeneration, EvalTask, EvalZeroShot};
@@ -262,6 +263,10 @@ pub(crate) struct Annotate {
     /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference or --labels ontology]
     #[arg(long, value_name = "P")]
     pub(crate) unknown_threshold: Option<f64>,
+    /// By the model's own classes: write "unknown" where obs["scmmgpt_novelty"] is higher, that is, where a cell lies far from all
+    /// training cells; `inf` for never
+    #[arg(long, value_name = "X", default_value_t = NOVELTY_THRESHOLD, conflicts_with_all = ["reference", "labels"])]
+    pub(crate) novelty_threshold: f64,
 }
 
 /// What `--labels` means.
