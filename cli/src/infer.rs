@@ -85,6 +85,7 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
         layer: cells.layer.as_deref(),
         method,
         unknown_threshold: arguments.unknown_threshold,
+        novelty_threshold: arguments.novelty_threshold,
         top_n: arguments.top_n,
         overwrite: cells.overwrite,
         command: &command,
