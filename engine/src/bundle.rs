@@ -21,6 +21,7 @@ use crate::config::{CellTextConfig, ModelConfig, QFormerConfig, TextConfig, Trai
 use crate::layer::Dims;
 use crate::model::cell_model::{CellModel, Heads, LossWeights, Purpose, Workspace};
 use crate::model::cell_text::{self, CellText};
+use crate::novelty::Novelty;
 use crate::task::pair_scores::Mixing;
 use crate::texts::Texts;
 use crate::train::TrainingData;
@@ -116,6 +117,7 @@ pub struct Bundle {
     device: Device,
     model: Model,
     texts: Option<Texts>,
+    novelty: Option<Novelty>,
     _parameters: Parameters<f32>,
 }
 
@@ -183,6 +185,7 @@ impl Bundle {
                 Model::Joint(Box::new(CellText::declare(&mut plan, &sizes, config.heads, false, vocabulary.pad())))
             }
         };
+        let novelty = Novelty::open(folder, vocabulary.len())?;
         let texts = config.text.as_ref().map(|text| Texts::open(&text.text, folder)).transpose()?;
         let parameters = plan.allocate(device)?;
         let stream = Stream::new(device, 0)?;
@@ -192,7 +195,8 @@ impl Bundle {
             Model::Joint(model) => model.refresh(&stream)?,
         }
         let hash = hash(&folder.join(WEIGHTS))?;
-        Ok(Bundle { config, vocabulary, hash, folder: folder.into(), device: device.clone(), model, texts, _parameters: parameters })
+        let folder = folder.into();
+        Ok(Bundle { config, vocabulary, hash, folder, device: device.clone(), model, texts, novelty, _parameters: parameters })
     }
 
     /// The device that it is on.
@@ -216,6 +220,11 @@ impl Bundle {
             (Model::Joint(model), Some(config), Some(texts)) => Ok(Joint { model, config, texts }),
             _ => Err(Error::Incapable { task, reason: "it knows no text; train with a [stage1] section".into() }),
         }
+    }
+
+    /// Where its training cells lie; none for a model without classes, or of few cells.
+    pub(crate) fn novelty(&self) -> Option<&Novelty> {
+        self.novelty.as_ref()
     }
 
     /// Labels by text with a lower probability are withheld.

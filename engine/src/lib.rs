@@ -31,6 +31,7 @@ pub mod layer;
 pub mod metric;
 pub mod model;
 pub mod neighbours;
+mod novelty;
 mod predict;
 pub mod retrieve;
 mod scgpt;

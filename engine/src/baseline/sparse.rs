@@ -59,11 +59,21 @@ impl<'a> SparseRows<'a> {
         }
     }
 
+    /// Columns and values of one row.
+    pub(crate) fn entries(&self, row: usize) -> impl Iterator<Item = (&'a u32, &'a f32)> + Clone + use<'a> {
+        let entries = self.indptr[row]..self.indptr[row + 1];
+        self.indices[entries.clone()].iter().zip(&self.values[entries])
+    }
+
+    /// Mean and standard deviation of each column over these rows, `[columns]`.
+    pub(crate) fn statistics(&self, rows: &[usize]) -> (Vec<f64>, Vec<f64>) {
+        let (mean, variance) = super::selected::column_statistics(self, rows);
+        (mean, variance.into_iter().map(f64::sqrt).collect())
+    }
+
     /// The (column, value) pairs of one row.
     pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = (usize, f64)> + Clone + use<'a> {
-        let entries = self.indptr[row]..self.indptr[row + 1];
-        let columns = self.indices[entries.clone()].iter();
-        columns.zip(&self.values[entries]).map(|(&column, &value)| (column as usize, f64::from(value)))
+        self.entries(row).map(|(&column, &value)| (column as usize, f64::from(value)))
     }
 }
 

@@ -9,6 +9,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// Resamples behind every interval.
 pub const RESAMPLES: u32 = 1000;
@@ -37,11 +38,11 @@ impl Estimate {
         Self { value, low: percentile(0.025), high: percentile(0.975) }
     }
 
-    /// As [`Estimate::new`], of the resampled values moved so that their mean is `value`: for distances between sets, which grow by the
-    /// mere repeats in resamples.
-    pub(super) fn centred(value: f64, mut resampled: Vec<f64>) -> Self {
+    /// As [`Estimate::new`], of the resampled values moved so that their mean is `value`, within `range`: for comparisons of sets, which
+    /// repeats in resamples make less alike.
+    pub(super) fn centred(value: f64, mut resampled: Vec<f64>, range: RangeInclusive<f64>) -> Self {
         let off = resampled.iter().sum::<f64>() / resampled.len() as f64 - value;
-        resampled.iter_mut().for_each(|resampled| *resampled -= off);
+        resampled.iter_mut().for_each(|resampled| *resampled = (*resampled - off).max(*range.start()).min(*range.end()));
         Self::new(value, resampled)
     }
 
@@ -82,8 +83,8 @@ mod tests {
         let estimate = Estimate::new(5.0, (0..11).rev().map(f64::from).collect());
         assert_eq!((estimate.low, estimate.high), (0.25, 9.75));
         assert_eq!(format!("{estimate:+}"), "+5.000 [+0.250, +9.750]");
-        let centred = Estimate::centred(7.0, (0..11).map(f64::from).collect());
-        assert_eq!((centred.value, centred.low, centred.high), (7.0, 2.25, 11.75));
+        let centred = Estimate::centred(7.0, (0..11).map(f64::from).collect(), 0.0..=11.5);
+        assert_eq!((centred.value, centred.low, centred.high), (7.0, 2.25, 11.5));
     }
 
     #[test]

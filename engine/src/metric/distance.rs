@@ -74,8 +74,9 @@ impl TwoSets {
         let value = |counts: &[f64]| {
             let weight = |at: usize| if at < first { counts[at] / first as f64 } else { -counts[at] / (all - first) as f64 };
             let weights: Vec<f64> = (0..all).map(weight).collect();
-            let row = |row: usize| weights[row] * kernel[row * all..][..all].iter().zip(&weights).map(|(k, w)| k * w).sum::<f64>();
-            (0..all).filter(|&at| weights[at] != 0.0).map(row).sum::<f64>()
+            // The kernel is symmetric, and 1 on its diagonal.
+            let later = |row: usize| kernel[row * all..][row + 1..all].iter().zip(&weights[row + 1..]).map(|(k, w)| k * w).sum::<f64>();
+            (0..all).filter(|&at| weights[at] != 0.0).map(|row| weights[row] * (weights[row] + 2.0 * later(row))).sum::<f64>()
         };
         self.estimate([first, all - first], value)
     }
@@ -113,7 +114,7 @@ impl TwoSets {
             draws(self.seed, 2 * resample + 1, second).for_each(|at| counts[first + at] += 1.0);
             value(counts)
         });
-        Estimate::centred(value(&vec![1.0; first + second]), resampled.collect())
+        Estimate::centred(value(&vec![1.0; first + second]), resampled.collect(), 0.0..=f64::INFINITY)
     }
 }
 
@@ -192,7 +193,7 @@ fn median(squares: &mut [f64]) -> f64 {
     if squares.is_empty() {
         return 0.0;
     }
-    let (middle, even) = (squares.len() / 2, squares.len() % 2 == 0);
+    let (middle, even) = (squares.len() / 2, squares.len().is_multiple_of(2));
     let (below, upper, _) = squares.select_nth_unstable_by(middle, f64::total_cmp);
     let lower = if even { below.iter().copied().fold(0.0, f64::max) } else { *upper };
     let median = (lower.sqrt() + upper.sqrt()) / 2.0;

@@ -73,10 +73,17 @@ impl fmt::Display for ScoreTable {
         align.resize(2 + self.rows.len(), Align::Left);
         columns(f, &align, &lines)?;
         writeln!(f, "[..] 95 % interval over {} bootstrap resamples, seed {}\n", self.resamples, self.seed)?;
-        for metric in metrics {
-            if let Some(definition) = self.definitions.get(metric) {
-                writeln!(f, "{metric}: {definition}")?;
+        let rows = self.rows.iter().map(|(name, _)| name.as_str());
+        let mut defined: Vec<(Vec<&str>, &str)> = Vec::new();
+        for name in metrics.into_iter().chain(rows) {
+            match (self.definitions.get(name), defined.last_mut()) {
+                (Some(definition), Some((names, last))) if last == definition => names.push(name),
+                (Some(definition), _) => defined.push((vec![name], definition)),
+                (None, _) => {}
             }
+        }
+        for (names, definition) in defined {
+            writeln!(f, "{}: {definition}", names.join("; "))?;
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))
     }
@@ -93,16 +100,17 @@ mod tests {
             n: 12,
             estimate: Estimate { value, low: value - 0.1, high: value + 0.1 },
         };
-        let mut table = ScoreTable::new([("BLEU-2".to_owned(), "of words".to_owned())], 7);
-        table.rows.push(("model".into(), vec![score("BLEU-2", 0.5), score("W", 1.25)]));
+        let definitions = [("BLEU-2", "of words"), ("BLEU-4", "of words"), ("majority", "the usual")];
+        let mut table = ScoreTable::new(definitions.map(|(name, text)| (name.to_owned(), text.to_owned())), 7);
+        table.rows.push(("model".into(), vec![score("BLEU-2", 0.5), score("BLEU-4", 0.5), score("W", 1.25)]));
         table.rows.push(("majority".into(), vec![score("BLEU-2", 0.25)]));
         table.notes.push("W was left out".into());
         let shown = table.to_string();
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines[0], "         n  model                 majority");
         assert_eq!(lines[1], "BLEU-2  12  0.500 [0.400, 0.600]  0.250 [0.150, 0.350]");
-        assert_eq!(lines[2], "W       12  1.250 [1.150, 1.350]  -");
-        assert!(shown.contains("\nBLEU-2: of words\n") && shown.ends_with("note: W was left out\n"), "{shown}");
+        assert_eq!(lines[3], "W       12  1.250 [1.150, 1.350]  -");
+        assert!(shown.ends_with("\n\nBLEU-2; BLEU-4: of words\nmajority: the usual\nnote: W was left out\n"), "{shown}");
         assert_eq!(table.get("majority", "BLEU-2").unwrap().value, 0.25);
         assert_eq!(table.get("majority", "W"), None);
         let text = serde_json::to_string(&table).unwrap();

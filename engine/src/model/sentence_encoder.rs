@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use scmmgpt_kernels::pool::{self, Kind};
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Plan, Stream};
-use scmmgpt_loader::text::TextCollator;
+use scmmgpt_loader::text::{PAD_TO_MULTIPLE, TextCollator};
 use scmmgpt_loader::tokenizer::TextTokenizer;
 
 use super::bert;
@@ -47,7 +47,9 @@ impl SentenceEncoder {
             let model = QFormer::declare(&mut plan, &config, 1);
             let parameters = plan.allocate(device)?;
             bert::load_bert(&Stream::new(device, 0)?, &parameters, &config, folder)?;
-            let collator = TextCollator::new(tokenizer, LONGEST.min(config.max_position_embeddings))?;
+            // Padding must have a place, too.
+            let places = config.max_position_embeddings / PAD_TO_MULTIPLE * PAD_TO_MULTIPLE;
+            let collator = TextCollator::new(tokenizer, LONGEST.min(places))?;
             Ok(SentenceEncoder { device: device.clone(), model, collator, _parameters: parameters })
         })
     }

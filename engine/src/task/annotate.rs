@@ -25,6 +25,11 @@ use crate::{Error, Result};
 pub const LABEL_KEY: &str = "scmmgpt_label";
 /// Column of the probabilities in `obs`.
 pub const PROBABILITY_KEY: &str = "scmmgpt_probability";
+pub use crate::novelty::NOVELTY_THRESHOLD;
+
+/// Column of the novelty in `obs`, where labels come from the head: the squared distance to the nearest class of the training cells, in
+/// multiples of what 1 % of them exceed.
+pub const NOVELTY_KEY: &str = "scmmgpt_novelty";
 /// Label of a cell whose label is withheld.
 pub const UNKNOWN: &str = "unknown";
 
@@ -42,6 +47,8 @@ pub struct Annotate<'a> {
     /// Withhold labels below this probability, if not at the model's own threshold (none with a reference, all of an ontology, or a
     /// language model).
     pub unknown_threshold: Option<f64>,
+    /// By the head: withhold labels of cells whose novelty is above this (see [`NOVELTY_THRESHOLD`]).
+    pub novelty_threshold: f64,
     /// By text or language model: so many labels a cell, the likeliest first.
     pub top_n: usize,
     /// Replace an existing output.
@@ -127,6 +134,8 @@ pub struct Summary {
 /// What a method came to: `[ranks]`, the likeliest label of each cell first.
 struct Annotated {
     ranks: Vec<Labels>,
+    /// `[cells]`, where it is known.
+    novelty: Option<Vec<f32>>,
     method: String,
     truncated: usize,
     by_name_alone: Vec<String>,
@@ -134,7 +143,7 @@ struct Annotated {
 
 impl Annotated {
     fn without_text(labels: Labels, method: String) -> Self {
-        Annotated { ranks: vec![labels], method, truncated: 0, by_name_alone: Vec::new() }
+        Annotated { ranks: vec![labels], novelty: None, method, truncated: 0, by_name_alone: Vec::new() }
     }
 }
 
@@ -172,7 +181,7 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
                 Method::Generative(Some(source)) => format!("language model: {}", source_name(source)),
                 _ => "language model: the classes of training".into(),
             };
-            Annotated { ranks, method, truncated: 0, by_name_alone: Vec::new() }
+            Annotated { ranks, novelty: None, method, truncated: 0, by_name_alone: Vec::new() }
         }
         Offered::None => {
             let predictions = encode(bundle, &dataset, &rows, &mut progress)?;
@@ -183,7 +192,11 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
                 ),
                 _ => {
                     let threshold = task.unknown_threshold.unwrap_or(bundle.config.unknown_threshold);
-                    Annotated::without_text(by_head(bundle, &predictions, threshold)?, "cell-type head".into())
+                    let mut labels = by_head(bundle, &predictions, threshold)?;
+                    let novelty = bundle.novelty().map(|novelty| novelty.scores(&dataset, &rows)).transpose()?;
+                    let foreign = |(_, novelty): &(_, &f32)| f64::from(**novelty) > task.novelty_threshold;
+                    labels.cells.iter_mut().zip(novelty.iter().flatten()).filter(foreign).for_each(|(cell, _)| cell.0 = None);
+                    Annotated { novelty, ..Annotated::without_text(labels, "cell-type head".into()) }
                 }
             }
         }
@@ -197,6 +210,8 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
         let probabilities = labels.probabilities().into_iter().map(f64::from).collect();
         obs.extend([(key(LABEL_KEY), labels.column()), (key(PROBABILITY_KEY), Column::Number(probabilities))]);
     }
+    let novelty = annotated.novelty.map(|novelty| novelty.into_iter().map(f64::from).collect());
+    obs.extend(novelty.map(|novelty| (NOVELTY_KEY.into(), Column::Number(novelty))));
     let provenance = Provenance::new(bundle, task.command).with("method", UnsValue::Text(annotated.method));
     write_result(task.cells, task.output, Additions { obs, ..Additions::default() }, provenance, task.overwrite)?;
     let mut counts: std::collections::BTreeMap<String, usize> = Default::default();
@@ -222,7 +237,7 @@ fn by_text_ranks(bundle: &Bundle, scored: &ByText, task: &Annotate<'_>) -> Annot
     };
     let ranks = ranks(&scored.labels.names, scored.scores.cells(), task, own, &|cell, count| scored.top(cell, count));
     let by_name_alone = scored.labels.by_name_alone.clone();
-    Annotated { ranks, method: format!("text: {source}"), truncated: scored.truncated, by_name_alone }
+    Annotated { ranks, novelty: None, method: format!("text: {source}"), truncated: scored.truncated, by_name_alone }
 }
 
 fn source_name(source: &LabelSource) -> String {

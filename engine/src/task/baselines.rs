@@ -12,7 +12,7 @@ pub(crate) type Report<'a> = dyn FnMut(&str, &[Option<u32>], &[f32]) -> Result<(
 
 /// Reports on what the baselines answer; `labels` has one entry for each cell of the dataset.
 pub(crate) fn baselines(dataset: &CellDataset, labels: &[u32], split: Split<'_>, report: &mut Report<'_>) -> Result<()> {
-    let matrix = expression(dataset, 0..dataset.len())?;
+    let matrix = expression(dataset)?;
     let regression = baseline::logistic_regression(matrix.rows(), labels, split, LogisticOptions::default())?;
     report("logistic regression", &regression.answers(), &regression.probabilities)?;
     let neighbours = baseline::knn_on_pca(matrix.rows(), labels, split, KnnOptions::default())?;
@@ -21,10 +21,10 @@ pub(crate) fn baselines(dataset: &CellDataset, labels: &[u32], split: Split<'_>,
     report("majority", &majority.answers(), &majority.probabilities)
 }
 
-/// Log1p-CP10k values of some cells of a dataset as sparse rows over its vocabulary.
-pub(crate) fn expression(dataset: &CellDataset, cells: impl IntoIterator<Item = usize>) -> Result<SparseMatrix> {
+/// Log1p-CP10k values of a dataset as sparse rows over its vocabulary.
+pub(crate) fn expression(dataset: &CellDataset) -> Result<SparseMatrix> {
     let mut matrix = SparseMatrix::new(dataset.vocab().len());
-    for row in cells {
+    for row in 0..dataset.len() {
         let cell = dataset.cell(row)?;
         let mut values = cell.values.to_vec();
         if dataset.reports()[cell.source].scale != InputScale::Log1p {

@@ -18,6 +18,7 @@ use crate::bundle::{Bundle, BundleConfig, write_json};
 use crate::config::TrainConfig;
 use crate::layer::{Dims, Dropout};
 use crate::model::cell_model::{CellModel, LossWeights, Workspace};
+use crate::novelty::Novelty;
 use crate::predict::{PREFETCH, Predictions, Request, argmax, predict, probabilities};
 use crate::weights::Parameters;
 use crate::{Error, Result};
@@ -82,6 +83,11 @@ pub(super) fn train(trainer: &Trainer, device: &Device, folder: &Path, session: 
         expert(&data.learned(), stream)?;
     }
     std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
+    if trainer.heads().classes > 0
+        && let Some(novelty) = Novelty::fit(data)?
+    {
+        novelty.write(folder)?;
+    }
     Bundle::write(folder, &description, data.dataset.vocab(), stream, &parameters)?;
     let steps = run.steps_done();
     drop(run);

@@ -97,45 +97,30 @@ pub fn scores(generated: &Cells<'_>, reference: &Cells<'_>, pairs: Option<&[usiz
 const MMD: &str = "MMD^2";
 const WASSERSTEIN: &str = "sliced Wasserstein";
 
+/// How intervals of comparisons of sets come about.
+const CENTRED: &str = "interval: resampled values moved to the mean of the value";
+
 /// What [`scores`] prints, in words.
 pub fn definitions() -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    let mut define = |name: String, text: String| all.push((name, text));
-    for k in NEIGHBOURS {
-        define(
-            format!("k-NN accuracy, k = {k}"),
-            format!(
-                "share of the generated cells whose label is that of most of their {k} nearest reference cells, Euclidean over all genes, \
-                 equal votes going to the label that is first by name; as scikit-learn KNeighborsClassifier fitted on the reference"
-            ),
-        );
-    }
-    let distances =
-        format!("at most {MOST_POINTS} cells a set, drawn by the seed; interval: resampled values moved to the mean of the value");
-    define(
-        MMD.into(),
-        format!(
-            "squared maximum mean discrepancy between generated and reference cells, RBF kernel exp(-d^2 / 2s^2) with s the median distance \
-             of both sets together, biased (0 for equal sets); {distances}"
-        ),
+    let neighbours = "share of the generated cells whose label is that of most of their k nearest reference cells, Euclidean over all genes, \
+                      equal votes going to the label that is first by name; as scikit-learn KNeighborsClassifier fitted on the reference";
+    let mut all: Vec<(String, String)> = NEIGHBOURS.map(|k| (format!("k-NN accuracy, k = {k}"), neighbours.to_owned())).into();
+    let distances = format!("at most {MOST_POINTS} cells a set, drawn by the seed; {CENTRED}");
+    let mmd = format!(
+        "squared maximum mean discrepancy between generated and reference cells, RBF kernel exp(-d^2 / 2s^2) with s the median distance of \
+         both sets together, biased (0 for equal sets); {distances}"
     );
-    define(
-        WASSERSTEIN.into(),
-        format!("2-Wasserstein distance between generated and reference cells over {DIRECTIONS} random directions; {distances}"),
+    let wasserstein =
+        format!("2-Wasserstein distance between generated and reference cells over {DIRECTIONS} random directions; {distances}");
+    all.extend([(MMD.to_owned(), mmd), (WASSERSTEIN.to_owned(), wasserstein)]);
+    all.extend(moments::METRICS.iter().map(ToString::to_string).zip(moments::definitions()));
+    let top = "equally high ones by the order of genes; as calculate_topn_accuracy of scMMGPT's authors";
+    let of_cells = format!("share of the n highest genes of a reference cell among the n highest of the cell generated for it; {top}");
+    let of_labels = format!(
+        "share of the n highest genes of a label's mean reference cell among the n highest of its mean generated cell, mean over the labels \
+         that both sets have; {top}, there of single cells; {CENTRED}"
     );
-    for (metric, text) in moments::METRICS.iter().zip(moments::definitions()) {
-        define((*metric).into(), text);
-    }
-    for top in TOP_GENES {
-        let text = "equally high ones by their order; as scMMGPT's calculate_topn_accuracy";
-        define(
-            format!("top-{top} genes of cells"),
-            format!("share of a reference cell's {top} highest genes among the {top} highest of the cell generated for it, {text}"),
-        );
-        define(
-            format!("top-{top} genes of labels"),
-            format!("the same between the mean cells of each label, mean over the labels that both sets have, {text} on them"),
-        );
-    }
+    all.extend(TOP_GENES.map(|n| (format!("top-{n} genes of cells"), of_cells.clone())));
+    all.extend(TOP_GENES.map(|n| (format!("top-{n} genes of labels"), of_labels.clone())));
     all
 }

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Cells;
 use super::top_genes::{TOP_GENES, highest, overlap};
+use super::{CENTRED, Cells};
 use crate::baseline::SparseRows;
 use crate::metric::bootstrap::{Estimate, RESAMPLES, draws};
 
@@ -18,13 +18,13 @@ pub(super) const METRICS: [&str; 5] =
 pub(super) fn definitions() -> [String; 5] {
     let labels = "mean over the labels of which both sets have two cells or more";
     [
-        "Pearson correlation over the genes between the generated and the reference cells' mean expression".into(),
-        "Pearson correlation over the genes between the generated and the reference cells' variance (n - 1)".into(),
-        format!("the correlation of means for each label, {labels}"),
-        format!("the correlation of variances for each label, {labels}"),
+        format!("Pearson correlation over the genes between the generated and the reference cells' mean expression; {CENTRED}"),
+        format!("Pearson correlation over the genes between the generated and the reference cells' variance (n - 1); {CENTRED}"),
+        format!("the correlation of means for each label, {labels}; {CENTRED}"),
+        format!("the correlation of variances for each label, {labels}; {CENTRED}"),
         format!(
             "share of the {DIFFERENTIAL_GENES} genes of largest Welch t statistic of a label against all other cells that generated and \
-             reference cells have in common, {labels} (and two of others)"
+             reference cells have in common, {labels} and two others; {CENTRED}"
         ),
     ]
 }
@@ -190,7 +190,7 @@ pub(super) fn estimates(generated: &Cells<'_>, reference: &Cells<'_>, seed: u64)
         .collect();
     let estimate = |value: Option<f64>, of: &dyn Fn(&Values) -> Option<f64>| {
         let resampled: Vec<f64> = resampled.iter().filter_map(of).collect();
-        value.filter(|_| !resampled.is_empty()).map(|value| Estimate::new(value, resampled))
+        value.filter(|_| !resampled.is_empty()).map(|value| Estimate::centred(value, resampled, -1.0..=1.0))
     };
     Estimates {
         moments: std::array::from_fn(|at| estimate(observed.moments[at], &|values| values.moments[at])),
