@@ -3,9 +3,11 @@
 use scmmgpt_engine::bundle::Bundle;
 use scmmgpt_engine::task::few_shot::{self, FewShot};
 use scmmgpt_engine::task::score::{self, Score};
+use scmmgpt_engine::task::score_cells::{ScoreCells, score_cells};
+use scmmgpt_engine::task::score_descriptions::{ScoreDescriptions, score_descriptions};
 use scmmgpt_engine::task::zero_shot::{self, ZeroShot};
 
-use crate::arguments::{Eval, EvalAnnotation, EvalFewShot, EvalTask, EvalZeroShot, Global, label_source};
+use crate::arguments::{Eval, EvalAnnotation, EvalDescription, EvalFewShot, EvalGeneration, EvalTask, EvalZeroShot, Global, label_source};
 use crate::progress::Display;
 
 pub(crate) fn run(global: &Global, arguments: &Eval) -> anyhow::Result<()> {
@@ -13,6 +15,8 @@ pub(crate) fn run(global: &Global, arguments: &Eval) -> anyhow::Result<()> {
         EvalTask::Annotation(task) => annotation(global, task),
         EvalTask::ZeroShot(task) => zero_shot(global, task),
         EvalTask::FewShot(task) => few_shot(global, task),
+        EvalTask::Description(task) => description(global, task),
+        EvalTask::Generation(task) => generation(global, task),
     }
 }
 
@@ -56,6 +60,32 @@ fn few_shot(global: &Global, arguments: &EvalFewShot) -> anyhow::Result<()> {
     let result = few_shot::few_shot(&bundle, &task, &mut |done, total| display.cells(done, total));
     display.finish();
     print(global, &result?)
+}
+
+fn description(global: &Global, arguments: &EvalDescription) -> anyhow::Result<()> {
+    let task = ScoreDescriptions {
+        predictions: &arguments.predictions,
+        predicted_key: arguments.predicted_key.as_deref(),
+        reference_key: arguments.reference_key.as_deref(),
+        label_key: arguments.label_key.as_deref(),
+        ontology: arguments.ontology.as_deref(),
+        text_model: arguments.text_model.as_deref(),
+        seed: global.seed.unwrap_or(0),
+    };
+    print(global, &score_descriptions(&global.open_device()?, &task)?)
+}
+
+fn generation(global: &Global, arguments: &EvalGeneration) -> anyhow::Result<()> {
+    let task = ScoreCells {
+        cells: &arguments.cells,
+        reference: &arguments.reference,
+        label_key: &arguments.label_key,
+        train: arguments.train.as_deref(),
+        layer: Some(&arguments.layer),
+        paired: arguments.paired,
+        seed: global.seed.unwrap_or(0),
+    };
+    print(global, &global.open_device()?.enter(|| score_cells(&task))?)
 }
 
 /// As a table, or as JSON.

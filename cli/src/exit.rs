@@ -28,7 +28,7 @@ pub(crate) fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
 fn code(error: &Error) -> u8 {
     match error {
         Error::ConfigSyntax { .. } | Error::Override { .. } | Error::Setting { .. } | Error::OutputExists { .. } => 2,
-        Error::Labels { .. } | Error::Metric(_) | Error::Query { .. } | Error::Texts { .. } => 3,
+        Error::Labels { .. } | Error::Pairs { .. } | Error::Metric(_) | Error::Query { .. } | Error::Texts { .. } => 3,
         Error::Loader(error) => loader_code(error),
         Error::ModelFolder { .. }
         | Error::Incapable { .. }

@@ -79,6 +79,14 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// An adapter's files cannot be read, or belong to another model.
+    #[error("the adapter in {} does not fit: {}; give the model that it was trained with", folder.display(), problems.join("; "))]
+    Adapter {
+        /// The adapter's folder.
+        folder: PathBuf,
+        /// Every difference.
+        problems: Vec<String>,
+    },
     /// A batch of texts does not fit the model or its cells.
     #[error("texts of a batch: {reason}")]
     Texts {
@@ -139,6 +147,20 @@ pub enum Error {
     MissingGradient {
         /// The parameters.
         names: Vec<String>,
+    },
+    /// A generated cell has no counterpart.
+    #[error(
+        "cell `{name}` of {} has no cell of that name with a label in {}; without --paired the cells are compared by label alone",
+        generated.display(),
+        reference.display()
+    )]
+    Pairs {
+        /// The generated cells.
+        generated: PathBuf,
+        /// The real ones.
+        reference: PathBuf,
+        /// The cell.
+        name: String,
     },
     /// A search was asked for with something that is no query.
     #[error("cannot search: {found}, expected {expected}")]

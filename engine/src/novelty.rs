@@ -24,8 +24,8 @@ use safetensors::Dtype;
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
 use scmmgpt_loader::dataset::CellDataset;
 
-use crate::baseline::{SparseRows, fit_pca};
-use crate::task::baselines::Expression;
+use crate::baseline::{SparseMatrix, SparseRows, fit_pca};
+use crate::task::baselines::expression;
 use crate::train::TrainingData;
 use crate::{Error, Result};
 
@@ -88,7 +88,7 @@ impl Novelty {
             return Ok(None);
         }
         let labels: Vec<usize> = train.iter().filter_map(class).map(|class| class as usize).collect();
-        let Some(mut novelty) = Novelty::of_classes(&Expression::of(dataset)?, &train, &labels)? else { return Ok(None) };
+        let Some(mut novelty) = Novelty::of_classes(&expression(dataset)?, &train, &labels)? else { return Ok(None) };
         let mut distances = novelty.scores(dataset, &held_out)?;
         distances.sort_by(f32::total_cmp);
         novelty.scale = distances[(distances.len() - 1) * 99 / 100].max(f32::MIN_POSITIVE);
@@ -96,7 +96,7 @@ impl Novelty {
     }
 
     /// Everything but the scale, which is 1.
-    fn of_classes(expression: &Expression, train: &[usize], labels: &[usize]) -> Result<Option<Novelty>> {
+    fn of_classes(expression: &SparseMatrix, train: &[usize], labels: &[usize]) -> Result<Option<Novelty>> {
         let rows = expression.rows();
         let (mean, deviation) = rows.statistics(train);
         let weight: Vec<f32> = deviation.iter().map(|&deviation| if deviation > 0.0 { 1.0 / deviation as f32 } else { 0.0 }).collect();
@@ -195,7 +195,7 @@ impl Novelty {
 
     /// The novelty of each of these cells of a dataset on the model's vocabulary.
     pub(crate) fn scores(&self, dataset: &CellDataset, rows: &[usize]) -> Result<Vec<f32>> {
-        let expression = Expression::of(dataset)?;
+        let expression = expression(dataset)?;
         let matrix = expression.rows();
         let size = self.components() + 1;
         let panels = (0..dataset.reports().len()).map(|source| self.panel(dataset.panel(source)));

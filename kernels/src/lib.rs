@@ -49,4 +49,5 @@ kernels! {
     rope,
     swiglu,
     topk: texts,
+    zinb,
 }

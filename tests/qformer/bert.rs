@@ -3,17 +3,19 @@
 //! The files come from `tools/golden/make_bert_golden.py`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use scmmgpt_engine::config::{CellTextConfig, ModelConfig, QFormerConfig};
 use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::bert::{self, BertImport, load_bert};
 use scmmgpt_engine::model::cell_model::Heads;
 use scmmgpt_engine::model::cell_text::{CellText, Contrast, LossWeights, Purpose, Side, Sizes};
+use scmmgpt_engine::model::sentence_encoder::SentenceEncoder;
 use scmmgpt_engine::weights::{ParameterPlan, Values};
 use scmmgpt_kernels::runtime::Device;
 use scmmgpt_kernels::testing::{Tolerance, compare};
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
-use scmmgpt_loader::text::TextBatch;
+use scmmgpt_loader::text::{TextBatch, TextCollator};
 use scmmgpt_loader::tokenizer::TextTokenizer;
 
 /// A golden file.
@@ -194,13 +196,35 @@ fn sentence_embeddings_of_a_real_bert() {
     for (sentence, (ids, &length)) in sentences.iter().zip(texts.token_ids.chunks_exact(texts.seq_len).zip(&texts.lengths)) {
         assert_eq!(tokenizer.encode(sentence, 128).unwrap().ids, ids[..length as usize], "{sentence}");
     }
-    let imported = import(&folder, &texts).unwrap();
-    let hidden = real_rows(&imported.hidden, &texts);
-    let mut means = Vec::new();
-    for text in hidden.chunks_exact(texts.seq_len * width) {
-        let sum: Vec<f64> = (0..width).map(|at| text.iter().skip(at).step_by(width).sum()).collect();
+    let encoder = SentenceEncoder::open(&folder, &Device::cpu(2).unwrap()).unwrap();
+    let found: Vec<f64> = encoder.encode(&sentences).unwrap().into_iter().map(f64::from).collect();
+    check("sentences", &expected, &found, 1e-4);
+}
+
+/// Sentences are the means of the text pass over their tokens, whichever batch they come in.
+#[test]
+fn sentences_are_means_of_tokens() {
+    let golden = open("bert_tiny.safetensors");
+    let folder = folder(&golden, str::to_string);
+    let words = (4..20).map(|word| format!("w{word}"));
+    let vocabulary: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"].map(String::from).into_iter().chain(words).collect();
+    std::fs::write(folder.path().join("vocab.txt"), vocabulary.join("\n")).unwrap();
+    let encoder = SentenceEncoder::open(folder.path(), &Device::cpu(2).unwrap()).unwrap();
+    assert_eq!(encoder.tokens("W5 zz, w6"), ["w5", "[UNK]", "[UNK]", "w6"]);
+    assert!(encoder.tokens(" ").is_empty());
+
+    let texts = ["w5 w6 w9", "", "w7", "w4 w4 w8 w10 w11 w12 w13 w14 w15", "w5 w6 w9"].map(str::to_string);
+    let found = encoder.encode(&texts).unwrap();
+    let width = encoder.width();
+    assert_eq!(found.len(), 5 * width);
+    assert!(found[width..2 * width].iter().all(|value| *value == 0.0), "a text without tokens is 0");
+    let collator = TextCollator::new(Arc::new(TextTokenizer::open(folder.path()).unwrap()), 8).unwrap();
+    for (at, text) in texts.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+        let batch = collator.collate(&[text], None).unwrap();
+        let hidden = real_rows(&import(folder.path(), &batch).unwrap().hidden, &batch);
+        let sum: Vec<f64> = (0..width).map(|column| hidden.iter().skip(column).step_by(width).sum()).collect();
         let length = sum.iter().map(|value| value * value).sum::<f64>().sqrt();
-        means.extend(sum.iter().map(|value| value / length));
+        let mean: Vec<f64> = sum.iter().map(|value| value / length).collect();
+        check(text, &found[at * width..][..width], &mean, 1e-5);
     }
-    check("sentences", &expected, &means, 1e-4);
 }

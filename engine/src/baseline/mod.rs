@@ -23,7 +23,7 @@ pub use knn::{KnnOptions, knn_on_pca, nearest_neighbours};
 pub use logistic::{LogisticModel, LogisticOptions, fit_logistic_regression, logistic_regression};
 pub use majority::majority;
 pub use pca::{Pca, fit_pca};
-pub use sparse::SparseRows;
+pub use sparse::{SparseMatrix, SparseRows};
 
 use crate::metric::error::{MetricError, Result, in_range, same_length};
 

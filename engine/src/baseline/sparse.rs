@@ -24,7 +24,7 @@ impl<'a> SparseRows<'a> {
     }
 
     /// Checks all that this type's documentation asks for; everything else in this module relies on it.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         same_length("sparse values", self.indices.len(), self.values.len())?;
         match self.indptr.last() {
             None => {
@@ -72,8 +72,38 @@ impl<'a> SparseRows<'a> {
     }
 
     /// The (column, value) pairs of one row.
-    pub(super) fn row(&self, row: usize) -> impl Iterator<Item = (usize, f64)> + Clone + use<'a> {
+    pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = (usize, f64)> + Clone + use<'a> {
         self.entries(row).map(|(&column, &value)| (column as usize, f64::from(value)))
+    }
+}
+
+/// Rows of a [`SparseRows`], owned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SparseMatrix {
+    indptr: Vec<usize>,
+    indices: Vec<u32>,
+    values: Vec<f32>,
+    columns: usize,
+}
+
+impl SparseMatrix {
+    /// A matrix without rows.
+    pub fn new(columns: usize) -> SparseMatrix {
+        SparseMatrix { indptr: vec![0], indices: Vec::new(), values: Vec::new(), columns }
+    }
+
+    /// Adds a row of (column, value).
+    pub fn push(&mut self, entries: impl IntoIterator<Item = (u32, f32)>) {
+        for (column, value) in entries {
+            self.indices.push(column);
+            self.values.push(value);
+        }
+        self.indptr.push(self.indices.len());
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> SparseRows<'_> {
+        SparseRows { indptr: &self.indptr, indices: &self.indices, values: &self.values, columns: self.columns }
     }
 }
 

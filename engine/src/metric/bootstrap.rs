@@ -6,8 +6,10 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// Resamples behind every interval.
 pub const RESAMPLES: u32 = 1000;
@@ -34,6 +36,25 @@ impl Estimate {
             below + (above - below) * at.fract()
         };
         Self { value, low: percentile(0.025), high: percentile(0.975) }
+    }
+
+    /// As [`Estimate::new`], of the resampled values moved so that their mean is `value`, within `range`: for comparisons of sets, which
+    /// repeats in resamples make less alike.
+    pub(super) fn centred(value: f64, mut resampled: Vec<f64>, range: RangeInclusive<f64>) -> Self {
+        let off = resampled.iter().sum::<f64>() / resampled.len() as f64 - value;
+        resampled.iter_mut().for_each(|resampled| *resampled = (*resampled - off).max(*range.start()).min(*range.end()));
+        Self::new(value, resampled)
+    }
+
+    /// A mean over samples.
+    pub(super) fn mean(samples: &[f64], seed: u64) -> Self {
+        Self::of(samples.len(), seed, |drawn| drawn.map(|at| samples[at]).sum::<f64>() / samples.len() as f64)
+    }
+
+    /// Whatever `score` makes of the indices of samples: of all of them, and of every resample.
+    pub(super) fn of(samples: usize, seed: u64, score: impl Fn(&mut dyn Iterator<Item = usize>) -> f64 + Sync) -> Self {
+        let resampled = (0..RESAMPLES).into_par_iter().map(|resample| score(&mut draws(seed, resample, samples)));
+        Self::new(score(&mut (0..samples)), resampled.collect())
     }
 }
 
@@ -62,5 +83,17 @@ mod tests {
         let estimate = Estimate::new(5.0, (0..11).rev().map(f64::from).collect());
         assert_eq!((estimate.low, estimate.high), (0.25, 9.75));
         assert_eq!(format!("{estimate:+}"), "+5.000 [+0.250, +9.750]");
+        let centred = Estimate::centred(7.0, (0..11).map(f64::from).collect(), 0.0..=11.5);
+        assert_eq!((centred.value, centred.low, centred.high), (7.0, 2.25, 11.5));
+    }
+
+    #[test]
+    fn interval_of_a_mean_is_about_normal() {
+        let samples: Vec<f64> = (0..400).map(|at| f64::from(at % 2)).collect();
+        let estimate = Estimate::mean(&samples, 3);
+        // 1.96 * 0.5 / 20 = 0.049
+        assert!(estimate.value == 0.5 && (estimate.low - 0.451).abs() < 0.01 && (estimate.high - 0.549).abs() < 0.01, "{estimate}");
+        assert_eq!(estimate, Estimate::mean(&samples, 3));
+        assert_ne!(estimate, Estimate::mean(&samples, 4));
     }
 }

@@ -18,3 +18,4 @@ pub use intervals::{Difference, compare};
 pub use report::ClassificationReport;
 pub use scores::ClassScores;
 pub use table::ComparisonTable;
+pub(super) use table::{Align, columns};

@@ -5,14 +5,14 @@ use scmmgpt_loader::expression::{log1p, normalize_total};
 use scmmgpt_loader::scale::InputScale;
 
 use crate::Result;
-use crate::baseline::{self, KnnOptions, LogisticOptions, SparseRows, Split};
+use crate::baseline::{self, KnnOptions, LogisticOptions, SparseMatrix, Split};
 
 /// Takes the name of a method, its answers and their probabilities.
 pub(crate) type Report<'a> = dyn FnMut(&str, &[Option<u32>], &[f32]) -> Result<()> + 'a;
 
 /// Reports on what the baselines answer; `labels` has one entry for each cell of the dataset.
 pub(crate) fn baselines(dataset: &CellDataset, labels: &[u32], split: Split<'_>, report: &mut Report<'_>) -> Result<()> {
-    let matrix = Expression::of(dataset)?;
+    let matrix = expression(dataset)?;
     let regression = baseline::logistic_regression(matrix.rows(), labels, split, LogisticOptions::default())?;
     report("logistic regression", &regression.answers(), &regression.probabilities)?;
     let neighbours = baseline::knn_on_pca(matrix.rows(), labels, split, KnnOptions::default())?;
@@ -22,31 +22,16 @@ pub(crate) fn baselines(dataset: &CellDataset, labels: &[u32], split: Split<'_>,
 }
 
 /// Log1p-CP10k values of a dataset as sparse rows over its vocabulary.
-pub(crate) struct Expression {
-    indptr: Vec<usize>,
-    indices: Vec<u32>,
-    values: Vec<f32>,
-    columns: usize,
-}
-
-impl Expression {
-    pub(crate) fn of(dataset: &CellDataset) -> Result<Expression> {
-        let mut all = Expression { indptr: vec![0], indices: Vec::new(), values: Vec::new(), columns: dataset.vocab().len() };
-        for row in 0..dataset.len() {
-            let cell = dataset.cell(row)?;
-            let start = all.values.len();
-            all.values.extend_from_slice(cell.values);
-            if dataset.reports()[cell.source].scale != InputScale::Log1p {
-                normalize_total(&mut all.values[start..], cell.total, 1e4);
-                log1p(&mut all.values[start..]);
-            }
-            all.indices.extend_from_slice(cell.genes);
-            all.indptr.push(all.values.len());
+pub(crate) fn expression(dataset: &CellDataset) -> Result<SparseMatrix> {
+    let mut matrix = SparseMatrix::new(dataset.vocab().len());
+    for row in 0..dataset.len() {
+        let cell = dataset.cell(row)?;
+        let mut values = cell.values.to_vec();
+        if dataset.reports()[cell.source].scale != InputScale::Log1p {
+            normalize_total(&mut values, cell.total, 1e4);
+            log1p(&mut values);
         }
-        Ok(all)
+        matrix.push(cell.genes.iter().copied().zip(values));
     }
-
-    pub(crate) fn rows(&self) -> SparseRows<'_> {
-        SparseRows { indptr: &self.indptr, indices: &self.indices, values: &self.values, columns: self.columns }
-    }
+    Ok(matrix)
 }

@@ -54,6 +54,8 @@ pub trait Real:
     fn exp(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
+    /// `ln(1 + self)`, with all its digits near 0.
+    fn ln_1p(self) -> Self;
     /// Error function; f32 within 2 ulp of 1 and free of branches.
     fn erf(self) -> Self;
     /// Absolute value.
@@ -106,6 +108,10 @@ macro_rules! real {
             #[inline(always)]
             fn ln(self) -> Self {
                 <$type>::ln(self)
+            }
+            #[inline(always)]
+            fn ln_1p(self) -> Self {
+                <$type>::ln_1p(self)
             }
             #[inline(always)]
             fn erf(self) -> Self {

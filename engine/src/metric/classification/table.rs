@@ -48,14 +48,14 @@ impl fmt::Display for ComparisonTable {
 
 /// Side of a column on which its entries line up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Align {
+pub(in crate::metric) enum Align {
     Left,
     Right,
 }
 
 /// Writes rows of cells, each column as wide as its widest entry, two spaces apart. Width is counted in
 /// characters, which is right for Latin and Greek names.
-pub(super) fn columns(f: &mut fmt::Formatter<'_>, align: &[Align], rows: &[Vec<String>]) -> fmt::Result {
+pub(in crate::metric) fn columns(f: &mut fmt::Formatter<'_>, align: &[Align], rows: &[Vec<String>]) -> fmt::Result {
     let length = |cell: &String| cell.chars().count();
     let width = |at| rows.iter().filter_map(|row| row.get(at)).map(length).max().unwrap_or(0);
     let widths: Vec<usize> = (0..align.len()).map(width).collect();
