@@ -44,12 +44,17 @@ pub(crate) fn run(global: &Global, arguments: &Train) -> anyhow::Result<()> {
         println!("{}", json!({ "steps": outcome.steps, "model": arguments.out, "evaluation": evaluation, "held_out": held_out }));
         return Ok(());
     }
-    if let Some(evaluation) = &outcome.evaluation {
-        println!("test cells, never seen in training ({} cells learned from):\n{evaluation}", evaluation.training_cells);
-        println!("Labels of reference data were themselves derived from expression; few cells give wide intervals.");
-    }
     if let Some(held_out) = &outcome.held_out {
-        println!("language on test cells: {held_out}");
+        println!("test cells, never seen in training");
+        for (direction, report) in outcome.evaluation.iter().flat_map(|evaluation| &evaluation.retrieval) {
+            println!("{direction}: {report}");
+        }
+        println!("{held_out}");
+    } else if let Some(evaluation) = &outcome.evaluation {
+        println!("test cells, never seen in training ({} cells learned from):\n{evaluation}", evaluation.training_cells);
+    }
+    if outcome.evaluation.is_some() || outcome.held_out.is_some() {
+        println!("Labels of reference data were themselves derived from expression; few cells give wide intervals.");
     }
     Ok(())
 }

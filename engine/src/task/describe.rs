@@ -137,7 +137,7 @@ fn groups(data: &AnnData, key: &str, rows: &[usize]) -> Result<BTreeMap<String, 
 }
 
 /// What the model says of each of these cells; a cell's random numbers depend on its row.
-fn answers(
+pub(crate) fn answers(
     bundle: &Bundle,
     speech: &mut Speech<'_>,
     dataset: &Arc<CellDataset>,

@@ -175,7 +175,7 @@ fn prompt(bundle: &Bundle, subject: &Subject) -> Result<String> {
 }
 
 /// What the model makes of each prompt in a cell's slots, `[prompts, slots, hidden_size]`.
-fn states(language: &Language, workspace: &mut Workspace<f32>, prompts: &[String]) -> Result<Vec<f32>> {
+pub(crate) fn states(language: &Language, workspace: &mut Workspace<f32>, prompts: &[String]) -> Result<Vec<f32>> {
     let tokens = prompts.iter().map(|prompt| Ok(language.pairs().text_prompt(prompt)?)).collect::<Result<Vec<_>>>()?;
     let positions = language.model().language().positions();
     if let Some((prompt, tokens)) = prompts.iter().zip(&tokens).find(|(_, tokens)| tokens.len() > positions) {

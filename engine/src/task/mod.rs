@@ -2,7 +2,7 @@
 
 pub mod annotate;
 pub(crate) mod baselines;
-mod by_language;
+pub(crate) mod by_language;
 pub(crate) mod by_text;
 pub mod chat;
 pub mod describe;
@@ -11,14 +11,14 @@ pub mod embed;
 pub mod few_shot;
 pub mod generate;
 pub mod index;
-mod joint_space;
+pub(crate) mod joint_space;
 mod output;
 pub mod pair_scores;
 pub mod retrieve;
 pub mod score;
 pub mod score_cells;
 pub mod score_descriptions;
-mod speech;
+pub(crate) mod speech;
 pub mod zero_shot;
 
 pub use output::{Provenance, write_result};

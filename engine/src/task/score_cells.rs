@@ -151,7 +151,7 @@ fn read(file: &Path, slot: Slot, label_key: &str, vocabulary: &Arc<GeneVocab>) -
 }
 
 /// log1p of counts per 10,000, of counts and of log1p values of whatever total.
-fn normalised(dataset: &CellDataset, rows: &[usize]) -> Result<SparseMatrix> {
+pub(crate) fn normalised(dataset: &CellDataset, rows: &[usize]) -> Result<SparseMatrix> {
     let mut matrix = SparseMatrix::new(dataset.vocab().len());
     for &row in rows {
         let cell = dataset.cell(row)?;

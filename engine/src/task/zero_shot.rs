@@ -132,6 +132,9 @@ impl fmt::Display for ZeroShotReport {
     }
 }
 
+/// How names of reports by text begin.
+pub(crate) const BY_TEXT: &str = "by text";
+
 /// Weights of the similarity, against the matching score, that reports list.
 pub(crate) const MIXING_WEIGHTS: [f64; 7] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0];
 
@@ -154,7 +157,7 @@ pub(crate) fn table(
         let (answers, confidence) = by_label(scored, mixing, text_labels, names.len());
         let mark = if mixing == chosen { " (the model's)" } else { "" };
         let report = ClassificationReport::new(truth, &answers, Some(&confidence), names, seed)?;
-        Ok((format!("by text, similarity weight {:.2}{mark}", mixing.similarity), report))
+        Ok((format!("{BY_TEXT}, similarity weight {:.2}{mark}", mixing.similarity), report))
     };
     mixings(chosen, scored).into_iter().map(report).collect()
 }

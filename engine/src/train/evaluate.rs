@@ -45,7 +45,7 @@ impl std::fmt::Display for Evaluation {
 
 /// How a language model does on cells that it has not seen, before anything is decoded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HeldOut {
+pub struct HeldOutLosses {
     /// Cells.
     pub cells: usize,
     /// Of their descriptions, given the cell: nats a token.
@@ -56,9 +56,9 @@ pub struct HeldOut {
     pub expression: f64,
 }
 
-impl std::fmt::Display for HeldOut {
+impl std::fmt::Display for HeldOutLosses {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let HeldOut { cells, language, reconstruction, expression } = self;
+        let HeldOutLosses { cells, language, reconstruction, expression } = self;
         writeln!(formatter, "{cells} cells")?;
         writeln!(formatter, "  description        perplexity {:.3} ({language:.4} nats a token)", language.exp())?;
         writeln!(formatter, "  vectors from text  mean squared distance {reconstruction:.4}")?;

@@ -11,12 +11,13 @@ use scmmgpt_loader::language::{Direction, LanguageBatch, PairCollator};
 use scmmgpt_loader::prefetch::Prefetcher;
 use scmmgpt_loader::text::{CellTexts, TextBatch, TextCollator};
 
-use super::evaluate::HeldOut;
+use super::evaluate::HeldOutLosses;
+use super::held_out;
 use super::joint::Joint;
 use super::language::Language;
 use super::neighbours::{self, Barred, Finder};
 use super::stage::{BatchLoss, Run, Session, Stage, Validation};
-use super::trainer::{Outcome, Progress, Trainer};
+use super::trainer::{Outcome, Progress, STAGE0, Trainer};
 use crate::bundle::{self, Bundle, BundleConfig, write_json};
 use crate::config::TrainConfig;
 use crate::layer::Dims;
@@ -160,12 +161,16 @@ pub(super) fn train(
     let former = Bundle::describe(first)?;
     let description = BundleConfig { text: former.text, language: Some(description), ..BundleConfig::new(config, data, Heads::default()) };
     Bundle::write(folder, &description, data.dataset.vocab(), stream, &parameters)?;
-    let held_out = if data.split.test.is_empty() { None } else { Some(run.stage.measure(&data.split.test)?) };
     let steps = run.steps_done();
-    if let Some(held_out) = &held_out {
-        write_json(&folder.join("evaluation.json"), held_out)?;
+    if data.split.test.is_empty() {
+        return Ok(Outcome { steps, evaluation: None, held_out: None });
     }
-    Ok(Outcome { steps, evaluation: None, held_out })
+    let losses = run.stage.measure(&data.split.test)?;
+    drop(run);
+    session.note("labelling, describing and making the test cells");
+    let held_out = held_out::on_test_cells(folder, device, joint, losses, &[first, &folder.join(STAGE0)])?;
+    write_json(&folder.join("evaluation.json"), &held_out)?;
+    Ok(Outcome { steps, evaluation: None, held_out: Some(held_out) })
 }
 
 fn create(folder: &Path) -> Result<()> {
@@ -276,9 +281,14 @@ impl LanguageStage<'_> {
     }
 
     /// Figures on cells that were held out.
-    fn measure(&mut self, test: &[usize]) -> Result<HeldOut> {
+    fn measure(&mut self, test: &[usize]) -> Result<HeldOutLosses> {
         let described = self.losses(test, Direction::CellFirst)?;
         let made = self.losses(test, Direction::TextFirst)?;
-        Ok(HeldOut { cells: test.len(), language: described.language, reconstruction: made.reconstruction, expression: made.expression })
+        Ok(HeldOutLosses {
+            cells: test.len(),
+            language: described.language,
+            reconstruction: made.reconstruction,
+            expression: made.expression,
+        })
     }
 }

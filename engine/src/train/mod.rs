@@ -5,6 +5,7 @@ mod cell_stage;
 mod checkpoint;
 mod data;
 mod evaluate;
+mod held_out;
 mod joint;
 mod language;
 mod language_stage;
@@ -18,6 +19,7 @@ mod text_stage;
 mod trainer;
 
 pub use data::TrainingData;
-pub use evaluate::{Evaluation, HeldOut};
+pub use evaluate::{Evaluation, HeldOutLosses};
+pub use held_out::HeldOut;
 pub use schedule::Schedule;
 pub use trainer::{Observer, Outcome, Progress, STAGE0, STAGE1, StagePlan, Trainer};
