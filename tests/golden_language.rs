@@ -3,92 +3,50 @@
 //!
 //! The file comes from `tools/golden/make_language_golden.py`.
 
+#[path = "language/golden.rs"]
+mod golden;
+
 use std::path::PathBuf;
 
-use scmmgpt_engine::generate::Generator;
+use golden::{Golden, base_model, check, wide};
+use scmmgpt_engine::config::{Tuning, TuningMode};
 use scmmgpt_engine::generate::sampler::SamplerConfig;
+use scmmgpt_engine::generate::{Generator, Prompt};
 use scmmgpt_engine::layer::Dims;
-use scmmgpt_engine::model::language_model::{self, LanguageModel};
+use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::model::language_workspace::TokenBatch;
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
-use scmmgpt_kernels::runtime::{Device, Float, Real, Stream};
-use scmmgpt_kernels::testing::{Tolerance, compare};
-use scmmgpt_loader::checkpoint::{self, Checkpoint};
+use scmmgpt_kernels::runtime::{Class, Device, Float, Plan, Stream, bf16};
 use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer};
-use serde_json::{Value, json};
-
-struct Golden {
-    file: Checkpoint,
-    config: Value,
-    folder: tempfile::TempDir,
-}
-
-impl Golden {
-    fn open() -> Golden {
-        let file = Checkpoint::open(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/language_tiny.safetensors")).unwrap();
-        let config = serde_json::from_str(&file.metadata()["config"]).unwrap();
-        Golden { file, config, folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// The parameters as a Hugging Face folder.
-    fn files(&self, tied: bool) -> LanguageFiles {
-        let names: Vec<String> = self.file.names().filter(|name| name.starts_with("param.")).map(String::from).collect();
-        let tensors = names.iter().map(|name| {
-            let view = self.file.view(name).unwrap();
-            (name.trim_start_matches("param."), view.dtype, view.shape, view.bytes)
-        });
-        checkpoint::write(self.folder.path().join("model.safetensors"), tensors, &Default::default()).unwrap();
-        let mut config = self.config.clone();
-        config["tie_word_embeddings"] = json!(tied);
-        std::fs::write(self.folder.path().join("config.json"), config.to_string()).unwrap();
-        LanguageFiles::open(self.folder.path()).unwrap()
-    }
-
-    fn reals(&self, name: &str) -> Vec<f64> {
-        self.file.to_f32(name).unwrap().into_iter().map(f64::from).collect()
-    }
-
-    fn integers(&self, name: &str) -> Vec<u32> {
-        self.file.view(name).unwrap().bytes.chunks_exact(4).map(|word| i32::from_le_bytes(word.try_into().unwrap()) as u32).collect()
-    }
-
-    fn batch(&self) -> TokenBatch {
-        let size = |key: &str| self.config[key].as_u64().unwrap() as usize;
-        let labels = self.integers("input.labels").into_iter().map(|label| if label as i32 == -100 { u32::MAX } else { label });
-        TokenBatch {
-            batch: size("batch"),
-            seq_len: size("seq_len"),
-            token_ids: self.integers("input.token_ids"),
-            lengths: self.integers("input.lengths"),
-            labels: labels.collect(),
-        }
-    }
-}
+use serde_json::Value;
 
 fn model<T: Float>(device: &Device, files: &LanguageFiles, trainable: bool) -> (LanguageModel<T>, Parameters<T>) {
-    let mut plan = ParameterPlan::new(trainable);
-    let model = LanguageModel::declare(&mut plan, files.config(), 128);
+    declared(device, files, &Tuning::full(), ParameterPlan::new(trainable))
+}
+
+fn tuned<T: Float>(device: &Device, files: &LanguageFiles, tuning: &Tuning) -> (LanguageModel<T>, Parameters<T>) {
+    declared(device, files, tuning, ParameterPlan::new(true))
+}
+
+fn declared<T: Float>(
+    device: &Device,
+    files: &LanguageFiles,
+    tuning: &Tuning,
+    mut plan: ParameterPlan<T>,
+) -> (LanguageModel<T>, Parameters<T>) {
+    let model = LanguageModel::declare(&mut plan, files.config(), 128, tuning);
     let parameters = plan.allocate(device).unwrap();
     let stream = Stream::new(device, 0).unwrap();
-    language_model::load(&parameters, &stream, files).unwrap();
+    model.load(&parameters, &stream, files, 7).unwrap();
     model.refresh(&stream).unwrap();
     (model, parameters)
 }
 
-fn wide<T: Float>(values: Vec<T>) -> Vec<f64> {
-    values.into_iter().map(|value| value.to_acc().f64()).collect()
-}
-
-fn check(what: &str, reference: &[f64], got: &[f64]) {
-    let largest = reference.iter().fold(1.0f64, |largest, value| largest.max(value.abs()));
-    compare(what, reference, got, Tolerance::new(1e-5 * largest, 1e-5)).unwrap();
-}
-
 fn equals_pytorch<T: Float>() {
-    let golden = Golden::open();
+    let (golden, folder) = (Golden::open("language_tiny"), tempfile::tempdir().unwrap());
     let (device, batch) = (Device::cpu(2).unwrap(), golden.batch());
     for (variant, tied) in [("tied", true), ("untied", false)] {
-        let files = golden.files(tied);
+        let files = base_model(folder.path(), tied);
         let (model, parameters) = model::<T>(&device, &files, true);
         let mut workspace = model.workspace(&device, Dims { batch: 1, seq_len: 4 }, true).unwrap();
         let loss = workspace.loss(&model, &batch, Some(1.0)).unwrap();
@@ -120,24 +78,82 @@ fn losses_and_gradients_equal_pytorch_in_f64() {
     equals_pytorch::<f64>();
 }
 
+/// New rows learn in every mode, from both sides where the head is tied, and nothing else does in the mode `freeze`; gradient
+/// checkpointing changes no bit.
+#[test]
+fn modes_of_tuning_choose_what_learns() {
+    let (golden, folder) = (Golden::open("language_tiny"), tempfile::tempdir().unwrap());
+    let (device, new_tokens) = (Device::cpu(2).unwrap(), 3);
+    for tied in [true, false] {
+        let files = base_model(folder.path(), tied);
+        let vocabulary = files.config().vocab_size as u32;
+        let mut batch = golden.batch();
+        for (place, token) in [(1, vocabulary), (4, vocabulary + 2), (13, vocabulary + 2)] {
+            batch.token_ids[place] = token;
+            batch.labels[place] = token;
+        }
+        let gradients = |mode: TuningMode, gradient_checkpointing: bool| {
+            let tuning = Tuning { mode, new_tokens, gradient_checkpointing, ..Tuning::default() };
+            let (model, parameters) = tuned::<f64>(&device, &files, &tuning);
+            assert_eq!(model.vocab_size(), vocabulary as usize + new_tokens);
+            let mut workspace = model.workspace(&device, Dims { batch: 1, seq_len: 4 }, true).unwrap();
+            let loss = workspace.loss(&model, &batch, Some(1.0)).unwrap();
+            let learning = parameters.declared().iter().filter_map(|declared| {
+                let gradient = declared.parameter.gradient?;
+                Some((declared.name.clone(), workspace.stream.fetch(gradient).unwrap()))
+            });
+            (loss, learning.collect::<Vec<_>>())
+        };
+        let (loss, all) = gradients(TuningMode::Full, false);
+        let (frozen_loss, frozen) = gradients(TuningMode::Freeze, false);
+        assert_eq!(loss, frozen_loss);
+        let rows: Vec<&str> = frozen.iter().map(|(name, _)| name.as_str()).collect();
+        let head = "lm_head.token_adapter.trainable_tokens_delta";
+        let expected = ["model.embed_tokens.token_adapter.trainable_tokens_delta", head];
+        assert_eq!(rows, expected[..if tied { 1 } else { 2 }]);
+        for (name, gradient) in &frozen {
+            let (_, same) = all.iter().find(|(other, _)| other == name).unwrap();
+            assert!(gradient == same, "{name}: another gradient than when everything learns");
+            let silent = gradient.chunks(files.config().hidden_size).position(|row| row.iter().all(|value| *value == 0.0));
+            // The second new token occurs nowhere; only as an alternative in the head.
+            assert_eq!(silent, (!tied && name != head).then_some(1), "{name}");
+        }
+        for mode in [TuningMode::Full, TuningMode::Freeze] {
+            assert!(gradients(mode, true) == gradients(mode, false), "gradient checkpointing changed a bit");
+        }
+        let planned = |gradient_checkpointing: bool| {
+            let tuning = Tuning { mode: TuningMode::Freeze, gradient_checkpointing, ..Tuning::default() };
+            let mut plan = Plan::new(Class::Activations);
+            LanguageModel::<f32>::declare(&mut ParameterPlan::new(true), files.config(), 64, &tuning).plan(
+                &mut plan,
+                Dims { batch: 2, seq_len: 64 },
+                true,
+            );
+            plan.bytes()
+        };
+        // Two layers: the memory of one goes, but for its output.
+        assert!(planned(true) < planned(false) * 6 / 10, "{} of {} bytes", planned(true), planned(false));
+    }
+}
+
 /// The logits after each sequence, at once and token by token behind a prefix of any length; alone and in a batch.
 #[test]
 fn the_cache_changes_nothing() {
-    let golden = Golden::open();
+    let (golden, folder) = (Golden::open("language_tiny"), tempfile::tempdir().unwrap());
     let (device, batch) = (Device::cpu(2).unwrap(), golden.batch());
-    let files = golden.files(false);
+    let files = base_model(folder.path(), false);
     let (model, _parameters) = model::<f32>(&device, &files, false);
     let expected = golden.reals("output.untied.last_logits");
     let vocabulary = files.config().vocab_size;
     let sequence = |item: usize| &batch.token_ids[item * batch.seq_len..][..batch.lengths[item] as usize];
     let prompts: Vec<&[u32]> = (0..batch.batch).map(sequence).collect();
     let mut together = Generator::new(&model, &device, batch.batch, 32).unwrap();
-    let at_once = together.prefill(&model, &prompts).unwrap();
+    let at_once = together.prefill(&model, &prompts.iter().copied().map(Prompt::from).collect::<Vec<_>>()).unwrap();
     check("prefill", &expected, &wide(at_once.clone()));
     for (item, prompt) in prompts.iter().enumerate() {
         for split in 1..=prompt.len() {
             let mut alone = Generator::new(&model, &device, 1, 32).unwrap();
-            let mut logits = alone.prefill(&model, &[&prompt[..split]]).unwrap();
+            let mut logits = alone.prefill(&model, &[Prompt::from(&prompt[..split])]).unwrap();
             for &token in &prompt[split..] {
                 logits = alone.decode(&model, &[token]).unwrap();
             }
@@ -146,6 +162,40 @@ fn the_cache_changes_nothing() {
             if split == prompt.len() {
                 assert!(logits == at_once[item * vocabulary..][..vocabulary], "item {item}: neighbours in the batch changed the bits");
             }
+        }
+    }
+}
+
+/// Weights and activations in bf16, sums in f32: near the golden logits, and the same bits in any company, token by token too.
+#[test]
+fn bf16_is_near_and_keeps_its_bits_in_company() {
+    let (golden, folder) = (Golden::open("language_tiny"), tempfile::tempdir().unwrap());
+    let (device, batch) = (Device::cpu(2).unwrap(), golden.batch());
+    let files = base_model(folder.path(), false);
+    let (model, _parameters) = model::<bf16>(&device, &files, false);
+    let (expected, vocabulary) = (golden.reals("output.untied.last_logits"), files.config().vocab_size);
+    let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+    let sequence = |item: usize| &batch.token_ids[item * batch.seq_len..][..batch.lengths[item] as usize];
+    let logits = |items: &[usize], cached: usize| {
+        let mut generator = Generator::new(&model, &device, items.len(), 32).unwrap();
+        let split = |item: usize| sequence(item).split_at(sequence(item).len() - cached);
+        let prompts: Vec<Prompt<'_>> = items.iter().map(|&item| Prompt::from(split(item).0)).collect();
+        let mut logits = generator.prefill(&model, &prompts).unwrap();
+        for at in 0..cached {
+            let next: Vec<u32> = items.iter().map(|&item| split(item).1[at]).collect();
+            logits = generator.decode(&model, &next).unwrap();
+        }
+        logits
+    };
+    for (item, cached) in [(0, 0), (0, 5), (1, 0), (1, 5), (2, 0)] {
+        let alone = logits(&[item], cached);
+        for (expected, got) in expected[item * vocabulary..].iter().zip(wide(alone.clone())) {
+            assert!((expected - got).abs() < 0.03 * largest, "sequence {item}: expected {expected}, got {got}");
+        }
+        for company in [3, 8, 9, 20] {
+            let others = if cached == 0 { [0, 1, 2] } else { [0, 1, 0] };
+            let items: Vec<usize> = std::iter::once(item).chain(others.into_iter().cycle()).take(company).collect();
+            assert!(logits(&items, cached)[..vocabulary] == alone, "sequence {item} among {company}, {cached} tokens cached");
         }
     }
 }
@@ -169,7 +219,7 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
     let prompts: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text["text"].as_str().unwrap()).unwrap()).collect();
     for (text, prompt) in texts.iter().zip(&prompts) {
         assert_eq!(*prompt, ids(&text["ids"]));
-        let logits = Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[prompt]).unwrap();
+        let logits = Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[Prompt::from(prompt.as_slice())]).unwrap();
         for (token, expected) in ids(&text["top_ids"]).into_iter().zip(text["top_logits"].as_array().unwrap()) {
             let (got, expected) = (f64::from(logits[token as usize]), expected.as_f64().unwrap());
             assert!((got - expected).abs() < 2e-3, "{text}: token {token} has {got}, expected {expected}");
@@ -180,7 +230,7 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
     let expected = ids(&golden["greedy"]);
     let most = |logits: &[f32]| SamplerConfig::default().choose(logits, &[], 0, 0);
     for batch in [1, 7] {
-        let batched: Vec<&[u32]> = (0..batch).map(|item| prompts[item % prompts.len()].as_slice()).collect();
+        let batched: Vec<Prompt> = (0..batch).map(|item| Prompt::from(prompts[item % prompts.len()].as_slice())).collect();
         let mut generator = Generator::new(&model, &device, batch, 96).unwrap();
         let mut logits = generator.prefill(&model, &batched).unwrap();
         let mut said = Vec::new();

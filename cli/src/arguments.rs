@@ -1,14 +1,16 @@
 //! What can be typed.
 
 mod eval;
+mod language;
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use scmmgpt_engine::task::annotate::NOVELTY_THRESHOLD;
 use scmmgpt_engine::{Device, LabelSource};
 
 pub(crate) use eval::{Eval, EvalAnnotation, EvalDescription, EvalFewShot, EvalGeneration, EvalTask, EvalZeroShot};
+pub(crate) use language::{Chat, Describe, Generate};
 
 /// Train scMMGPT cell models, and use them on AnnData files. Everything runs on this machine; nothing is downloaded.
 #[derive(Parser, Debug)]
@@ -140,6 +142,8 @@ Examples:
     scmmgpt-engine infer annotate --model runs/words --cells in.h5ad --output out.h5ad --labels labels.txt --top-n 3
   by all terms of the ontology that the model was trained with:
     scmmgpt-engine infer annotate --model runs/words --cells in.h5ad --output out.h5ad --labels ontology
+  by a language model that may write nothing but one of the labels (a model with a [stage2] section):
+    scmmgpt-engine infer annotate --model runs/language --cells in.h5ad --output out.h5ad --method generative --top-n 3
   by the 10 nearest cells of a labelled reference:
     scmmgpt-engine infer annotate --model runs/demo --cells in.h5ad --output out.h5ad --reference ref.h5ad --k 10")]
     Annotate(Annotate),
@@ -162,6 +166,35 @@ Examples:
   the texts that fit each cell best:
     scmmgpt-engine infer retrieve --model runs/words --cells in.h5ad --labels labels.txt --top 3 --json")]
     Retrieve(Retrieve),
+    /// Describe each cell, or each group of cells, in words (a model with a [stage2] section)
+    #[command(after_help = "\
+Examples:
+  each cell, to obs[\"scmmgpt_description\"]:
+    scmmgpt-engine infer describe --model runs/language --cells in.h5ad --output out.h5ad
+  each cluster by its most central cell, as JSON Lines:
+    scmmgpt-engine infer describe --model runs/language --cells in.h5ad --output out.jsonl --group-key leiden
+  drawn instead of searched, three sentences long at most:
+    scmmgpt-engine infer describe --model runs/language --cells in.h5ad --output out.h5ad --do-sample --top-p 0.9 --max-new-tokens 80")]
+    Describe(Describe),
+    /// Make cells of texts: a new file with counts or log1p values (a model with a [stage2] section)
+    #[command(after_help = "\
+Examples:
+  100 cells with drawn counts (a decoder with stage2.expression.head = \"zinb\"):
+    scmmgpt-engine infer generate --model runs/language --prompt \"cell type: B cell.\" --n 100 --output made.h5ad
+  one mean cell of each type, in the words of training:
+    scmmgpt-engine infer generate --model runs/language --cell-type \"B cell\" --cell-type platelet --mean --output made.h5ad
+  with the 5 training cells nearest to the text beside it; obs[\"scmmgpt_neighbors\"] names them:
+    scmmgpt-engine infer generate --model runs/language --cell-type \"B cell\" --reference train.h5ad --neighbors 5 --output made.h5ad
+
+Generated cells are hypotheses: eval generation measures them.")]
+    Generate(Generate),
+    /// Talk about a cell on the terminal: a question a line, from standard input (a model with a [stage2] section)
+    #[command(after_help = "\
+Examples:
+  scmmgpt-engine infer chat --model runs/language --cells in.h5ad --cell AAACATACAACCAC-1
+  scmmgpt-engine infer chat --model runs/language --cells in.h5ad --group-key leiden --group 3 --max-new-tokens 80
+  echo \"What type of cell is this?\" | scmmgpt-engine infer chat --model runs/language --cells in.h5ad --json")]
+    Chat(Chat),
 }
 
 #[derive(Args, Debug)]
@@ -245,6 +278,9 @@ pub(crate) struct Cells {
 pub(crate) struct Annotate {
     #[command(flatten)]
     pub(crate) cells: Cells,
+    /// How texts of labels become labels of cells: by similarity, or by what the language model would write
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t = TextMethod::Similarity, conflicts_with = "reference")]
+    pub(crate) method: TextMethod,
     /// Labels that are read as text: a file (a label a line, or JSON with descriptions), or `ontology`
     #[arg(long, value_name = "FILE|ontology", conflicts_with = "reference")]
     pub(crate) labels: Option<String>,
@@ -260,13 +296,23 @@ pub(crate) struct Annotate {
     /// Neighbours that vote
     #[arg(long, value_name = "N", default_value_t = 10, requires = "reference", value_parser = positive)]
     pub(crate) k: usize,
-    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference or --labels ontology]
+    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference, --method generative or
+    /// --labels ontology]
     #[arg(long, value_name = "P")]
     pub(crate) unknown_threshold: Option<f64>,
     /// By the model's own classes: write "unknown" where obs["scmmgpt_novelty"] is higher, that is, where a cell lies far from all
     /// training cells; `inf` for never
     #[arg(long, value_name = "X", default_value_t = NOVELTY_THRESHOLD, conflicts_with_all = ["reference", "labels"])]
     pub(crate) novelty_threshold: f64,
+}
+
+/// How texts of labels become labels of cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TextMethod {
+    /// The model's head, or, with --labels or without a head, similarity and matching score of cell and text
+    Similarity,
+    /// Constrained decoding by the language model, over --labels or the classes of training
+    Generative,
 }
 
 /// What `--labels` means.

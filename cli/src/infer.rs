@@ -1,4 +1,4 @@
-//! `infer`: embed, annotate, index, retrieve.
+//! `infer`: embed and annotate; the other tasks have files of their own.
 
 use scmmgpt_engine::SourceReport;
 use scmmgpt_engine::bundle::Bundle;
@@ -6,9 +6,9 @@ use scmmgpt_engine::task::annotate::{self, Annotate, Method, Reference};
 use scmmgpt_engine::task::embed::{self, Embed};
 use serde_json::json;
 
-use crate::arguments::{self, Cells, Global, Infer, InferTask};
+use crate::arguments::{self, Cells, Global, Infer, InferTask, TextMethod};
 use crate::progress::Display;
-use crate::retrieve;
+use crate::{language, retrieve};
 
 pub(crate) fn run(global: &Global, arguments: &Infer) -> anyhow::Result<()> {
     match &arguments.task {
@@ -17,11 +17,14 @@ pub(crate) fn run(global: &Global, arguments: &Infer) -> anyhow::Result<()> {
         InferTask::EmbedText(task) => retrieve::embed_text(global, task),
         InferTask::Index(task) => retrieve::index(global, task),
         InferTask::Retrieve(task) => retrieve::run(global, task),
+        InferTask::Describe(task) => language::describe(global, task),
+        InferTask::Generate(task) => language::generate(global, task),
+        InferTask::Chat(task) => language::chat(global, task),
     }
 }
 
 /// The command line, for the record.
-fn command_line() -> String {
+pub(crate) fn command_line() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!("scmmgpt-engine {}", arguments.join(" "))
 }
@@ -72,6 +75,7 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
         (Some(cells), _) => {
             Method::Reference(Reference { cells, label_key: arguments.reference_label_key.as_deref(), neighbours: arguments.k })
         }
+        (None, labels) if arguments.method == TextMethod::Generative => Method::Generative(labels.as_ref()),
         (None, Some(labels)) => Method::Labels(labels),
         (None, None) => Method::Model,
     };

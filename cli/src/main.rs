@@ -6,6 +6,7 @@ mod doctor;
 mod eval;
 mod exit;
 mod infer;
+mod language;
 mod progress;
 mod retrieve;
 mod train;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use scmmgpt_engine::config::TrainConfig;
-use scmmgpt_engine::train::{STAGE0, StagePlan, Trainer};
+use scmmgpt_engine::train::{STAGE0, STAGE1, StagePlan, Trainer};
 use scmmgpt_engine::{Error, Plan};
 use serde_json::json;
 
@@ -40,10 +40,16 @@ pub(crate) fn run(global: &Global, arguments: &Train) -> anyhow::Result<()> {
     let outcome = result?;
     display.line(&format!("trained {} steps; the model is in {}", outcome.steps, arguments.out.display()));
     if global.json {
-        println!("{}", json!({ "steps": outcome.steps, "model": arguments.out, "evaluation": outcome.evaluation }));
-    } else if let Some(evaluation) = &outcome.evaluation {
+        let (evaluation, held_out) = (outcome.evaluation, outcome.held_out);
+        println!("{}", json!({ "steps": outcome.steps, "model": arguments.out, "evaluation": evaluation, "held_out": held_out }));
+        return Ok(());
+    }
+    if let Some(evaluation) = &outcome.evaluation {
         println!("test cells, never seen in training ({} cells learned from):\n{evaluation}", evaluation.training_cells);
         println!("Labels of reference data were themselves derived from expression; few cells give wide intervals.");
+    }
+    if let Some(held_out) = &outcome.held_out {
+        println!("language on test cells: {held_out}");
     }
     Ok(())
 }
@@ -60,7 +66,7 @@ fn check_output(arguments: &Train) -> anyhow::Result<()> {
 
 /// Removes what a run writes, and nothing else that may lie in the folder.
 fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
-    const FILES: [&str; 8] = [
+    const FILES: [&str; 10] = [
         "config.json",
         "model.safetensors",
         "vocab.json",
@@ -69,13 +75,15 @@ fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
         "config.toml",
         "log.jsonl",
         "evaluation.json",
+        "neighbors.index",
+        "neighbors.safetensors",
     ];
     for path in FILES.map(|name| folder.join(name)) {
         if path.exists() {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
-    for path in ["checkpoints", STAGE0].map(|name| folder.join(name)) {
+    for path in ["checkpoints", "language", "adapter", STAGE0, STAGE1].map(|name| folder.join(name)) {
         if path.exists() {
             std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }

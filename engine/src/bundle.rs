@@ -1,8 +1,10 @@
 //! A model folder: `model.safetensors` (scGPT names), `config.json`, `vocab.json`; for a joint model also `tokenizer.json` and
-//! `ontology.json`. What `train` writes and `infer` reads.
+//! `ontology.json`, with a language model a folder `language`. What `train` writes and `infer` reads.
+
+mod language;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::Dtype;
@@ -26,10 +28,13 @@ use crate::train::TrainingData;
 use crate::weights::{ParameterPlan, Parameters};
 use crate::{Error, Result};
 
+pub use language::{BaseModel, Language, LanguageBundle};
+
 const CONFIG: &str = "config.json";
 /// File of the gene vocabulary.
 pub(crate) const VOCABULARY: &str = "vocab.json";
-const WEIGHTS: &str = "model.safetensors";
+/// File of the weights.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 
 /// What a model folder says of its model, in `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +62,9 @@ pub struct BundleConfig {
     /// The text branch of a joint model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextBundle>,
+    /// The language model of stage 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<LanguageBundle>,
 }
 
 /// What a model folder says of its text branch.
@@ -91,6 +99,7 @@ impl BundleConfig {
             unknown_threshold: 0.0,
             batch_size: config.train.batch_size,
             text: None,
+            language: None,
         }
     }
 }
@@ -104,6 +113,7 @@ pub struct Bundle {
     pub vocabulary: Arc<GeneVocab>,
     /// SHA-256 of the weights file, in hexadecimal.
     pub hash: String,
+    folder: PathBuf,
     device: Device,
     model: Model,
     texts: Option<Texts>,
@@ -129,7 +139,8 @@ impl Bundle {
         stream: &Stream,
         parameters: &Parameters<f32>,
     ) -> Result<()> {
-        let tensors = parameters.fetch(stream)?;
+        let holds = |name: &str| config.language.as_ref().is_none_or(|language| language.holds(name));
+        let tensors = parameters.fetch_matching(stream, &holds)?;
         let metadata = std::collections::BTreeMap::from([("format".to_string(), "pt".to_string())]);
         let views =
             tensors.iter().map(|tensor| (tensor.name.as_str(), Dtype::F32, tensor.shape.as_slice(), bytemuck::cast_slice(&tensor.values)));
@@ -184,7 +195,8 @@ impl Bundle {
             Model::Joint(model) => model.refresh(&stream)?,
         }
         let hash = hash(&folder.join(WEIGHTS))?;
-        Ok(Bundle { config, vocabulary, hash, device: device.clone(), model, texts, novelty, _parameters: parameters })
+        let folder = folder.into();
+        Ok(Bundle { config, vocabulary, hash, folder, device: device.clone(), model, texts, novelty, _parameters: parameters })
     }
 
     /// The device that it is on.
@@ -255,20 +267,17 @@ impl Joint<'_> {
     /// # Errors
     /// `OutOfMemory`.
     pub(crate) fn workspace(&self, device: &Device) -> Result<cell_text::Workspace<f32>> {
-        let one = Dims { batch: 1, seq_len: 8 };
-        let purpose = cell_text::Purpose {
-            training: false,
-            dropout: false,
-            weights: cell_text::LossWeights { contrastive: 0.0, matching: 0.0, captioning: 0.0 },
-            contrast: cell_text::Contrast::default(),
-            label_smoothing: 0.0,
-        };
-        self.model.workspace(device, cell_text::Sizes { cells: one, texts: one }, purpose)
+        self.model.inference(device)
     }
 }
 
-fn hash(path: &Path) -> Result<String> {
-    Ok(Sha256::digest(MappedFile::open(path)?.bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
+/// SHA-256 of a file, in hexadecimal.
+pub(crate) fn hash(path: &Path) -> Result<String> {
+    Ok(hexadecimal(&Sha256::digest(MappedFile::open(path)?.bytes())))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes text; the file appears whole or not at all.
@@ -284,7 +293,8 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     write_text(path, &(text + "\n"))
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+/// Reads JSON.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.into(), source })?;
     serde_json::from_str(&text).map_err(|error| Error::Json { path: path.into(), reason: error.to_string() })
 }

@@ -3,6 +3,8 @@
 mod optimizer;
 mod qformer;
 mod stage1;
+mod stage2;
+mod tuning;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,8 @@ use crate::{Error, Result};
 pub use optimizer::{OptimizerConfig, ScheduleKind};
 pub use qformer::{CellTextConfig, QFormerConfig};
 pub use stage1::{Stage1Config, TextConfig};
+pub use stage2::{ExpressionConfig, ExpressionHead, ExpressionKeys, GeneTable, LanguageModelConfig, NeighborConfig, Stage2Config};
+pub use tuning::{LoraConfig, PROJECTIONS, Tuning, TuningMode};
 
 /// Which vector stands for the whole cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,6 +202,10 @@ pub struct TrainConfig {
     pub text: TextConfig,
     /// Stage 1: cells and texts together; none: the run ends with the cell encoder.
     pub stage1: Option<Stage1Config>,
+    /// The language model of stage 2.
+    pub language: LanguageModelConfig,
+    /// Stage 2: a language model that reads and writes cells; none: the run ends before it.
+    pub stage2: Option<Stage2Config>,
 }
 
 impl TrainConfig {
@@ -249,11 +257,12 @@ impl TrainConfig {
         let hides = data.tokens.objective != Objective::None;
         domain("data.tokens.objective", "none", hides || !masked, "masked or generative, or set loss.expression=0 and loss.mvc=0")?;
         share("loss.label_smoothing", loss.label_smoothing)?;
-        // Stage 0 may be left out where stage 1 follows.
-        let learns = train.epochs > 0 || self.stage1.is_some();
+        // Stage 0 may be left out where others follow.
+        let learns = train.epochs > 0 || self.stage1.is_some() || self.stage2.is_some();
         domain("train.epochs", train.epochs, learns, "at least 1, or 0 with a [stage1] section")?;
         train.check("train")?;
-        self.stage1.as_ref().map_or(Ok(()), |stage1| stage1.check(self))
+        self.stage1.as_ref().map_or(Ok(()), |stage1| stage1.check(self))?;
+        self.stage2.as_ref().map_or(Ok(()), |stage2| stage2.check(self))
     }
 }
 

@@ -79,6 +79,14 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// An adapter's files cannot be read, or belong to another model.
+    #[error("the adapter in {} does not fit: {}; give the model that it was trained with", folder.display(), problems.join("; "))]
+    Adapter {
+        /// The adapter's folder.
+        folder: PathBuf,
+        /// Every difference.
+        problems: Vec<String>,
+    },
     /// A batch of texts does not fit the model or its cells.
     #[error("texts of a batch: {reason}")]
     Texts {

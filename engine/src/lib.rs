@@ -30,6 +30,7 @@ pub mod generate;
 pub mod layer;
 pub mod metric;
 pub mod model;
+pub mod neighbours;
 mod novelty;
 mod predict;
 pub mod retrieve;

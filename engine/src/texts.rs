@@ -60,19 +60,38 @@ impl Texts {
     /// # Errors
     /// Those of the file; `Incapable` without an ontology.
     pub(crate) fn labels(&self, source: &LabelSource) -> Result<NamedTexts> {
-        let set = match source {
-            LabelSource::File(path) => LabelSet::open(path)?,
-            LabelSource::Ontology => {
-                let reason = "it was trained without text.ontology; give a file of labels".into();
-                let ontology = self.descriptions.ontology().ok_or(Error::Incapable { task: "label by ontology", reason })?;
-                let names: Vec<&str> = ontology.terms().iter().map(|term| term.name.as_str()).collect();
-                LabelSet::from_types(ontology.path(), &names)?
-            }
-        };
+        let set = self.label_set(source)?;
         let names = set.labels().iter().map(|label| label.name.clone()).collect();
         let described = |label: &&Label| label.fields.contains_key("definition") || self.descriptions.term(&label.cell_type).is_some();
         let by_name_alone = set.labels().iter().filter(|label| !described(label)).map(|label| label.name.clone()).collect();
         Ok(NamedTexts { names, texts: set.texts(&self.descriptions)?, by_name_alone })
+    }
+
+    /// The labels of a file, or every term of the ontology.
+    ///
+    /// # Errors
+    /// As [`Texts::labels`].
+    pub(crate) fn label_set(&self, source: &LabelSource) -> Result<LabelSet> {
+        match source {
+            LabelSource::File(path) => Ok(LabelSet::open(path)?),
+            LabelSource::Ontology => {
+                let reason = "it was trained without text.ontology; give a file of labels".into();
+                let ontology = self.descriptions.ontology().ok_or(Error::Incapable { task: "label by ontology", reason })?;
+                let names: Vec<&str> = ontology.terms().iter().map(|term| term.name.as_str()).collect();
+                Ok(LabelSet::from_types(ontology.path(), &names)?)
+            }
+        }
+    }
+
+    /// What a class of training is told by, from its name (`B cell`, or `B cell | stimulated` where columns make classes too).
+    ///
+    /// # Errors
+    /// Those of the template.
+    pub(crate) fn class_name_text(&self, class: &str) -> Result<String> {
+        let mut values = class.split(" | ");
+        let cell_type = values.next().unwrap_or_default();
+        let fields = self.descriptions.class_columns().iter().cloned().zip(values.map(String::from)).collect();
+        Ok(self.descriptions.name_text(cell_type, &fields)?)
     }
 
     /// Texts as one batch.

@@ -40,6 +40,17 @@ pub struct Parameter<T: Float> {
     pub gradient: Option<Tensor<T::Acc>>,
 }
 
+/// A table of which the rows from some place on may learn.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<T: Float> {
+    /// `[rows, width]`.
+    pub value: Tensor<T>,
+    /// `[1 + rows - first, width]`: the gradient of the rows that learn, below a row for whatever has none.
+    pub gradient: Option<Tensor<T::Acc>>,
+    /// The first row that learns.
+    pub first: usize,
+}
+
 /// The optimizer's view of one trainable parameter.
 #[derive(Clone, Copy, Debug)]
 pub struct Moments<T: Float> {
@@ -81,6 +92,8 @@ pub struct ParameterPlan<T: Float> {
     declared: Vec<Declared<T>>,
     path: String,
     trainable: bool,
+    /// Names that are frozen, inside [`ParameterPlan::frozen_where`].
+    freezes: fn(&str) -> bool,
 }
 
 impl<T: Float> ParameterPlan<T> {
@@ -93,6 +106,7 @@ impl<T: Float> ParameterPlan<T> {
             declared: Vec::new(),
             path: String::new(),
             trainable,
+            freezes: |_| false,
         }
     }
 
@@ -105,11 +119,30 @@ impl<T: Float> ParameterPlan<T> {
         result
     }
 
+    /// What stands in front of the names that are declared now.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Runs `body` with everything that it declares frozen: no gradient, no optimizer state.
     pub fn frozen<R>(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
-        let trainable = std::mem::replace(&mut self.trainable, false);
+        self.frozen_if(true, body)
+    }
+
+    /// Runs `body`, frozen or not.
+    pub fn frozen_if<R>(&mut self, frozen: bool, body: impl FnOnce(&mut Self) -> R) -> R {
+        let trainable = self.trainable;
+        self.trainable &= !frozen;
         let result = body(self);
         self.trainable = trainable;
+        result
+    }
+
+    /// Runs `body` with the parameters frozen whose names `freezes` accepts. Of packed ones the names stand behind each other.
+    pub fn frozen_where<R>(&mut self, freezes: fn(&str) -> bool, body: impl FnOnce(&mut Self) -> R) -> R {
+        let before = std::mem::replace(&mut self.freezes, freezes);
+        let result = body(self);
+        self.freezes = before;
         result
     }
 
@@ -141,11 +174,40 @@ impl<T: Float> ParameterPlan<T> {
         all
     }
 
+    /// Declares a table `base` and, below it in memory, the rows `more` (none when there are 0), both as `(name, rows)`. The rows below
+    /// learn whenever anything does, those of `base` unless it is `frozen`.
+    pub fn table(&mut self, base: (&str, usize), more: (&str, usize), width: usize, init: Init, frozen: bool) -> Table<T> {
+        let all = base.1 + more.1;
+        let first = if frozen { base.1 } else { 0 };
+        let path = format!("{}{}", self.path, base.0);
+        let value = self.weights.tensor(&path, [all, width]);
+        let trained = (self.trainable && first < all).then_some(all - first);
+        let gradient = trained.map(|rows| self.gradients.tensor(&path, [1 + rows, width]));
+        let moments = trained.map(|rows| Moments {
+            first: self.optimizer.tensor(&format!("{path}.first_moment"), [rows, width]),
+            second: self.optimizer.tensor(&format!("{path}.second_moment"), [rows, width]),
+        });
+        for (name, start, rows) in [(base.0, 0, base.1), (more.0, base.1, more.1)] {
+            if rows == 0 {
+                continue;
+            }
+            let at = start.checked_sub(first);
+            let gradient = gradient.zip(at).map(|(gradient, at)| gradient.row_range(1 + at, rows));
+            let part =
+                |(all, at): (Moments<T>, usize)| Moments { first: all.first.row_range(at, rows), second: all.second.row_range(at, rows) };
+            let parameter = Parameter { value: value.row_range(start, rows), gradient };
+            let moments = moments.zip(at).map(part);
+            self.declared.push(Declared { name: format!("{}{name}", self.path), parameter, moments, init });
+        }
+        Table { value, gradient, first }
+    }
+
     /// Memory of one parameter.
     fn reserve(&mut self, name: &str, shape: Shape) -> (Parameter<T>, Option<Moments<T>>) {
         let value = self.weights.tensor(name, shape);
-        let gradient = self.trainable.then(|| self.gradients.tensor(name, shape));
-        let moments = self.trainable.then(|| Moments {
+        let trainable = self.trainable && !(self.freezes)(name);
+        let gradient = trainable.then(|| self.gradients.tensor(name, shape));
+        let moments = trainable.then(|| Moments {
             first: self.optimizer.tensor(&format!("{name}.first_moment"), shape),
             second: self.optimizer.tensor(&format!("{name}.second_moment"), shape),
         });
@@ -211,12 +273,25 @@ impl<T: Float> Parameters<T> {
         &self.declared
     }
 
+    /// Those that learn, with their moments.
+    pub fn trained(&self) -> impl Iterator<Item = (&Declared<T>, Moments<T>)> {
+        self.declared.iter().filter_map(|declared| Some((declared, declared.moments?)))
+    }
+
     /// Draws every parameter from its own stream of random numbers, keyed by the seed and its name: adding a parameter changes no other.
     ///
     /// # Errors
     /// Those of the upload.
     pub fn initialise(&self, stream: &Stream, seed: u64) -> Result<()> {
-        for declared in &self.declared {
+        self.initialise_matching(stream, seed, &|_| true)
+    }
+
+    /// Draws the parameters whose names `wanted` accepts; the others keep their values.
+    ///
+    /// # Errors
+    /// Those of the upload.
+    pub fn initialise_matching(&self, stream: &Stream, seed: u64, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        for declared in self.declared.iter().filter(|declared| wanted(&declared.name)) {
             let site = Site { seed, step: u64::from(name_hash(&declared.name)), site: u32::MAX };
             let value = |index: usize| -> f64 {
                 match declared.init {
@@ -264,12 +339,17 @@ impl<T: Float> Parameters<T> {
         Ok(())
     }
 
-    /// Gives every parameter the values that `read` finds for its name and shape.
+    /// Gives every parameter whose name `wanted` accepts the values that `read` finds for its name and shape.
     ///
     /// # Errors
     /// Those of `read` and of the upload.
-    pub fn load_from(&self, stream: &Stream, mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<()> {
-        for declared in &self.declared {
+    pub fn load_from(
+        &self,
+        stream: &Stream,
+        wanted: &dyn Fn(&str) -> bool,
+        mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<()> {
+        for declared in self.declared.iter().filter(|declared| wanted(&declared.name)) {
             set(stream, declared, read(&declared.name, &declared.parameter.value.shape())?)?;
         }
         Ok(())
@@ -280,12 +360,20 @@ impl<T: Float> Parameters<T> {
     /// # Errors
     /// Those of the download.
     pub fn fetch(&self, stream: &Stream) -> Result<Vec<Values>> {
+        self.fetch_matching(stream, &|_| true)
+    }
+
+    /// [`Parameters::fetch`] of those whose names `wanted` accepts.
+    ///
+    /// # Errors
+    /// Those of the download.
+    pub fn fetch_matching(&self, stream: &Stream, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Values>> {
         let fetch = |declared: &Declared<T>| {
             let values = stream.fetch(declared.parameter.value)?;
             let values = values.into_iter().map(|value| value.to_acc().f64() as f32).collect();
             Ok(Values { name: declared.name.clone(), shape: declared.parameter.value.shape().to_vec(), values })
         };
-        self.declared.iter().map(fetch).collect()
+        self.declared.iter().filter(|declared| wanted(&declared.name)).map(fetch).collect()
     }
 
     /// The handle of a parameter by its checkpoint name.

@@ -24,6 +24,8 @@ pub(crate) enum Purpose {
     Describe = 7,
     /// Which cells of a type serve as examples.
     FewShot = 8,
+    /// Whether a cell or its text comes first.
+    Direction = 9,
 }
 
 /// A stream of random numbers: a pure function of (seed, purpose, epoch, stream).

@@ -320,6 +320,11 @@ fn label_files_of_every_form() {
     let lines = open("# blood\nB cell\n\n  space cell \r\n").unwrap();
     let texts = lines.texts(&descriptions("cell type: {cell_type}.[ {definition}]")).unwrap();
     assert_eq!(texts, [format!("cell type: B cell. {B_CELL}"), "cell type: space cell.".to_owned()]);
+    // A model that writes is asked for what tells a label: the name as the ontology has it, and no definition.
+    let described = descriptions("cell type: {cell_type}.[ also {synonym}.][ {definition}]");
+    assert_eq!(open("B-lymphocyte\nspace cell").unwrap().name_texts(&described).unwrap(), ["cell type: B cell.", "cell type: space cell."]);
+    let needed = open("B cell\nplatelet").unwrap().name_texts(&descriptions("{definition}")).unwrap();
+    assert_eq!(needed[0], B_CELL);
     let json = open(r#"{"B": "Makes antibodies.", "stim": {"cell_type": "b cell", "condition": "IFN-beta"}}"#).unwrap();
     let texts = json.texts(&descriptions("{cell_type}[ under {condition}][: {definition}]")).unwrap();
     assert_eq!(texts, ["B: Makes antibodies.".to_owned(), format!("B cell under IFN-beta: {B_CELL}")]);

@@ -67,9 +67,13 @@ def rotate(x):
 
 
 def hidden_states(params, ids):
-    """One unpadded sequence."""
-    tokens = len(ids)
-    x = params["model.embed_tokens.weight"][ids]
+    """One unpadded sequence of tokens."""
+    return through(params, params["model.embed_tokens.weight"][ids])
+
+
+def through(params, x):
+    """One unpadded sequence of embedded tokens."""
+    tokens = len(x)
     future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
     for layer in range(LAYERS):
         p = lambda name: params[f"model.layers.{layer}.{name}.weight"]

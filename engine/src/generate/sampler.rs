@@ -61,14 +61,7 @@ impl SamplerConfig {
     pub fn choose(&self, logits: &[f32], history: &[u32], seed: u64, sequence: u64) -> u32 {
         let mut scores: Vec<f64> = logits.iter().map(|&logit| if logit.is_nan() { f64::NEG_INFINITY } else { f64::from(logit) }).collect();
         if self.repetition_penalty != 1.0 {
-            let mut seen = history.to_vec();
-            seen.sort_unstable();
-            seen.dedup();
-            for token in seen {
-                if let Some(score) = scores.get_mut(token as usize) {
-                    *score = if *score > 0.0 { *score / self.repetition_penalty } else { *score * self.repetition_penalty };
-                }
-            }
+            penalise(&mut scores, history.iter().copied(), self.repetition_penalty);
         }
         let first = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
         let mut tokens: Vec<u32> = (0..scores.len() as u32).collect();
@@ -101,6 +94,16 @@ impl SamplerConfig {
             sum > target
         });
         tokens[chosen.unwrap_or(kept - 1)]
+    }
+}
+
+/// Lowers the scores of tokens that have been seen, each once: positive ones are divided by `penalty`, negative ones multiplied.
+pub(super) fn penalise(scores: &mut [f64], seen: impl Iterator<Item = u32>, penalty: f64) {
+    let seen: std::collections::BTreeSet<u32> = seen.collect();
+    for token in seen {
+        if let Some(score) = scores.get_mut(token as usize) {
+            *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
+        }
     }
 }
 

@@ -6,18 +6,19 @@ use scmmgpt_kernels::rope;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use scmmgpt_loader::language::LanguageConfig;
 
-use super::Dims;
-use super::linear::Linear;
+use super::adapted_linear::{self, AdaptedLinear, Shared};
+use super::{Dims, Dropout};
 use crate::Result;
+use crate::config::Tuning;
 use crate::weights::ParameterPlan;
 
 /// Weights of causal self-attention.
 #[derive(Clone, Copy, Debug)]
 pub struct CausalAttention<T: Float> {
     /// `[(num_heads + 2 num_kv_heads) * head_dim, width]`: queries, keys and values.
-    pub qkv: Linear<T>,
+    pub qkv: AdaptedLinear<T>,
     /// `[width, num_heads * head_dim]`.
-    pub out: Linear<T>,
+    pub out: AdaptedLinear<T>,
     num_heads: usize,
     num_kv_heads: usize,
     head_dim: usize,
@@ -34,11 +35,15 @@ pub struct Places<T: Float> {
     pub positions: Tensor<u32>,
     /// Angles of the rotation.
     pub table: rope::Table<T::Acc>,
+    /// Random numbers of the adapters' dropout, whose probability is that of their configuration; none in inference.
+    pub dropout: Option<Dropout>,
 }
 
 /// What backward needs from forward.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved<T: Float> {
+    qkv_adapters: adapted_linear::Saved<T>,
+    out_adapters: adapted_linear::Saved<T>,
     qkv: Tensor<T>,
     /// `[tokens, (num_heads + num_kv_heads) * head_dim]`: queries and keys after the rotation.
     rotated: Tensor<T>,
@@ -55,13 +60,13 @@ pub struct Gradients<T: Float> {
 }
 
 impl<T: Float> CausalAttention<T> {
-    /// Declares `self_attn` under Hugging Face's names.
-    pub fn declare(plan: &mut ParameterPlan<T>, config: &LanguageConfig) -> Self {
+    /// Declares `self_attn` under Hugging Face's names; `site` numbers its first product among those of the model.
+    pub fn declare(plan: &mut ParameterPlan<T>, config: &LanguageConfig, tuning: &Tuning, site: u32) -> Self {
         let LanguageConfig { hidden_size, num_attention_heads: num_heads, num_key_value_heads: num_kv_heads, head_dim, .. } = *config;
         let (queries, keys) = (num_heads * head_dim, num_kv_heads * head_dim);
         plan.under("self_attn", |plan| CausalAttention {
-            qkv: Linear::declare_llama(plan, &[("q_proj", queries), ("k_proj", keys), ("v_proj", keys)], hidden_size),
-            out: Linear::declare_llama(plan, &[("o_proj", hidden_size)], queries),
+            qkv: AdaptedLinear::declare(plan, &[("q_proj", queries), ("k_proj", keys), ("v_proj", keys)], hidden_size, tuning, site),
+            out: AdaptedLinear::declare(plan, &[("o_proj", hidden_size)], queries, tuning, site + 1),
             num_heads,
             num_kv_heads,
             head_dim,
@@ -89,12 +94,12 @@ impl<T: Float> CausalAttention<T> {
     }
 
     /// Plans what forward keeps.
-    pub fn plan(&self, plan: &mut Plan, dims: Dims) -> Saved<T> {
+    pub fn plan(&self, plan: &mut Plan, dims: Dims, shared: Option<Shared<T>>) -> Saved<T> {
         let (tokens, (queries, keys)) = (dims.tokens(), self.widths());
         plan.scratch(attention::scratch::<T>(&self.dims(dims, dims.seq_len)));
-        self.qkv.plan(plan, tokens);
-        self.out.plan(plan, tokens);
         plan.under("self_attn", |plan| Saved {
+            qkv_adapters: self.qkv.plan(plan, "qkv", tokens, shared),
+            out_adapters: self.out.plan(plan, "out", tokens, shared),
             qkv: plan.tensor("qkv", [tokens, queries + 2 * keys]),
             rotated: plan.tensor("rotated", [tokens, queries + keys]),
             context: plan.tensor("context", [tokens, queries]),
@@ -115,7 +120,7 @@ impl<T: Float> CausalAttention<T> {
     /// Queries, keys (both rotated) and values of the rows of `x`.
     fn project(&self, stream: &Stream, places: &Places<T>, saved: &Saved<T>, x: Tensor<T>) -> Result<[Tensor<T>; 3]> {
         let (queries, keys) = self.widths();
-        self.qkv.forward(stream, saved.qkv, x)?;
+        self.qkv.forward(stream, &saved.qkv_adapters, saved.qkv, x, Epilogue::None, places.dropout)?;
         let (y, x) = (saved.rotated, saved.qkv.columns(0, queries + keys));
         rope::forward(stream, rope::Rotate { y, x, positions: places.positions, table: places.table })?;
         Ok([saved.rotated.columns(0, queries), saved.rotated.columns(queries, keys), saved.qkv.columns(queries + keys, keys)])
@@ -149,7 +154,7 @@ impl<T: Float> CausalAttention<T> {
             dims: self.dims(places.dims, places.dims.seq_len),
         };
         attention::forward(stream, arguments)?;
-        self.out.forward_with(stream, sum, saved.context, Epilogue::Residual { residual })
+        self.out.forward(stream, &saved.out_adapters, sum, saved.context, Epilogue::Residual { residual }, places.dropout)
     }
 
     /// From `dsum` to `dx`, without the residual's share, which is `dsum` itself.
@@ -169,7 +174,7 @@ impl<T: Float> CausalAttention<T> {
     ) -> Result<()> {
         let (queries, keys) = self.widths();
         let g = gradients;
-        self.out.backward(stream, Some((g.context, Epilogue::None)), dsum, saved.context)?;
+        self.out.backward(stream, &saved.out_adapters, g.context, dsum, saved.context, places.dropout)?;
         let arguments = attention::Backward {
             dq: g.rotated.columns(0, queries),
             dk: g.rotated.columns(queries, keys),
@@ -190,7 +195,7 @@ impl<T: Float> CausalAttention<T> {
         attention::backward(stream, arguments)?;
         let (y, x_gradient) = (g.qkv.columns(0, queries + keys), g.rotated);
         rope::backward(stream, rope::Rotate { y, x: x_gradient, positions: places.positions, table: places.table })?;
-        self.qkv.backward(stream, Some((dx, Epilogue::None)), g.qkv, x)
+        self.qkv.backward(stream, &saved.qkv_adapters, dx, g.qkv, x, places.dropout)
     }
 
     /// Plans the cache of one layer: keys and values of `capacity` places a sequence.
@@ -250,12 +255,13 @@ impl<T: Float> CausalAttention<T> {
             stream.copy(cache.keys.row_range(to, 1), k.row_range(item, 1))?;
             stream.copy(cache.values.row_range(to, 1), v.row_range(item, 1))?;
         }
+        let rows = places.dims.batch * cache.capacity;
         let arguments = attention::Forward {
             out: saved.context,
             logsumexp: saved.logsumexp,
             q,
-            k: cache.keys,
-            v: cache.values,
+            k: cache.keys.row_range(0, rows),
+            v: cache.values.row_range(0, rows),
             query_lengths: None,
             key_lengths: Some(places.lengths),
             mask: Mask::Full,
@@ -264,7 +270,73 @@ impl<T: Float> CausalAttention<T> {
             dims: self.dims(places.dims, cache.capacity),
         };
         attention::forward(stream, arguments)?;
-        self.out.forward_with(stream, sum, saved.context, Epilogue::Residual { residual })
+        self.out.forward(stream, &saved.out_adapters, sum, saved.context, Epilogue::Residual { residual }, places.dropout)
+    }
+
+    /// Several more tokens a sequence, `new` of them (on the host) behind the `cached` ones: each sees all that the cache holds of its
+    /// sequence and the new ones before it. `x` is padded at the end as in [`CausalAttention::forward`].
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    #[expect(clippy::too_many_arguments, reason = "handles, each with its own meaning")]
+    pub fn extend(
+        &self,
+        stream: &Stream,
+        places: &Places<T>,
+        saved: &Saved<T>,
+        cache: &Cache<T>,
+        behind: Behind<'_>,
+        sum: Tensor<T>,
+        residual: Tensor<T>,
+        x: Tensor<T>,
+    ) -> Result<()> {
+        let [q, k, v] = self.project(stream, places, saved, x)?;
+        let Dims { batch, seq_len } = places.dims;
+        let statistics = saved.logsumexp.reshape([batch, self.num_heads * seq_len]);
+        for (item, (&cached, &new)) in behind.cached.iter().zip(behind.new).enumerate() {
+            let (from, first) = (item * seq_len, item * cache.capacity);
+            stream.copy(cache.keys.row_range(first + cached, new), k.row_range(from, new))?;
+            stream.copy(cache.values.row_range(first + cached, new), v.row_range(from, new))?;
+            let statistic = statistics.row_range(item, 1).columns(0, self.num_heads * new);
+            let arguments = attention::Forward {
+                out: saved.context.row_range(from, new),
+                logsumexp: statistic.reshape([1, self.num_heads, new]),
+                q: q.row_range(from, new),
+                k: cache.keys.row_range(first, cached + new),
+                v: cache.values.row_range(first, cached + new),
+                query_lengths: None,
+                key_lengths: None,
+                mask: Mask::Causal,
+                scale: self.scale(),
+                dropout: None,
+                dims: self.dims(Dims { batch: 1, seq_len: new }, cached + new),
+            };
+            attention::forward(stream, arguments)?;
+        }
+        self.out.forward(stream, &saved.out_adapters, sum, saved.context, Epilogue::Residual { residual }, places.dropout)
+    }
+}
+
+/// How many tokens each sequence has, and how many more come.
+#[derive(Clone, Copy, Debug)]
+pub struct Behind<'a> {
+    /// `[batch]`: tokens in the cache.
+    pub cached: &'a [usize],
+    /// `[batch]`: tokens that follow, at least one.
+    pub new: &'a [usize],
+}
+
+impl<T: Float> Cache<T> {
+    /// Copies the places `from..to` of sequence `source` to sequence `target`.
+    ///
+    /// # Errors
+    /// Those of the copy.
+    pub fn copy(&self, stream: &Stream, source: usize, target: usize, from: usize, to: usize) -> Result<()> {
+        for tensor in [self.keys, self.values] {
+            let rows = |item: usize| tensor.row_range(item * self.capacity + from, to - from);
+            stream.copy(rows(target), rows(source))?;
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! gradient buffer, and the work for it is not done. The residual stream is carried by fused epilogues: the gradient that reaches a
 //! residual branch is added in the product that computes the other branch.
 
+pub mod adapted_linear;
 mod attend;
 pub mod bert_output;
 pub mod block;
@@ -13,6 +14,7 @@ pub mod cross_attention;
 pub mod feed_forward;
 pub mod gated_feed_forward;
 pub mod gene_embedding;
+pub mod key_attention;
 pub mod linear;
 pub mod llama_block;
 pub mod norm;
@@ -22,6 +24,7 @@ pub mod qformer_embedding;
 pub mod rms_norm;
 pub mod rows;
 pub mod self_attention;
+pub mod token_table;
 
 use scmmgpt_kernels::attention;
 use scmmgpt_kernels::runtime::Tensor;

@@ -8,6 +8,7 @@
 //! scMMGPT `blip2qformer.py`; Li et al. 2023, "BLIP-2", section 3.2.
 
 mod backward;
+mod cells;
 mod forward;
 mod handles;
 mod inference;
@@ -27,6 +28,8 @@ use crate::layer::norm::Norm;
 use crate::layer::{Dims, Dropout};
 use crate::weights::ParameterPlan;
 use handles::{Handles, Request};
+
+pub(super) use cells::{CellGradients, Cells};
 
 /// `ln_gene` adds this to the variance, whatever the cell encoder does.
 const CELL_NORM_EPS: f64 = 1e-5;
@@ -65,6 +68,12 @@ const SITES: u32 = 1 << 16;
 
 /// The site that hard negatives are drawn at.
 const NEGATIVES: u32 = 5 * SITES;
+
+/// The first site of the language model of stage 2.
+pub(super) const LANGUAGE: u32 = 6 * SITES;
+
+/// The site that sequences without neighbours are drawn at in stage 2.
+pub(crate) const NEIGHBOURS: u32 = 7 * SITES;
 
 /// How much each loss counts; a weight of 0 leaves the objective out of the pass.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -248,8 +257,30 @@ impl<T: Float> CellText<T> {
         Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose })
     }
 
-    /// The dropout of the cell encoder, or of one side.
+    /// Memory for embeddings and matching scores; it grows with the batches.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn inference(&self, device: &Device) -> Result<Workspace<T>> {
+        let one = Dims { batch: 1, seq_len: 8 };
+        let purpose = Purpose {
+            training: false,
+            dropout: false,
+            weights: LossWeights { contrastive: 0.0, matching: 0.0, captioning: 0.0 },
+            contrast: Contrast::default(),
+            label_smoothing: 0.0,
+        };
+        self.workspace(device, Sizes { cells: one, texts: one }, purpose)
+    }
+
+    /// The dropout of the cell encoder, or of one side, where it learns.
     fn dropout(&self, purpose: &Purpose, draw: Draw, side: Option<Side>) -> Option<Dropout> {
+        let applies = purpose.dropout && (side.is_some() || self.tunes_cells);
+        if applies { self.drawn(draw, side) } else { None }
+    }
+
+    /// The dropout of the cell encoder, or of one side.
+    pub(super) fn drawn(&self, draw: Draw, side: Option<Side>) -> Option<Dropout> {
         let Draw { dropout, seed, step } = draw;
         let whole = match side {
             None => Dropout::new(self.cell_dropout, seed, step),
@@ -261,7 +292,10 @@ impl<T: Float> CellText<T> {
                 first_site: side as u32 * SITES,
             },
         };
-        let applies = purpose.dropout && dropout && (side.is_some() || self.tunes_cells);
-        applies.then_some(whole)
+        dropout.then_some(whole)
+    }
+
+    pub(super) fn qformer(&self) -> &QFormer<T> {
+        &self.qformer
     }
 }

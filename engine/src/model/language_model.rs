@@ -1,27 +1,31 @@
 //! A Llama language model: token table, causal layers, norm, and the product back to the vocabulary.
 
+use scmmgpt_kernels::rope;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
-use scmmgpt_kernels::{embedding, rope};
 use scmmgpt_loader::language::{LanguageConfig, LanguageFiles};
 
 use crate::Result;
+use crate::config::Tuning;
 use crate::layer::Dims;
-use crate::layer::causal_attention::{Cache, Places};
-use crate::layer::linear::{LLAMA_INIT, Linear};
+use crate::layer::adapted_linear::{AdaptedLinear, Shared};
+use crate::layer::causal_attention::{Behind, Cache, Places};
 use crate::layer::llama_block::{self, LlamaBlock};
 use crate::layer::rms_norm::{self, RmsNorm};
-use crate::weights::{Parameter, ParameterPlan, Parameters};
+use crate::layer::token_table::{NEW_ROWS, TokenTable};
+use crate::weights::{ParameterPlan, Parameters};
 
 /// Weights of the model.
 #[derive(Clone, Debug)]
 pub struct LanguageModel<T: Float> {
-    table: Parameter<T>,
+    table: TokenTable<T>,
     blocks: Vec<LlamaBlock<T>>,
     norm: RmsNorm<T>,
     /// The token table itself where the embeddings are tied.
-    head: Linear<T>,
+    head: TokenTable<T>,
     rotation: rope::Table<T::Acc>,
     config: LanguageConfig,
+    tuning: Tuning,
+    prefix: String,
 }
 
 /// What is kept of one pass.
@@ -43,29 +47,52 @@ pub struct Gradients<T: Float> {
     pub hidden: Tensor<T>,
     /// `[tokens, width]`: gradient of `embedded`.
     pub embedded: Tensor<T>,
+    trained_rows: Tensor<u32>,
 }
 
 impl<T: Float> LanguageModel<T> {
-    /// Declares the model under Hugging Face's names, for sequences of at most `positions` tokens.
-    pub fn declare(plan: &mut ParameterPlan<T>, config: &LanguageConfig, positions: usize) -> Self {
-        let (width, vocabulary) = (config.hidden_size, config.vocab_size);
+    /// Declares the model under Hugging Face's names, for sequences of at most `positions` tokens. Frozen weights get no gradient; the
+    /// rows of `tuning.new_tokens` stand behind the vocabulary of `config`.
+    pub fn declare(plan: &mut ParameterPlan<T>, config: &LanguageConfig, positions: usize, tuning: &Tuning) -> Self {
+        let (width, tokens, frozen) = (config.hidden_size, [config.vocab_size, tuning.new_tokens], !tuning.trains_base());
         let (table, blocks, norm) = plan.under("model", |plan| {
-            let table = plan.parameter("embed_tokens.weight", [vocabulary, width], LLAMA_INIT);
+            let table = TokenTable::declare(plan, "embed_tokens", tokens, width, frozen);
             let layers = 0..config.num_hidden_layers;
-            let blocks = plan.under("layers", |plan| layers.map(|index| LlamaBlock::declare(plan, config, index)).collect());
-            (table, blocks, RmsNorm::declare(plan, "norm", width, config.rms_norm_eps))
+            let block = |plan: &mut _, index| LlamaBlock::declare(plan, config, tuning, index);
+            let blocks = plan.under("layers", |plan| layers.map(|index| block(plan, index)).collect());
+            (table, blocks, plan.frozen_if(frozen, |plan| RmsNorm::declare(plan, "norm", width, config.rms_norm_eps)))
         });
         let head = match config.tie_word_embeddings {
-            true => Linear { weight: table, bias: None },
-            false => Linear::declare_llama(plan, &[("lm_head", vocabulary)], width),
+            true => table,
+            false => TokenTable::declare(plan, "lm_head", tokens, width, frozen),
         };
         let rotation = rope::plan_table(plan.derived(), positions, config.head_dim);
-        LanguageModel { table, blocks, norm, head, rotation, config: config.clone() }
+        LanguageModel { table, blocks, norm, head, rotation, config: config.clone(), tuning: tuning.clone(), prefix: plan.path().into() }
     }
 
     /// Sizes and constants.
     pub fn config(&self) -> &LanguageConfig {
         &self.config
+    }
+
+    /// What stands in front of its parameters' names: nothing, where it is a model by itself.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// How it is adapted.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Tokens, new ones included: columns of the logits.
+    pub fn vocab_size(&self) -> usize {
+        self.table.vocab_size()
+    }
+
+    /// The products that may carry adapters, layer by layer.
+    pub(super) fn adapted(&mut self) -> impl Iterator<Item = &mut AdaptedLinear<T>> {
+        self.blocks.iter_mut().flat_map(LlamaBlock::adapted)
     }
 
     /// Longest sequence, as declared.
@@ -88,31 +115,43 @@ impl<T: Float> LanguageModel<T> {
         Ok(rope::build_table(stream, self.rotation, &(0..head_dim / 2).map(frequency).collect::<Vec<_>>())?)
     }
 
-    /// Plans one pass. In training every layer keeps its own activations; in inference all layers share the memory of one.
+    /// Plans one pass. In training every layer keeps its own activations, or, with gradient checkpointing, its output alone; in inference
+    /// all layers share the memory of one.
     pub fn plan(&self, plan: &mut Plan, dims: Dims, training: bool) -> Saved<T> {
         let (tokens, width) = (dims.tokens(), self.config.hidden_size);
         let embedded = plan.tensor("embedded", [tokens, width]);
-        let shared: Option<[Tensor<T>; 2]> = (!training).then(|| ["even", "odd"].map(|name| plan.tensor(name, [tokens, width])));
-        let layer = |plan: &mut Plan, index: usize, block: &LlamaBlock<T>| match shared {
-            Some(outputs) => plan.scope(|plan| block.plan(plan, dims, outputs[index % 2])),
-            None => {
-                let output = plan.tensor("output", [tokens, width]);
-                block.plan(plan, dims, output)
-            }
+        let outputs = if training { self.blocks.len() } else { self.blocks.len().min(2) };
+        let outputs: Vec<Tensor<T>> = (0..outputs).map(|index| plan.tensor(&format!("outputs.{index}"), [tokens, width])).collect();
+        let shared = Shared::plan(plan, &self.tuning, tokens, self.widest(), training);
+        let blocks = if training && !self.tuning.gradient_checkpointing {
+            let layer = |(index, block): (usize, &LlamaBlock<T>)| {
+                plan.under(&format!("layers.{index}"), |plan| block.plan(plan, dims, outputs[index], shared))
+            };
+            self.blocks.iter().enumerate().map(layer).collect()
+        } else {
+            let one = |plan: &mut Plan| plan.under("layer", |plan| self.blocks[0].plan(plan, dims, outputs[0], shared));
+            // Backward runs the layers again: what is planned later must not lie where they work.
+            let one = if training { one(plan) } else { plan.scope(one) };
+            let layer = |index: usize| one.writing(outputs[index % outputs.len()]);
+            (0..self.blocks.len()).map(layer).collect()
         };
-        let blocks = self.blocks.iter().enumerate();
-        let blocks = blocks.map(|(index, block)| plan.under(&format!("layers.{index}"), |plan| layer(plan, index, block))).collect();
         Saved { embedded, blocks, statistic: self.norm.plan(plan, "norm", tokens), hidden: plan.tensor("hidden", [tokens, width]) }
+    }
+
+    /// Most inputs or outputs of a projection.
+    fn widest(&self) -> usize {
+        let LanguageConfig { hidden_size, intermediate_size, num_attention_heads, head_dim, .. } = self.config;
+        hidden_size.max(intermediate_size).max(num_attention_heads * head_dim)
     }
 
     /// Plans the gradients.
     pub fn plan_gradients(&self, plan: &mut Plan, dims: Dims) -> Gradients<T> {
         let (tokens, width) = (dims.tokens(), self.config.hidden_size);
-        plan.scratch(embedding::scratch(tokens));
         Gradients {
             block: self.blocks[0].plan_gradients(plan, dims),
             hidden: plan.tensor("dhidden", [tokens, width]),
             embedded: plan.tensor("dembedded", [tokens, width]),
+            trained_rows: self.table.plan_gradients(plan, tokens),
         }
     }
 
@@ -127,7 +166,7 @@ impl<T: Float> LanguageModel<T> {
     /// # Errors
     /// `Index` when an id is outside the vocabulary, and those of the kernel.
     pub fn embed(&self, stream: &Stream, saved: &Saved<T>, ids: Tensor<u32>) -> Result<()> {
-        Ok(embedding::forward(stream, embedding::Forward { y: saved.embedded, table: self.table.value, ids })?)
+        self.table.embed(stream, saved.embedded, ids)
     }
 
     /// From `saved.embedded` to `saved.hidden`.
@@ -154,6 +193,14 @@ impl<T: Float> LanguageModel<T> {
         self.through(stream, saved, |index, block, kept, x| block.decode(stream, places, kept, &caches[index], cached, x))
     }
 
+    /// As [`LanguageModel::forward`] for several more tokens a sequence, behind the cached ones.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    pub fn extend(&self, stream: &Stream, places: &Places<T>, saved: &Saved<T>, caches: &[Cache<T>], behind: Behind<'_>) -> Result<()> {
+        self.through(stream, saved, |index, block, kept, x| block.extend(stream, places, kept, &caches[index], behind, x))
+    }
+
     fn through(
         &self,
         stream: &Stream,
@@ -173,7 +220,7 @@ impl<T: Float> LanguageModel<T> {
     /// # Errors
     /// Those of the kernel.
     pub fn logits(&self, stream: &Stream, logits: Tensor<T>, hidden: Tensor<T>) -> Result<()> {
-        self.head.forward(stream, logits, hidden)
+        self.head.logits(stream, logits, hidden)
     }
 
     /// The head's gradient from `dlogits`, and `dhidden`.
@@ -181,7 +228,7 @@ impl<T: Float> LanguageModel<T> {
     /// # Errors
     /// Those of the kernels.
     pub fn logits_backward(&self, stream: &Stream, dhidden: Tensor<T>, dlogits: Tensor<T>, hidden: Tensor<T>) -> Result<()> {
-        self.head.backward(stream, Some((dhidden, scmmgpt_kernels::gemm::Epilogue::None)), dlogits, hidden)
+        self.head.logits_backward(stream, dhidden, dlogits, hidden)
     }
 
     /// From `gradients.hidden` to every layer's gradients and `gradients.embedded`.
@@ -193,25 +240,43 @@ impl<T: Float> LanguageModel<T> {
         let dx = gradients.embedded;
         self.norm.backward(stream, saved.statistic, dx, None, gradients.hidden, input(self.blocks.len()))?;
         for (index, block) in self.blocks.iter().enumerate().rev() {
-            block.backward(stream, places, &saved.blocks[index], &gradients.block, dx, dx, input(index))?;
+            let kept = &saved.blocks[index];
+            if self.tuning.gradient_checkpointing && index + 1 < self.blocks.len() {
+                block.forward(stream, places, kept, input(index))?;
+            }
+            block.backward(stream, places, kept, &gradients.block, dx, dx, input(index))?;
         }
         Ok(())
     }
 
-    /// The token table's gradient from `gradients.embedded`, where the table is trained.
+    /// The token table's gradient from `gradients.embedded`, of the rows that learn; `ids` (on the host) as [`LanguageModel::embed`] read
+    /// them, with `u32::MAX` where the row of `saved.embedded` was replaced.
     ///
     /// # Errors
-    /// Those of the kernel.
-    pub fn embed_backward(&self, stream: &Stream, gradients: &Gradients<T>, ids: Tensor<u32>) -> Result<()> {
-        let Some(dtable) = self.table.gradient else { return Ok(()) };
-        Ok(embedding::backward(stream, embedding::Backward { dtable, dy: gradients.embedded, ids, padding_id: None })?)
+    /// Those of the kernels.
+    pub fn embed_backward(&self, stream: &Stream, gradients: &Gradients<T>, ids: &[u32]) -> Result<()> {
+        self.table.embed_backward(stream, gradients.trained_rows, gradients.embedded, ids)
+    }
+
+    /// Reads every parameter of the base model from its files and draws the others. The row of a new token is the mean of the table's
+    /// rows and a little noise: it starts as likely as the average one.
+    ///
+    /// # Errors
+    /// Those of the files; the first missing or mis-shaped tensor.
+    pub fn load(&self, parameters: &Parameters<T>, stream: &Stream, files: &LanguageFiles, seed: u64) -> Result<()> {
+        let inner = |name: &str| name.strip_prefix(&self.prefix).map(String::from);
+        let base = |name: &str| inner(name).is_some_and(|name| in_files(&name));
+        parameters.load_from(stream, &base, |name, shape| Ok(files.to_f32(&inner(name).unwrap_or_default(), shape)?))?;
+        parameters.initialise_matching(stream, seed, &|name| inner(name).is_some_and(|name| !in_files(&name)))?;
+        self.table.centre(stream)?;
+        if !self.config.tie_word_embeddings {
+            self.head.centre(stream)?;
+        }
+        Ok(())
     }
 }
 
-/// Reads every parameter of a declared model from its files.
-///
-/// # Errors
-/// Those of the files; the first missing or mis-shaped tensor.
-pub fn load<T: Float>(parameters: &Parameters<T>, stream: &Stream, files: &LanguageFiles) -> Result<()> {
-    parameters.load_from(stream, |name, shape| Ok(files.to_f32(name, shape)?))
+/// Whether the base model's files have a parameter of this name.
+pub(crate) fn in_files(name: &str) -> bool {
+    ![NEW_ROWS, "lora_A.weight", "lora_B.weight"].iter().any(|end| name.ends_with(end))
 }

@@ -6,8 +6,8 @@ use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Stream, Tensor
 use super::language_model::{self, LanguageModel};
 use super::token_loss::TokenLoss;
 use crate::Result;
-use crate::layer::Dims;
 use crate::layer::causal_attention::Places;
+use crate::layer::{Dims, Dropout};
 
 /// Token sequences, padded at the end, and what is to be predicted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,14 +30,18 @@ impl TokenBatch {
         Dims { batch: self.batch, seq_len: self.seq_len }
     }
 
-    /// What the logits of each row are compared with: the label of the next place, of a sequence's last place none.
     fn targets(&self) -> Vec<u32> {
-        let sequence = |labels: &[u32], length: usize| {
-            let next = labels[..length].iter().skip(1).copied();
-            next.chain(std::iter::repeat(cross_entropy::IGNORE)).take(labels.len()).collect::<Vec<_>>()
-        };
-        self.labels.chunks(self.seq_len.max(1)).zip(&self.lengths).flat_map(|(labels, &length)| sequence(labels, length as usize)).collect()
+        next_labels(&self.labels, &self.lengths, self.seq_len)
     }
+}
+
+/// What the logits of each row are compared with: the label of the next place, of a sequence's last place none.
+pub(super) fn next_labels(labels: &[u32], lengths: &[u32], seq_len: usize) -> Vec<u32> {
+    let sequence = |labels: &[u32], length: usize| {
+        let next = labels[..length].iter().skip(1).copied();
+        next.chain(std::iter::repeat(cross_entropy::IGNORE)).take(labels.len()).collect::<Vec<_>>()
+    };
+    labels.chunks(seq_len.max(1)).zip(lengths).flat_map(|(labels, &length)| sequence(labels, length as usize)).collect()
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ struct Handles<T: Float> {
 pub struct Workspace<T: Float> {
     /// The stream that passes run on.
     pub stream: Stream,
+    /// Random numbers of the adapters' dropout in passes to come; none: no dropout.
+    pub dropout: Option<Dropout>,
     arena: Arena,
     handles: Handles<T>,
     training: bool,
@@ -65,10 +71,10 @@ impl<T: Float> LanguageModel<T> {
     fn handles(&self, plan: &mut Plan, dims: Dims, training: bool) -> Handles<T> {
         let (ids, targets, positions) =
             (plan.tensor("ids", [dims.tokens()]), plan.tensor("targets", [dims.tokens()]), plan.tensor("positions", [dims.tokens()]));
-        let places = Places { dims, lengths: plan.tensor("lengths", [dims.batch]), positions, table: self.rotation() };
+        let places = Places { dims, lengths: plan.tensor("lengths", [dims.batch]), positions, table: self.rotation(), dropout: None };
         let saved = self.plan(plan, dims, training);
         let gradients = training.then(|| self.plan_gradients(plan, dims));
-        let loss = TokenLoss::plan(plan, dims.tokens(), self.config().vocab_size, training);
+        let loss = TokenLoss::plan(plan, dims.tokens(), self.vocab_size(), training);
         Handles { dims, ids, targets, places, saved, gradients, loss }
     }
 
@@ -80,7 +86,7 @@ impl<T: Float> LanguageModel<T> {
         let mut plan = Plan::new(Class::Activations);
         let handles = self.handles(&mut plan, largest, training);
         let stream = Stream::new(device, plan.scratch_bytes())?;
-        Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, training })
+        Ok(Workspace { stream, dropout: None, arena: Arena::allocate(device, plan)?, handles, training })
     }
 }
 
@@ -116,14 +122,15 @@ impl<T: Float> Workspace<T> {
         self.fit(model, batch.dims())?;
         self.upload(batch)?;
         let (stream, handles) = (&self.stream, &self.handles);
+        let places = Places { dropout: self.dropout.filter(|_| scale.is_some()), ..handles.places };
         model.embed(stream, &handles.saved, handles.ids)?;
-        model.forward(stream, &handles.places, &handles.saved)?;
+        model.forward(stream, &places, &handles.saved)?;
         let counted = batch.targets().iter().filter(|&&target| target != cross_entropy::IGNORE).count();
         let gradient = handles.gradients.zip(scale).map(|(gradients, scale)| (gradients.hidden, scale));
         let loss = handles.loss.run(stream, model, handles.saved.hidden, handles.targets, counted, gradient)?;
         if let (Some(gradients), Some(_)) = (&handles.gradients, scale) {
-            model.backward(stream, &handles.places, &handles.saved, gradients)?;
-            model.embed_backward(stream, gradients, handles.ids)?;
+            model.backward(stream, &places, &handles.saved, gradients)?;
+            model.embed_backward(stream, gradients, &batch.token_ids)?;
         }
         Ok(loss)
     }

@@ -11,6 +11,10 @@
 //! | [`cell_text`] | `ln_gene`, `cell_proj`, `text_proj` and the parts above and below | scMMGPT `blip2qformer.py` |
 //! | [`contrastive_head`] | `temperature`, where it is learned | ours |
 //! | [`matching_head`] | `matching_head` | scMMGPT `gtm_head` |
+//! | [`cell_language`] | `llm_proj`, `expr_decoder`, `llm_model` and the parts above | scMMGPT `blip2_llama.py` |
+//! | [`gene_expression`] | `expr_decoder` | scMMGPT `GeneExpressionModel` |
+//! | [`language_model`] | `model`, `lm_head` | Hugging Face's Llama |
+//! | [`adapter_files`] | `lora_A`, `lora_B`, `token_adapter` behind a projection's or a table's name | PEFT `LoraConfig` |
 //! | [`sentence_encoder`] | those of BERT | sentence-transformers, mean pooling |
 //! | [`captioning_head`] | `Qformer.cls.predictions` | BERT's language-model head, tied to the word table |
 //!
@@ -29,22 +33,29 @@
 //!
 //! Checkpoints with the names of either side load.
 
+pub mod adapter_files;
 mod batch_feed;
 pub mod bert;
 pub mod captioning_head;
 pub mod cell_encoder;
+pub mod cell_language;
 pub mod cell_model;
 pub mod cell_text;
 pub mod classifier;
 pub mod contrastive_head;
+pub mod count_loss;
 pub mod expression_decoder;
+pub mod gene_expression;
 pub mod gene_linear;
 pub mod hard_negatives;
 pub mod language_model;
 pub mod language_workspace;
+pub mod llm_projection;
 pub mod matching_head;
+pub mod merged;
 pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;
 pub mod sentence_encoder;
+pub mod squared_error;
 pub mod token_loss;

@@ -1,5 +1,5 @@
-//! Cells to labels: by the cell-type head, by text, or by the nearest cells of a labelled reference. Each label has a probability, and
-//! may be withheld as "unknown".
+//! Cells to labels: by the cell-type head, by text, by a language model that may write nothing but a label, or by the nearest cells of a
+//! labelled reference. Each label has a probability, and may be withheld as "unknown".
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,14 @@ use scmmgpt_kernels::topk::{self, Metric};
 use scmmgpt_loader::dataset::{CellDataset, SourceReport};
 use scmmgpt_loader::h5ad::{Additions, Column, UnsValue};
 
+use super::by_language::Written;
 use super::by_text::{self, ByText};
 use super::{Provenance, write_result};
 use crate::bundle::Bundle;
 use crate::cells::CellFiles;
 use crate::config::slot;
 use crate::predict::{Predictions, Request, predict, probabilities};
-use crate::texts::LabelSource;
+use crate::texts::{LabelSource, NamedTexts};
 use crate::{Error, Result};
 
 /// Column of the labels in `obs`.
@@ -43,11 +44,12 @@ pub struct Annotate<'a> {
     pub layer: Option<&'a str>,
     /// Where labels come from.
     pub method: Method<'a>,
-    /// Withhold labels below this probability, if not at the model's own threshold (none with a reference or all of an ontology).
+    /// Withhold labels below this probability, if not at the model's own threshold (none with a reference, all of an ontology, or a
+    /// language model).
     pub unknown_threshold: Option<f64>,
     /// By the head: withhold labels of cells whose novelty is above this (see [`NOVELTY_THRESHOLD`]).
     pub novelty_threshold: f64,
-    /// By text: so many labels a cell, the likeliest first.
+    /// By text or language model: so many labels a cell, the likeliest first.
     pub top_n: usize,
     /// Replace an existing output.
     pub overwrite: bool,
@@ -62,6 +64,8 @@ pub enum Method<'a> {
     Model,
     /// The texts of labels that need not be known from training.
     Labels(&'a LabelSource),
+    /// The language model, which may write nothing but one of these labels (those of training where none are given).
+    Generative(Option<&'a LabelSource>),
     /// Labelled cells.
     Reference(Reference<'a>),
 }
@@ -159,21 +163,29 @@ pub fn annotate(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnMut(
 fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<Summary> {
     // What is wrong with the labels shows before the cells are read.
     let labels = match task.method {
-        Method::Labels(source) => Some(by_text::labels(bundle, Some(source))?),
-        Method::Model if bundle.config.heads.classes == 0 => Some(by_text::labels(bundle, None)?),
-        _ => None,
+        Method::Labels(source) => Offered::Texts(by_text::labels(bundle, Some(source))?),
+        Method::Model if bundle.config.heads.classes == 0 => Offered::Texts(by_text::labels(bundle, None)?),
+        Method::Generative(source) => Offered::Written(Box::new(Written::prepare(bundle, source)?)),
+        Method::Model | Method::Reference(_) => Offered::None,
     };
     let dataset = read(bundle, &[PathBuf::from(task.cells)], task.layer, None)?;
     let rows: Vec<usize> = (0..dataset.len()).collect();
     let total = rows.len();
-    let mut annotated = match (labels, task.method) {
-        (Some(labels), _) => {
-            let scored = by_text::score(bundle, &dataset, &rows, labels, &mut |done| progress(done, total))?;
-            by_text_ranks(bundle, &scored, task)
+    let mut progress = |done| progress(done, total);
+    let mut annotated = match labels {
+        Offered::Texts(labels) => by_text_ranks(bundle, &by_text::score(bundle, &dataset, &rows, labels, &mut progress)?, task),
+        Offered::Written(written) => {
+            let scored = written.score(bundle, &dataset, &rows, &mut progress)?;
+            let ranks = ranks(scored.names, total, task, 0.0, &|cell, count| scored.top(cell, count));
+            let method = match task.method {
+                Method::Generative(Some(source)) => format!("language model: {}", source_name(source)),
+                _ => "language model: the classes of training".into(),
+            };
+            Annotated { ranks, novelty: None, method, truncated: 0, by_name_alone: Vec::new() }
         }
-        (None, method) => {
-            let predictions = encode(bundle, &dataset, &rows, &mut |done| progress(done, total))?;
-            match method {
+        Offered::None => {
+            let predictions = encode(bundle, &dataset, &rows, &mut progress)?;
+            match task.method {
                 Method::Reference(reference) => Annotated::without_text(
                     by_reference(bundle, &predictions, reference, task)?,
                     format!("{} nearest cells of {}", reference.neighbours, reference.cells.display()),
@@ -210,24 +222,43 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
     Ok(Summary { cells: dataset.reports()[0].clone(), counts, truncated: annotated.truncated, by_name_alone: annotated.by_name_alone })
 }
 
-/// The likeliest labels by text; only the first is withheld below the threshold.
+/// Labels that are more than numbers of a head.
+enum Offered {
+    Texts(NamedTexts),
+    Written(Box<Written>),
+    None,
+}
+
 fn by_text_ranks(bundle: &Bundle, scored: &ByText, task: &Annotate<'_>) -> Annotated {
     let (own, source) = match task.method {
-        Method::Labels(LabelSource::Ontology) => (0.0, "the ontology's terms".to_string()),
-        Method::Labels(LabelSource::File(path)) => (bundle.text_threshold(), format!("the labels of {}", path.display())),
+        Method::Labels(LabelSource::Ontology) => (0.0, source_name(&LabelSource::Ontology)),
+        Method::Labels(source) => (bundle.text_threshold(), source_name(source)),
         _ => (bundle.text_threshold(), "the classes of training".to_string()),
     };
-    let threshold = task.unknown_threshold.unwrap_or(own);
-    let count = task.top_n.clamp(1, scored.labels.names.len());
-    let mut ranks = vec![Labels::default(); count];
-    for cell in 0..scored.scores.cells() {
-        for (rank, (label, probability)) in scored.top(cell, count).into_iter().enumerate() {
-            let shown = rank > 0 || probability >= threshold;
-            ranks[rank].cells.push((shown.then(|| scored.labels.names[label].clone()), probability as f32));
-        }
-    }
+    let ranks = ranks(&scored.labels.names, scored.scores.cells(), task, own, &|cell, count| scored.top(cell, count));
     let by_name_alone = scored.labels.by_name_alone.clone();
     Annotated { ranks, novelty: None, method: format!("text: {source}"), truncated: scored.truncated, by_name_alone }
+}
+
+fn source_name(source: &LabelSource) -> String {
+    match source {
+        LabelSource::Ontology => "the ontology's terms".into(),
+        LabelSource::File(path) => format!("the labels of {}", path.display()),
+    }
+}
+
+/// The likeliest labels of each cell; only the first is withheld below the threshold, which is `own` unless the task has one.
+fn ranks(names: &[String], cells: usize, task: &Annotate<'_>, own: f64, top: &dyn Fn(usize, usize) -> Vec<by_text::Ranked>) -> Vec<Labels> {
+    let threshold = task.unknown_threshold.unwrap_or(own);
+    let count = task.top_n.clamp(1, names.len());
+    let mut ranks = vec![Labels::default(); count];
+    for cell in 0..cells {
+        for (rank, (label, probability)) in top(cell, count).into_iter().enumerate() {
+            let shown = rank > 0 || probability >= threshold;
+            ranks[rank].cells.push((shown.then(|| names[label].clone()), probability as f32));
+        }
+    }
+    ranks
 }
 
 fn by_reference(bundle: &Bundle, predictions: &Predictions, reference: Reference<'_>, task: &Annotate<'_>) -> Result<Labels> {

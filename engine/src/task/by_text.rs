@@ -73,9 +73,14 @@ impl ByText {
 
     /// A cell's `n` most likely labels, the likeliest first; of equals the first.
     pub(crate) fn top(&self, cell: usize, n: usize) -> Vec<Ranked> {
-        let mut ranked: Vec<Ranked> = self.scores.probabilities(cell, self.mixing).into_iter().enumerate().collect();
-        ranked.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
-        ranked.truncate(n);
-        ranked
+        likeliest(self.scores.probabilities(cell, self.mixing), n)
     }
+}
+
+/// The `n` most likely labels, the likeliest first; of equals the first.
+pub(crate) fn likeliest(probabilities: Vec<f64>, n: usize) -> Vec<Ranked> {
+    let mut ranked: Vec<Ranked> = probabilities.into_iter().enumerate().collect();
+    ranked.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
+    ranked.truncate(n);
+    ranked
 }

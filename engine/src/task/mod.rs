@@ -2,10 +2,14 @@
 
 pub mod annotate;
 pub(crate) mod baselines;
+mod by_language;
 pub(crate) mod by_text;
+pub mod chat;
+pub mod describe;
 pub mod doctor;
 pub mod embed;
 pub mod few_shot;
+pub mod generate;
 pub mod index;
 mod joint_space;
 mod output;
@@ -14,6 +18,7 @@ pub mod retrieve;
 pub mod score;
 pub mod score_cells;
 pub mod score_descriptions;
+mod speech;
 pub mod zero_shot;
 
 pub use output::{Provenance, write_result};

@@ -39,6 +39,11 @@ impl Provenance {
         self.entries.push((name.into(), value));
         self
     }
+
+    /// Puts the record among what is written.
+    pub(super) fn record(self, additions: &mut Additions) {
+        additions.uns.push(("scmmgpt".into(), UnsValue::Map(self.entries)));
+    }
 }
 
 /// Copies `input` to `output` with results added; `output` appears whole or not at all.
@@ -46,6 +51,6 @@ impl Provenance {
 /// # Errors
 /// Those of the files; an existing `output` is kept unless `overwrite`.
 pub fn write_result(input: &Path, output: &Path, mut additions: Additions, provenance: Provenance, overwrite: bool) -> Result<()> {
-    additions.uns.push(("scmmgpt".into(), UnsValue::Map(provenance.entries)));
+    provenance.record(&mut additions);
     Ok(write_with(input, output, &additions, overwrite)?)
 }

@@ -92,7 +92,7 @@ pub(super) fn train(trainer: &Trainer, device: &Device, folder: &Path, session: 
     let steps = run.steps_done();
     drop(run);
     let evaluation = evaluate_on_test_cells(trainer, device, folder, session)?;
-    Ok(Outcome { steps, evaluation })
+    Ok(Outcome { steps, evaluation, held_out: None })
 }
 
 /// Overlays the random start with the weights of `init`.

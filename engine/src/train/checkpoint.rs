@@ -1,7 +1,7 @@
 //! Training checkpoints: one safetensors file with everything that a run needs to go on as if it had never stopped.
 //!
-//! Tensors: the weights under their names, `first_moment::NAME`, `second_moment::NAME` and, where an earlier epoch was better,
-//! `best::NAME`. Metadata: counters, data cursor, best score and the configuration. A file appears whole or not at all; the two
+//! Tensors: the weights that learn under their names, `first_moment::NAME`, `second_moment::NAME` and, where an earlier epoch was better,
+//! `best::NAME`; frozen weights are those that the stage starts with. Metadata: counters, data cursor, best score and the configuration. A file appears whole or not at all; the two
 //! newest are kept, so that a damaged one costs an epoch and not a run.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use scmmgpt_kernels::runtime::{Stream, Tensor};
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
 use serde::{Deserialize, Serialize};
 
-use crate::weights::{Declared, Parameters};
+use crate::weights::{Declared, Moments, Parameters};
 use crate::{Error, Result};
 
 /// Where a run stands.
@@ -42,7 +42,7 @@ pub(super) struct Found {
     pub(super) skipped: Vec<String>,
 }
 
-/// Values by parameter, in the order of declaration.
+/// Values by parameter that learns, in the order of declaration.
 pub(super) type Weights = Vec<Vec<f32>>;
 
 /// Folder of the checkpoints, in the output folder.
@@ -62,13 +62,11 @@ pub(super) fn save(
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
     let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
-    for (index, declared) in parameters.declared().iter().enumerate() {
+    for (index, (declared, moments)) in parameters.trained().enumerate() {
         let (name, shape) = (&declared.name, declared.parameter.value.shape().to_vec());
         tensors.push((name.clone(), shape.clone(), stream.fetch(declared.parameter.value)?));
-        if let Some(moments) = declared.moments {
-            tensors.push((format!("first_moment::{name}"), shape.clone(), stream.fetch(moments.first)?));
-            tensors.push((format!("second_moment::{name}"), shape.clone(), stream.fetch(moments.second)?));
-        }
+        tensors.push((format!("first_moment::{name}"), shape.clone(), stream.fetch(moments.first)?));
+        tensors.push((format!("second_moment::{name}"), shape.clone(), stream.fetch(moments.second)?));
         if let Some(best) = best_weights {
             tensors.push((format!("best::{name}"), shape, best[index].clone()));
         }
@@ -143,21 +141,18 @@ impl Found {
     /// Loads weights and moments; returns the best weights so far, where an earlier epoch was better. Nothing changes when a tensor is
     /// missing.
     pub(super) fn load(&self, stream: &Stream, parameters: &Parameters<f32>) -> Result<Option<Weights>> {
-        let tensors = |declared: &Declared<f32>| {
-            let mut tensors = vec![(declared.name.clone(), declared.parameter.value)];
-            if let Some(moments) = declared.moments {
-                tensors.push((format!("first_moment::{}", declared.name), moments.first));
-                tensors.push((format!("second_moment::{}", declared.name), moments.second));
-            }
-            tensors
+        let tensors = |(declared, moments): (&Declared<f32>, Moments<f32>)| {
+            let moment = |which: &str, moment| (format!("{which}_moment::{}", declared.name), moment);
+            let weight = (declared.name.clone(), declared.parameter.value);
+            [weight, moment("first", moments.first), moment("second", moments.second)]
         };
-        let all: Vec<(String, Tensor<f32>)> = parameters.declared().iter().flat_map(tensors).collect();
+        let all: Vec<(String, Tensor<f32>)> = parameters.trained().flat_map(tensors).collect();
         let wanted: Vec<(String, Vec<usize>)> = all.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect();
         self.checkpoint.require(&wanted)?;
         for (name, tensor) in all {
             stream.upload(tensor, &self.checkpoint.to_f32(&name)?)?;
         }
-        let best: Vec<String> = parameters.declared().iter().map(|declared| format!("best::{}", declared.name)).collect();
+        let best: Vec<String> = parameters.trained().map(|(declared, _)| format!("best::{}", declared.name)).collect();
         if !best.iter().all(|name| self.checkpoint.contains(name)) {
             return Ok(None);
         }

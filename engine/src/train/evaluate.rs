@@ -1,5 +1,7 @@
 //! A trained annotator on its test cells, beside baselines that saw the same training cells.
 
+use std::path::Path;
+
 use scmmgpt_loader::dataset::CellDataset;
 use scmmgpt_loader::text::CellTexts;
 use serde::{Deserialize, Serialize};
@@ -7,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::data::TrainingData;
 use crate::Result;
 use crate::baseline::Split;
-use crate::bundle::Bundle;
+use crate::bundle::{self, Bundle};
 use crate::metric::classification::{ClassificationReport, ComparisonTable};
 use crate::metric::retrieval::RetrievalReport;
 use crate::task::baselines::baselines;
@@ -25,11 +27,42 @@ pub struct Evaluation {
     pub retrieval: Vec<(String, RetrievalReport)>,
 }
 
+impl Evaluation {
+    /// What a stage has written to its model folder; none where there were no test cells.
+    pub(super) fn of_folder(folder: &Path) -> Result<Option<Evaluation>> {
+        let file = folder.join("evaluation.json");
+        if file.exists() { bundle::read_json(&file).map(Some) } else { Ok(None) }
+    }
+}
+
 impl std::fmt::Display for Evaluation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let table = self.reports.iter().cloned().fold(ComparisonTable::new(), |table, (name, report)| table.row(name, report));
         write!(formatter, "{table}")?;
         self.retrieval.iter().try_for_each(|(direction, report)| write!(formatter, "\n{direction}: {report}"))
+    }
+}
+
+/// How a language model does on cells that it has not seen, before anything is decoded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// Cells.
+    pub cells: usize,
+    /// Of their descriptions, given the cell: nats a token.
+    pub language: f64,
+    /// Of the vectors that are made from their texts: mean squared distance to the cell's own, a number.
+    pub reconstruction: f64,
+    /// Of the expression decoder, over the cells' own vectors and over those that are made from their texts: squared log1p units.
+    pub expression: f64,
+}
+
+impl std::fmt::Display for HeldOut {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let HeldOut { cells, language, reconstruction, expression } = self;
+        writeln!(formatter, "{cells} cells")?;
+        writeln!(formatter, "  description        perplexity {:.3} ({language:.4} nats a token)", language.exp())?;
+        writeln!(formatter, "  vectors from text  mean squared distance {reconstruction:.4}")?;
+        write!(formatter, "  expression         mean squared error {expression:.4} (log1p)")
     }
 }
 

@@ -66,6 +66,11 @@ impl Joint {
         Ok(Joint { settings: settings.clone(), data, heads, texts, cell_texts, config, text })
     }
 
+    /// Sizes.
+    pub(super) fn config(&self) -> &CellTextConfig {
+        &self.config
+    }
+
     /// Declares the model.
     pub(super) fn declare(&self) -> (ParameterPlan<f32>, CellText<f32>) {
         let mut plan = ParameterPlan::new(true);

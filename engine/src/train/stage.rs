@@ -12,7 +12,7 @@ use super::optimizer::Optimizer;
 use super::schedule::Schedule;
 use super::trainer::{Observer, Progress};
 use crate::config::OptimizerConfig;
-use crate::weights::{Declared, Parameters, Values};
+use crate::weights::{Declared, Parameters};
 use crate::{Error, Result};
 
 /// What a stage computes. Everything else about training is the same for all.
@@ -128,13 +128,12 @@ impl<'a, S: Stage> Run<'a, S> {
     /// Takes up the session's checkpoint if it is of this stage, else starts with `initialise`; then trains to the end and leaves the
     /// best weights in place.
     pub(super) fn train(&mut self, session: &mut Session<'_>, initialise: impl FnOnce(&S) -> Result<()>) -> Result<()> {
-        match session.found.take_if(|found| found.state.stage == self.state.stage) {
-            Some(found) => {
-                self.best_weights = found.load(self.stage.stream(), self.parameters)?;
-                self.state = found.state;
-                session.note(format!("resuming at step {} of {}", self.state.step, self.steps));
-            }
-            None => initialise(&self.stage)?,
+        // Checkpoints leave out what is frozen.
+        initialise(&self.stage)?;
+        if let Some(found) = session.found.take_if(|found| found.state.stage == self.state.stage) {
+            self.best_weights = found.load(self.stage.stream(), self.parameters)?;
+            self.state = found.state;
+            session.note(format!("resuming at step {} of {}", self.state.step, self.steps));
         }
         self.stage.refresh()?;
         // Not before: a run that finds no memory leaves nothing behind.
@@ -145,7 +144,7 @@ impl<'a, S: Stage> Run<'a, S> {
             self.save(session)?;
         }
         if let Some(best) = self.best_weights.take() {
-            for (declared, values) in self.parameters.declared().iter().zip(&best) {
+            for ((declared, _), values) in self.parameters.trained().zip(&best) {
                 self.stage.stream().upload(declared.parameter.value, values)?;
             }
             self.stage.refresh()?;
@@ -201,7 +200,7 @@ impl<'a, S: Stage> Run<'a, S> {
         if !norm.is_finite() {
             return Err(self.not_finite("the gradient", loss.cells));
         }
-        let first = if self.state.step == 0 { Some(self.parameters.fetch(stream)?) } else { None };
+        let first = if self.state.step == 0 { Some(self.weights()?) } else { None };
         let learning_rate = self.schedule.learning_rate(self.state.step);
         self.optimizer.step(stream, self.config, self.state.step, learning_rate, norm)?;
         self.stage.refresh()?;
@@ -232,13 +231,18 @@ impl<'a, S: Stage> Run<'a, S> {
         Ok(())
     }
 
+    /// What learns.
+    fn weights(&self) -> Result<Weights> {
+        let fetch = |(declared, _): (&Declared<f32>, _)| Ok(self.stage.stream().fetch(declared.parameter.value)?);
+        self.parameters.trained().map(fetch).collect()
+    }
+
     /// After the first step every parameter that the losses reach must have moved; one that has not has no gradient.
-    fn expect_change(&self, before: &[Values]) -> Result<()> {
-        let after = self.parameters.fetch(self.stage.stream())?;
-        let trained = |declared: &Declared<f32>| declared.parameter.gradient.is_some() && self.stage.reaches(&declared.name);
-        let pairs = self.parameters.declared().iter().zip(before.iter().zip(&after));
-        let still = pairs.filter(|(declared, (before, after))| trained(declared) && before.values == after.values);
-        let names: Vec<String> = still.map(|(declared, _)| declared.name.clone()).collect();
+    fn expect_change(&self, before: &Weights) -> Result<()> {
+        let after = self.weights()?;
+        let pairs = self.parameters.trained().zip(before.iter().zip(&after));
+        let still = pairs.filter(|((declared, _), (before, after))| self.stage.reaches(&declared.name) && before == after);
+        let names: Vec<String> = still.map(|((declared, _), _)| declared.name.clone()).collect();
         let moved = self.schedule.learning_rate(0) > 0.0;
         if names.is_empty() || !moved { Ok(()) } else { Err(Error::MissingGradient { names }) }
     }
@@ -255,8 +259,7 @@ impl<'a, S: Stage> Run<'a, S> {
             best = self.state.best.is_none_or(|(lowest, _)| loss < lowest);
             if best {
                 self.state.best = Some((loss, epoch));
-                let weights = self.parameters.fetch(self.stage.stream())?;
-                self.best_weights = Some(weights.into_iter().map(|tensor| tensor.values).collect());
+                self.best_weights = Some(self.weights()?);
             }
         }
         let waited = self.state.best.map_or(0, |(_, at)| epoch - at);

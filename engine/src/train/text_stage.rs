@@ -15,7 +15,6 @@ use super::evaluate;
 use super::joint::Joint;
 use super::stage::{BatchLoss, Run, Session, Stage, Validation};
 use super::trainer::{Outcome, Progress, Trainer};
-use crate::Result;
 use crate::bundle::{Bundle, BundleConfig, write_json};
 use crate::config::{Stage1Config, TrainConfig};
 use crate::layer::{Dims, Dropout};
@@ -24,6 +23,7 @@ use crate::model::cell_text::{self, CellText, Draw, Sizes};
 use crate::predict::{PREFETCH, Request, argmax};
 use crate::task::pair_scores::{Mixing, PairScores};
 use crate::task::zero_shot::MIXING_WEIGHTS;
+use crate::{Error, Result};
 
 /// Number of this stage in log and checkpoints.
 pub(super) const NUMBER: u32 = 1;
@@ -103,18 +103,19 @@ pub(super) fn train(
     run.train(session, |stage| joint.initialise(config, &parameters, &stage.workspace.stream, cells))?;
     let description =
         BundleConfig { text: Some(joint.description(run.stage.calibrate()?)), ..BundleConfig::new(config, data, joint.heads) };
+    std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
     joint.texts.save(folder)?;
     Bundle::write(folder, &description, data.dataset.vocab(), &run.stage.workspace.stream, &parameters)?;
     let steps = run.steps_done();
     drop(run);
     if data.split.test.is_empty() {
-        return Ok(Outcome { steps, evaluation: None });
+        return Ok(Outcome { steps, evaluation: None, held_out: None });
     }
     session.note("labelling the test cells by text, and computing the baselines on the same cells");
     let bundle = Bundle::open(folder, device)?;
     let evaluation = evaluate::by_text_on_test_cells(&bundle, data, &joint.cell_texts, config.seed)?;
     write_json(&folder.join("evaluation.json"), &evaluation)?;
-    Ok(Outcome { steps, evaluation: Some(evaluation) })
+    Ok(Outcome { steps, evaluation: Some(evaluation), held_out: None })
 }
 
 impl Stage for TextStage<'_> {

@@ -9,11 +9,13 @@ use scmmgpt_loader::batch::Objective;
 use super::cell_stage;
 use super::checkpoint;
 use super::data::TrainingData;
-use super::evaluate::Evaluation;
+use super::evaluate::{Evaluation, HeldOut};
 use super::joint::Joint;
+use super::language::Language;
+use super::language_stage;
 use super::stage::Session;
 use super::text_stage;
-use crate::bundle::{self, Bundle};
+use crate::bundle::{self, Bundle, BundleConfig};
 use crate::config::TrainConfig;
 use crate::layer::Dims;
 use crate::model::cell_model::{CellModel, Heads, LossWeights, Purpose};
@@ -25,7 +27,7 @@ use crate::{Error, Result};
 pub enum Progress {
     /// Something that the user should know.
     Note(String),
-    /// A stage of a run with two begins.
+    /// A stage of a run with several begins.
     Stage {
         /// Its number.
         stage: u32,
@@ -83,8 +85,10 @@ pub type Observer<'a> = &'a mut (dyn FnMut(Progress) + Send);
 pub struct Outcome {
     /// Optimizer steps.
     pub steps: u64,
-    /// Figures on the test cells, with a cell-type head and test cells.
+    /// Labels of the test cells beside baselines, where a stage gives labels and there are test cells.
     pub evaluation: Option<Evaluation>,
+    /// Figures of a language model on the test cells.
+    pub held_out: Option<HeldOut>,
 }
 
 /// A run that is prepared: data read and divided, model planned, nothing allocated on the device.
@@ -94,6 +98,7 @@ pub struct Trainer {
     data: TrainingData,
     heads: Heads,
     joint: Option<Joint>,
+    language: Option<Language>,
 }
 
 impl Trainer {
@@ -104,7 +109,11 @@ impl Trainer {
     pub fn prepare(mut config: TrainConfig) -> Result<Trainer> {
         config.check()?;
         if let Some(folder) = config.stage1.as_ref().and_then(|stage1| stage1.init.clone()) {
-            take_over(&mut config, &folder)?;
+            take_over(&mut config, &folder, "stage1.init")?;
+        }
+        if let Some(folder) = config.stage2.as_ref().and_then(|stage2| stage2.init.clone()) {
+            let theirs = take_over(&mut config, &folder, "stage2.init")?;
+            take_over_text(&mut config, theirs, &folder)?;
         }
         let classify = config.loss.classification > 0.0;
         let data = TrainingData::read(&config.data, config.seed, classify)?;
@@ -123,8 +132,12 @@ impl Trainer {
             mvc: config.loss.mvc > 0.0,
             gene_linear: classify && config.model.gene_linear_weight > 0.0,
         };
-        let joint = config.stage1.as_ref().map(|settings| Joint::prepare(&config, settings, &data, heads)).transpose()?;
-        Ok(Trainer { config, data, heads, joint })
+        let reads = config.stage1.is_some() || config.stage2.is_some();
+        let settings = config.stage1.clone().unwrap_or_default();
+        let joint = reads.then(|| Joint::prepare(&config, &settings, &data, heads)).transpose()?;
+        let spoken = config.stage2.as_ref().zip(joint.as_ref());
+        let language = spoken.map(|(settings, joint)| Language::prepare(&config, settings, joint)).transpose()?;
+        Ok(Trainer { config, data, heads, joint, language })
     }
 
     /// The configuration, with what the data decided.
@@ -182,14 +195,16 @@ impl Trainer {
                 parameters: count,
             });
         }
-        stages.extend(self.joint.as_ref().map(|joint| joint.memory_plan(self)));
+        stages.extend(self.joint.as_ref().filter(|_| self.config.stage1.is_some()).map(|joint| joint.memory_plan(self)));
+        stages.extend(self.language.as_ref().map(|language| language.memory_plan(self)));
         stages
     }
 
     /// Whether there is a stage 0.
     fn trains_cells(&self) -> bool {
-        let taken_over = self.config.stage1.as_ref().is_some_and(|stage1| stage1.init.is_some());
-        self.config.train.epochs > 0 && !taken_over
+        let stage1 = self.config.stage1.as_ref().is_some_and(|stage1| stage1.init.is_some());
+        let stage2 = self.config.stage2.as_ref().is_some_and(|stage2| stage2.init.is_some());
+        self.config.train.epochs > 0 && !stage1 && !stage2
     }
 
     /// Notes about the texts that a user should read before training.
@@ -221,31 +236,62 @@ impl Trainer {
             None => {}
         }
         let Some(joint) = &self.joint else { return cell_stage::train(self, device, folder, &mut session) };
+        // A stage runs unless a later one has left a checkpoint.
+        let runs = |session: &Session<'_>, stage: u32| session.found.as_ref().is_none_or(|found| found.state.stage <= stage);
         let mut cells = self.config.stage1.as_ref().and_then(|stage1| stage1.init.clone());
         if self.trains_cells() {
             let stage0 = folder.join(STAGE0);
-            if session.found.as_ref().is_none_or(|found| found.state.stage == cell_stage::NUMBER) {
+            if runs(&session, cell_stage::NUMBER) {
                 (session.observe)(Progress::Stage { stage: cell_stage::NUMBER, about: "cells alone" });
                 cell_stage::train(self, device, &stage0, &mut session)?;
             }
             cells = Some(stage0);
         }
-        text_stage::train(self, joint, device, cells.as_deref(), folder, &mut session)
+        let Some(language) = &self.language else {
+            return text_stage::train(self, joint, device, cells.as_deref(), folder, &mut session);
+        };
+        if let Some(former) = self.config.stage2.as_ref().and_then(|stage2| stage2.init.as_ref()) {
+            return language_stage::train(self, joint, language, device, former, folder, &mut session);
+        }
+        let stage1 = folder.join(STAGE1);
+        if runs(&session, text_stage::NUMBER) {
+            text_stage::train(self, joint, device, cells.as_deref(), &stage1, &mut session)?;
+        }
+        let outcome = language_stage::train(self, joint, language, device, &stage1, folder, &mut session)?;
+        Ok(Outcome { evaluation: Evaluation::of_folder(&stage1)?, ..outcome })
     }
 }
 
-/// Folder of stage 0's model, in the output folder of a run with two stages.
+/// Folder of stage 0's model, in the output folder of a run with more stages.
 pub const STAGE0: &str = "stage0";
 
-/// Makes a configuration that of a stage 0 whose model folder exists.
-fn take_over(config: &mut TrainConfig, folder: &Path) -> Result<()> {
+/// Folder of stage 1's model, in the output folder of a run with stage 2.
+pub const STAGE1: &str = "stage1";
+
+/// Makes a configuration that of a stage 0 whose model folder exists, named by the setting `key`.
+fn take_over(config: &mut TrainConfig, folder: &Path, key: &str) -> Result<BundleConfig> {
     let theirs = Bundle::describe(folder)?;
     let (mode, ours) = (theirs.tokens.value_mode, config.data.tokens.value_mode);
     if mode != ours {
-        let expected = format!("{mode}, as the model in stage1.init ({}) reads values", folder.display());
+        let expected = format!("{mode}, as the model in {key} ({}) reads values", folder.display());
         return Err(Error::Setting { key: "data.tokens.value_mode".into(), value: ours.to_string(), expected });
     }
-    config.model = theirs.model;
+    config.model = theirs.model.clone();
     config.data.vocabulary = Some(folder.join(bundle::VOCABULARY));
+    Ok(theirs)
+}
+
+/// Makes a configuration that of a stage 1 whose model folder exists: its Q-Former, and its texts where no others are named.
+fn take_over_text(config: &mut TrainConfig, theirs: BundleConfig, folder: &Path) -> Result<()> {
+    let Some(theirs) = theirs.text else {
+        let reason = "it has no stage 1: its model knows no text".into();
+        return Err(Error::ModelFolder { folder: folder.into(), reason });
+    };
+    config.qformer = theirs.qformer;
+    config.text.tokenizer = folder.join(theirs.text.tokenizer);
+    config.text.max_length = theirs.text.max_length;
+    if config.text.ontology.is_none() {
+        config.text.ontology = theirs.text.ontology.map(|file| folder.join(file));
+    }
     Ok(())
 }

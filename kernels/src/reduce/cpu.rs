@@ -78,9 +78,9 @@ pub(super) fn add_assign<T: Float>(stream: &Stream, cpu: &Cpu, args: AddAssign<T
     Ok(())
 }
 
-pub(super) fn scale<A: Real>(stream: &Stream, cpu: &Cpu, tensors: &[Tensor<A>], factor: f64) {
+pub(super) fn scale<T: Float>(stream: &Stream, cpu: &Cpu, tensors: &[Tensor<T>], factor: f64) {
     let access = stream.access();
-    let factor = A::of(factor);
+    let factor = T::Acc::of(factor);
     let bands = tensors.iter().flat_map(|tensor| {
         let width = tensor.width().max(1);
         access.write_rows(*tensor).into_tiles(CHUNK.div_ceil(width), width)
@@ -89,7 +89,7 @@ pub(super) fn scale<A: Real>(stream: &Stream, cpu: &Cpu, tensors: &[Tensor<A>], 
     cpu.install(|| {
         bands.into_par_iter().for_each(|mut band| {
             for row in 0..band.rows() {
-                multiply::<A>(band.row_mut(row), factor);
+                multiply::<T>(band.row_mut(row), factor);
             }
         });
     });
@@ -133,9 +133,9 @@ vectorize! {
         }
     }
 
-    fn multiply<A: Real>(x: &mut [A], factor: A) {
+    fn multiply<T: Float>(x: &mut [T], factor: T::Acc) {
         for x in x {
-            *x *= factor;
+            *x = T::from_acc(x.to_acc() * factor);
         }
     }
 }

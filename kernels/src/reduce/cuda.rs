@@ -2,7 +2,7 @@
 
 use super::{AddAssign, CHUNK_ROWS, ColumnSum};
 use crate::Result;
-use crate::runtime::{CudaStream, Float, Real, Tensor, entry};
+use crate::runtime::{CudaStream, Float, Tensor, entry};
 
 const TEXT: &str = include_str!("reduce.ptx");
 
@@ -84,7 +84,7 @@ pub(super) fn add_assign<T: Float>(stream: &CudaStream, op: &'static str, args: 
     update(stream, op, args.y, Some(args.x), 1.0)
 }
 
-pub(super) fn scale<A: Real>(stream: &CudaStream, op: &'static str, tensors: &[Tensor<A>], factor: f64) -> Result<()> {
+pub(super) fn scale<T: Float>(stream: &CudaStream, op: &'static str, tensors: &[Tensor<T>], factor: f64) -> Result<()> {
     tensors.iter().try_for_each(|tensor| update(stream, op, *tensor, None, factor))
 }
 

@@ -100,7 +100,7 @@ pub fn add_assign<T: Float>(stream: &Stream, args: AddAssign<T>) -> Result<()> {
 ///
 /// # Errors
 /// None on the CPU; a device reports failed work.
-pub fn scale<A: Real>(stream: &Stream, tensors: &[Tensor<A>], factor: f64) -> Result<()> {
+pub fn scale<T: Float>(stream: &Stream, tensors: &[Tensor<T>], factor: f64) -> Result<()> {
     match stream.target() {
         Target::Cpu(cpu) => {
             cpu::scale(stream, cpu, tensors, factor);

@@ -167,7 +167,7 @@ impl<'a> Edit<'a> {
 }
 
 /// A variable-length string, as h5py stores a Python `str`.
-fn text(value: &str) -> AttrValue {
+pub(super) fn text(value: &str) -> AttrValue {
     AttrValue::VarLenString(value.to_owned())
 }
 

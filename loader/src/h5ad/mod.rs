@@ -4,11 +4,12 @@
 //! rows asked for. Understood are anndata's on-disk formats from 0.6 (compound `obs` and `var`,
 //! `h5sparse_format`) to 0.12 (nullable columns and strings); CSR, CSC and dense matrices of any
 //! integer or float type, plain, gzip or lzf. What is not understood is skipped until it is asked
-//! for. [`write_with`] writes a copy of a file with results added.
+//! for. [`write_with`] writes a copy of a file with results added, [`create`] a new file.
 //! Source: anndata documentation, "On-disk format".
 
 mod block;
 mod column;
+mod create;
 mod csc;
 mod edit;
 mod frame;
@@ -23,6 +24,7 @@ use std::path::Path;
 
 pub use block::CsrBlock;
 pub use column::Column;
+pub use create::create;
 use frame::Frame;
 pub use matrix::{Matrix, Storage};
 use store::{DAMAGED, Node, Store};

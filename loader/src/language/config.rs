@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::LanguageError;
-use crate::{Error, Result};
+use crate::{AtomicFile, Error, Result};
 
 /// Sizes and constants of a Llama model, under Hugging Face's names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,6 +128,38 @@ impl LanguageConfig {
         };
         config.check(path)?;
         Ok(config)
+    }
+
+    /// Writes a `config.json` that [`read`](Self::read) and Hugging Face's libraries understand, atomically.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.max_position_embeddings,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "attention_bias": false,
+            "mlp_bias": false,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_ids,
+            "torch_dtype": "float32",
+        });
+        let mut file = AtomicFile::create(path)?;
+        let written = std::io::Write::write_all(&mut file, format!("{text:#}\n").as_bytes());
+        written.map_err(|source| Error::Io { action: "write", path: path.into(), source })?;
+        file.commit()
     }
 
     /// Checks that the sizes fit each other; `path` is named in errors.

@@ -2,13 +2,17 @@
 //!
 //! Tensors go by their Hugging Face names (`model.layers.0.self_attn.q_proj.weight`), sizes by the fields of `config.json`.
 
+mod cell_tokens;
 mod config;
 mod gguf;
+mod pairs;
 mod tokenizer;
 
 use std::path::Path;
 
+pub use cell_tokens::CellTokens;
 pub use config::LanguageConfig;
+pub use pairs::{Direction, IGNORE, LanguageBatch, PairCollator, PairConfig};
 pub use tokenizer::LanguageTokenizer;
 
 use crate::checkpoint::Checkpoint;

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::LanguageError;
 use crate::gguf::Gguf;
-use crate::{Error, Result};
+use crate::text::TextError;
+use crate::{Error, Result, tokenizer};
 
 const FILE: &str = "tokenizer.json";
 /// GGUF's number for a token that is never spelled from text.
@@ -56,13 +57,33 @@ impl LanguageTokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// Writes a `tokenizer.json` that [`open`](Self::open) and Hugging Face's libraries read, atomically.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        tokenizer::save(&self.inner, path.as_ref())
+    }
+
+    /// Every token with its id.
+    pub(super) fn tokens(&self) -> Vec<(String, u32)> {
+        self.inner.get_vocab(true).into_iter().collect()
+    }
+
+    /// Adds tokens that no text spells, behind the others; those that exist keep their ids.
+    pub(super) fn add_special(&mut self, tokens: Vec<String>) -> Result<()> {
+        let tokens = tokens.into_iter().map(|token| AddedToken::from(token, true));
+        self.inner.add_special_tokens(tokens).map_err(|error| TextError::Encode { reason: error.to_string() })?;
+        Ok(())
+    }
+
     /// The ids of a text, without any special token.
     ///
     /// # Errors
     /// `Text` when the tokenizer refuses it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| crate::text::TextError::Encode { reason: error.to_string() })?;
+        let encoding = encoding.map_err(|error| TextError::Encode { reason: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -71,7 +92,7 @@ impl LanguageTokenizer {
     /// # Errors
     /// `Text` when the tokenizer refuses them.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|error| crate::text::TextError::Encode { reason: error.to_string() }.into())
+        self.inner.decode(ids, true).map_err(|error| TextError::Encode { reason: error.to_string() }.into())
     }
 }
 

@@ -183,6 +183,18 @@ impl Descriptions {
             TextError::MissingField { template, field, subject }.into()
         })
     }
+
+    /// The beginning by which the text of a class differs from others: the first template with the name of the cell type and `fields`,
+    /// without what an ontology or a definition says besides. Where the template needs more than that, it is the whole text of the class.
+    ///
+    /// # Errors
+    /// As [`class_text`](Self::class_text).
+    pub fn name_text(&self, cell_type: &str, fields: &BTreeMap<String, String>) -> Result<String> {
+        let column = |name: &str| fields.get(name).filter(|_| name != DEFINITION).map(String::as_str);
+        let cell_type = self.term(cell_type).map_or(cell_type, |term| &term.name);
+        let subject = Subject { cell_type, term: None, definition: None, column: &column, synonym: 0 };
+        subject.render(&self.templates[0]).or_else(|_| self.class_text(cell_type, fields))
+    }
 }
 
 /// Whatever is known of the cells that a text is about.

@@ -92,9 +92,21 @@ impl LabelSet {
     /// `Text` when the class prompt needs something that neither the file nor the ontology says about a label, or when two labels come
     /// to the same text: no model could tell them apart.
     pub fn texts(&self, descriptions: &Descriptions) -> Result<Vec<String>> {
+        self.distinct(|label| descriptions.class_text(&label.cell_type, &label.fields))
+    }
+
+    /// What every label's text begins with and is told by, `[labels]`: see [`Descriptions::name_text`].
+    ///
+    /// # Errors
+    /// As [`texts`](Self::texts).
+    pub fn name_texts(&self, descriptions: &Descriptions) -> Result<Vec<String>> {
+        self.distinct(|label| descriptions.name_text(&label.cell_type, &label.fields))
+    }
+
+    fn distinct(&self, text: impl Fn(&Label) -> Result<String>) -> Result<Vec<String>> {
         let mut texts: Vec<String> = Vec::with_capacity(self.labels.len());
         for label in &self.labels {
-            let text = descriptions.class_text(&label.cell_type, &label.fields)?;
+            let text = text(label)?;
             if let Some(other) = texts.iter().position(|other| *other == text) {
                 let reason = format!("labels `{}` and `{}` have the same text: {text}", self.labels[other].name, label.name);
                 return Err(TextError::Labels { path: self.path.clone(), reason }.into());

@@ -90,12 +90,7 @@ impl TextTokenizer {
     /// # Errors
     /// `Io`.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let io_error = |source| Error::Io { action: "write", path: path.into(), source };
-        let json = self.inner.to_string(false).map_err(|error| io_error(std::io::Error::other(error)))?;
-        let mut file = AtomicFile::create(path)?;
-        file.write_all(json.as_bytes()).map_err(io_error)?;
-        file.commit()
+        save(&self.inner, path.as_ref())
     }
 
     /// Number of tokens: the rows of the embedding table.
@@ -149,6 +144,15 @@ impl TextTokenizer {
         ids.push(self.sep);
         Ok(Encoding { ids, truncated: kept < pieces.len() })
     }
+}
+
+/// Writes a `tokenizer.json`, atomically.
+pub(crate) fn save(inner: &Tokenizer, path: &Path) -> Result<()> {
+    let io_error = |source| Error::Io { action: "write", path: path.into(), source };
+    let json = inner.to_string(false).map_err(|error| io_error(std::io::Error::other(error)))?;
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(json.as_bytes()).map_err(io_error)?;
+    file.commit()
 }
 
 /// The model must be WordPiece: any other splits texts in ways that the text branch was not made for.

@@ -6,7 +6,6 @@ use scmmgpt_kernels::runtime::Float;
 use super::handles::Gradients;
 use super::{CellText, Draw, Side, Workspace};
 use crate::Result;
-use crate::layer::gene_embedding::Input;
 use crate::model::qformer::Flows;
 
 impl<T: Float> Workspace<T> {
@@ -51,7 +50,7 @@ impl<T: Float> Workspace<T> {
         model.matching.backward(&self.stream, &kept.head, passing, pass.output, self.purpose.weights.matching * scale)?;
         let dropout = model.dropout(&self.purpose, draw, Some(Side::Matching));
         // The first to write the gradient of keys and values; the cell pass adds to it.
-        let flows = Flows { kv: Some(gradients.kv), ..Flows::default() };
+        let flows = Flows { kv: Some(gradients.reading.kv), ..Flows::default() };
         model.qformer.backward(&self.stream, dropout, &kept.pass, pass, &flows)
     }
 
@@ -74,7 +73,8 @@ impl<T: Float> Workspace<T> {
             stream.zero(pass.output);
         }
         let dropout = model.dropout(&self.purpose, draw, Some(Side::Cells));
-        let flows = Flows { kv: Some(gradients.kv), kv_layer: gradients.kv_layer, projections: &gradients.projections, ..Flows::default() };
+        let flows =
+            Flows { kv: Some(gradients.reading.kv), kv_layer: gradients.kv_layer, projections: &gradients.projections, ..Flows::default() };
         model.qformer.backward(stream, dropout, &kept.pass, pass, &flows)
     }
 
@@ -83,11 +83,6 @@ impl<T: Float> Workspace<T> {
         if gradients.cells.is_none() && gradients.matching.is_none() {
             return Ok(());
         }
-        model.qformer.backward_keys(stream, gradients.features, gradients.kv, kept.features)?;
-        model.cell_norm.backward(stream, kept.statistics, gradients.hidden, gradients.features, kept.encoder.hidden)?;
-        let Some(encoder) = &gradients.encoder else { return Ok(()) };
-        let input = Input { gene_ids: kept.gene_ids, values: kept.values };
-        let pass = self.cell_pass_of(model, kept, Some(draw));
-        model.cells.encoder().backward(stream, &pass, &kept.encoder, encoder, None, input, model.cells.padding_id())
+        model.backward_cells(stream, kept, &gradients.reading, model.dropout(&self.purpose, draw, None))
     }
 }

@@ -3,14 +3,13 @@
 use scmmgpt_kernels::cross_entropy::IGNORE;
 use scmmgpt_kernels::pool::{self, Kind};
 use scmmgpt_kernels::runtime::philox::Site;
-use scmmgpt_kernels::runtime::{Class, Float, Plan, Real, Tensor};
+use scmmgpt_kernels::runtime::{Class, Float, Plan, Tensor};
 use scmmgpt_loader::batch::CellBatch;
 use scmmgpt_loader::text::TextBatch;
 
-use super::handles::{Cells, Request};
+use super::handles::Request;
 use super::{CellText, Draw, Losses, NEGATIVES, Side, Sizes, Workspace};
-use crate::layer::gene_embedding::Input;
-use crate::layer::{Dims, Pass};
+use crate::layer::Dims;
 use crate::model::hard_negatives;
 use crate::model::matching_head::MATCH;
 use crate::{Error, Result};
@@ -58,22 +57,10 @@ impl<T: Float> Workspace<T> {
         Ok(losses)
     }
 
-    pub(super) fn cell_pass_of(&self, model: &CellText<T>, kept: &Cells<T>, draw: Option<Draw>) -> Pass {
-        let dropout = draw.and_then(|draw| model.dropout(&self.purpose, draw, None));
-        Pass { dims: kept.keys.cells, lengths: kept.lengths, known_lengths: None, dropout }
-    }
-
     /// Cells to the keys and values that queries look at.
     pub(super) fn cells(&self, model: &CellText<T>, cells: &CellBatch, draw: Option<Draw>) -> Result<()> {
-        let (stream, Some(kept)) = (&self.stream, &self.handles.cells) else { return Ok(()) };
-        let values: Vec<T::Acc> = cells.values.iter().map(|&value| T::Acc::of(f64::from(value))).collect();
-        stream.upload(kept.gene_ids, &cells.gene_ids)?;
-        stream.upload(kept.values, &values)?;
-        stream.upload(kept.lengths, &cells.lengths)?;
-        let input = Input { gene_ids: kept.gene_ids, values: kept.values };
-        model.cells.encoder().forward_tokens(stream, &self.cell_pass_of(model, kept, draw), &kept.encoder, input)?;
-        model.cell_norm.forward(stream, kept.statistics, kept.features, kept.encoder.hidden)?;
-        model.qformer.forward_keys(stream, &kept.keys, kept.features)
+        let Some(kept) = &self.handles.cells else { return Ok(()) };
+        model.forward_cells(&self.stream, kept, cells, draw.and_then(|draw| model.dropout(&self.purpose, draw, None)))
     }
 
     /// Keys and values to the cells' embeddings.

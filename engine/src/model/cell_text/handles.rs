@@ -2,12 +2,12 @@
 
 use scmmgpt_kernels::runtime::{Float, Plan, Tensor};
 
+use super::cells::{CellGradients, Cells};
 use super::{CellText, Purpose, Sizes};
 use crate::layer::Dims;
-use crate::layer::norm;
 use crate::layer::rows::Rows;
-use crate::model::qformer::{self, CellKeys, Layout};
-use crate::model::{captioning_head, cell_encoder, contrastive_head, matching_head, projection};
+use crate::model::qformer::{self, Layout};
+use crate::model::{captioning_head, contrastive_head, matching_head, projection};
 
 /// What memory is planned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,18 +33,6 @@ impl Request {
     pub(super) fn losses(sizes: Sizes) -> Request {
         Request { cells: sizes.cells, texts: sizes.texts, work: Work::Losses }
     }
-}
-
-/// A batch of cells on its way to keys and values.
-#[derive(Clone, Debug)]
-pub(super) struct Cells<T: Float> {
-    pub(super) gene_ids: Tensor<u32>,
-    pub(super) values: Tensor<T::Acc>,
-    pub(super) lengths: Tensor<u32>,
-    pub(super) encoder: cell_encoder::Saved<T>,
-    pub(super) statistics: norm::Saved<T>,
-    pub(super) features: Tensor<T>,
-    pub(super) keys: CellKeys<T>,
 }
 
 /// One side of the contrast: a pass, its projection, and for texts the first row of each.
@@ -73,8 +61,8 @@ pub(super) struct Captioning<T: Float> {
 pub(super) struct Gradients<T: Float> {
     pub(super) cell_projection: projection::Gradients<T>,
     pub(super) text_projection: projection::Gradients<T>,
-    pub(super) kv: Tensor<T>,
-    /// Working space for adding to `kv`, where two passes look at the cells.
+    pub(super) reading: CellGradients<T>,
+    /// Working space for adding to the gradient of keys and values, where two passes look at the cells.
     pub(super) kv_layer: Option<Tensor<T>>,
     /// Of each layer's projections in the cell pass, from the captions.
     pub(super) projections: Vec<Tensor<T>>,
@@ -83,11 +71,6 @@ pub(super) struct Gradients<T: Float> {
     /// With the gradient of the projected rows.
     pub(super) texts: Option<(qformer::Gradients<T>, Tensor<T>)>,
     pub(super) cells: Option<qformer::Gradients<T>>,
-    pub(super) features: Tensor<T>,
-    /// Gradient of the encoder's tokens.
-    pub(super) hidden: Tensor<T>,
-    /// None when the encoder is frozen.
-    pub(super) encoder: Option<cell_encoder::Gradients<T>>,
 }
 
 #[derive(Clone, Debug)]
@@ -153,39 +136,19 @@ impl<T: Float> CellText<T> {
         handles
     }
 
-    fn plan_cells(&self, plan: &mut Plan, dims: Dims, training: bool, dropout: bool) -> Cells<T> {
-        let (tokens, encoder) = (dims.tokens(), self.cells.encoder());
-        let tuned = training && self.tunes_cells;
-        let lengths = plan.tensor("lengths", [dims.batch]);
-        Cells {
-            gene_ids: plan.tensor("gene_ids", [tokens]),
-            values: plan.tensor("values", [tokens]),
-            lengths,
-            encoder: encoder.plan(plan, dims, tuned, dropout && self.tunes_cells, false),
-            statistics: self.cell_norm.plan(plan, "ln_gene", tokens),
-            features: plan.tensor("features", [tokens, encoder.width()]),
-            keys: self.qformer.plan_keys(plan, dims, lengths),
-        }
-    }
-
     fn plan_gradients(&self, plan: &mut Plan, handles: &Handles<T>, purpose: &Purpose) -> Option<Gradients<T>> {
         let (cells, texts) = (handles.embedded_cells.as_ref()?, handles.embedded_texts.as_ref()?);
         let Request { cells: cell_dims, texts: text_dims, .. } = handles.request;
-        let (dropout, tokens) = (purpose.dropout, cell_dims.tokens());
+        let dropout = purpose.dropout;
         let contrasts = purpose.weights.contrastive > 0.0;
-        let kv = plan.tensor("dkv", handles.cells.as_ref()?.keys.kv.shape());
+        let reading = self.plan_cell_gradients(plan, handles.cells.as_ref()?, dropout);
         let looks = contrasts || handles.captioning.is_some();
-        let encoder = self.tunes_cells.then(|| self.cells.encoder().plan_gradients(plan, cell_dims, dropout));
-        let hidden = match &encoder {
-            Some(encoder) => encoder.hidden,
-            None => plan.tensor("dhidden", [tokens, self.cells.encoder().width()]),
-        };
         let projections = handles.captioning.as_ref().map_or_else(Vec::new, |_| self.qformer.plan_projections(plan, &cells.pass));
         let head = self.captioning.as_ref().zip(handles.captioning.as_ref());
         Some(Gradients {
             cell_projection: self.cell_projection.plan_gradients(plan, "cell_proj", cells.rows.rows()),
             text_projection: self.text_projection.plan_gradients(plan, "text_proj", text_dims.batch),
-            kv,
+            reading,
             kv_layer: (looks && handles.matching.is_some()).then(|| self.qformer.plan_kv_layer(plan, cell_dims)),
             projections,
             captioning: head.map(|(head, kept)| {
@@ -207,9 +170,6 @@ impl<T: Float> CellText<T> {
                 })
             }),
             cells: looks.then(|| plan.scope(|plan| self.qformer.plan_gradients(plan, &cells.pass, dropout))),
-            features: plan.tensor("dfeatures", [tokens, self.cells.encoder().width()]),
-            hidden,
-            encoder,
         })
     }
 }

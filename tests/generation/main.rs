@@ -1,0 +1,6 @@
+//! Text from a language model: against Hugging Face's `generate`, against scores of whole sequences, and that company changes nothing.
+
+mod answers;
+mod cache;
+mod labels;
+mod setup;
