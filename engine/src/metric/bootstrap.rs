@@ -42,8 +42,9 @@ impl Estimate {
     /// repeats in resamples make less alike.
     pub(super) fn centred(value: f64, mut resampled: Vec<f64>, range: RangeInclusive<f64>) -> Self {
         let off = resampled.iter().sum::<f64>() / resampled.len() as f64 - value;
-        resampled.iter_mut().for_each(|resampled| *resampled = (*resampled - off).max(*range.start()).min(*range.end()));
-        Self::new(value, resampled)
+        resampled.iter_mut().for_each(|resampled| *resampled -= off);
+        let Self { value, low, high } = Self::new(value, resampled);
+        Self { value, low: low.max(*range.start()), high: high.min(*range.end()) }
     }
 
     /// A mean over samples.

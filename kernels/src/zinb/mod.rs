@@ -149,3 +149,42 @@ fn check<T: Float>(
     expect_shape(op, "weight", &entries, &[weight.len()])?;
     expect_shape(op, "weight_sum", &[1], &weight_sum.shape())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use crate::runtime::{Arena, Class, Device, Plan};
+
+    #[test]
+    fn what_weighs_nothing_is_not_looked_at_and_lengths_are_checked() {
+        let device = Device::cpu(1).unwrap();
+        let mut plan = Plan::new(Class::Activations);
+        let [log_mean, zero_logit, dlog_mean, dzero_logit, count, weight]: [Tensor<f32>; 6] =
+            std::array::from_fn(|at| plan.tensor(&format!("entries{at}"), [2, 3]));
+        let [log_theta, dlog_theta] = ["log_theta", "dlog_theta"].map(|name| plan.tensor::<f32>(name, [3]));
+        let log_size = plan.tensor("log_size", [2]);
+        let [loss, dloss, weight_sum] = ["loss", "dloss", "weight_sum"].map(|name| plan.tensor::<f32>(name, [1]));
+        let _arena = Arena::allocate(&device, plan).unwrap();
+        let stream = Stream::new(&device, scratch::<f32>(2, 3)).unwrap();
+        let forward_args = Forward { loss, weight_sum, log_mean, zero_logit, log_theta, log_size, count, weight };
+        let backward_args =
+            Backward { dlog_mean, dzero_logit, dlog_theta, dloss, log_mean, zero_logit, log_theta, log_size, count, weight, weight_sum };
+        stream.upload(dloss, &[1.0]).unwrap();
+        stream.upload(weight, &[1.0, 0.0, 2.0, 1.0, 0.0, 0.5]).unwrap();
+        stream.upload(count, &[0.0, f32::NAN, 3.0, 1.0, -7.0, 0.0]).unwrap();
+        stream.upload(log_mean, &[0.5, f32::INFINITY, 0.1, 0.2, f32::NAN, -1.0]).unwrap();
+        forward(&stream, forward_args).unwrap();
+        backward(&stream, backward_args).unwrap();
+        assert_eq!(stream.fetch(weight_sum).unwrap(), [4.5]);
+        assert!(stream.fetch(loss).unwrap()[0].is_finite());
+        let (means, thetas) = (stream.fetch(dlog_mean).unwrap(), stream.fetch(dlog_theta).unwrap());
+        assert!([1, 4].iter().all(|at| means[*at] == 0.0) && [0, 2, 3, 5].iter().all(|at| means[*at] != 0.0), "{means:?}");
+        assert!(thetas[1] == 0.0 && thetas[0].is_finite() && thetas[0] != 0.0, "{thetas:?}");
+
+        let short = Forward { count: count.row_range(0, 1), ..forward_args };
+        assert!(matches!(forward(&stream, short), Err(Error::Shape { tensor: "count", .. })));
+        let little = Stream::new(&device, 8).unwrap();
+        assert!(matches!(backward(&little, backward_args), Err(Error::Scratch { .. })));
+    }
+}
