@@ -192,7 +192,7 @@ fn median(squares: &mut [f64]) -> f64 {
     if squares.is_empty() {
         return 0.0;
     }
-    let (middle, even) = (squares.len() / 2, squares.len() % 2 == 0);
+    let (middle, even) = (squares.len() / 2, squares.len().is_multiple_of(2));
     let (below, upper, _) = squares.select_nth_unstable_by(middle, f64::total_cmp);
     let lower = if even { below.iter().copied().fold(0.0, f64::max) } else { *upper };
     let median = (lower.sqrt() + upper.sqrt()) / 2.0;
