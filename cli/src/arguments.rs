@@ -183,8 +183,8 @@ Examples:
     scmmgpt-engine infer generate --model runs/language --prompt \"cell type: B cell.\" --n 100 --output made.h5ad
   one mean cell of each type, in the words of training:
     scmmgpt-engine infer generate --model runs/language --cell-type \"B cell\" --cell-type platelet --mean --output made.h5ad
-  with the 5 training cells nearest to the text beside it; obs[\"scmmgpt_neighbors\"] names them:
-    scmmgpt-engine infer generate --model runs/language --cell-type \"B cell\" --reference train.h5ad --neighbors 5 --output made.h5ad
+  without the training cells that a model with stage2.neighbors.k is shown (obs[\"scmmgpt_neighbors\"] names them):
+    scmmgpt-engine infer generate --model runs/language --cell-type \"B cell\" --neighbors 0 --output made.h5ad
 
 Generated cells are hypotheses: eval generation measures them.")]
     Generate(Generate),
