@@ -16,7 +16,7 @@ use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::model::language_workspace::TokenBatch;
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
-use scmmgpt_kernels::runtime::{Device, Float, Stream};
+use scmmgpt_kernels::runtime::{Class, Device, Float, Plan, Stream, bf16};
 use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer};
 use serde_json::Value;
 
@@ -121,6 +121,18 @@ fn modes_of_tuning_choose_what_learns() {
         for mode in [TuningMode::Full, TuningMode::Freeze] {
             assert!(gradients(mode, true) == gradients(mode, false), "gradient checkpointing changed a bit");
         }
+        let planned = |gradient_checkpointing: bool| {
+            let tuning = Tuning { mode: TuningMode::Freeze, gradient_checkpointing, ..Tuning::default() };
+            let mut plan = Plan::new(Class::Activations);
+            LanguageModel::<f32>::declare(&mut ParameterPlan::new(true), files.config(), 64, &tuning).plan(
+                &mut plan,
+                Dims { batch: 2, seq_len: 64 },
+                true,
+            );
+            plan.bytes()
+        };
+        // Two layers: the memory of one goes, but for its output.
+        assert!(planned(true) < planned(false) * 6 / 10, "{} of {} bytes", planned(true), planned(false));
     }
 }
 
@@ -150,6 +162,40 @@ fn the_cache_changes_nothing() {
             if split == prompt.len() {
                 assert!(logits == at_once[item * vocabulary..][..vocabulary], "item {item}: neighbours in the batch changed the bits");
             }
+        }
+    }
+}
+
+/// Weights and activations in bf16, sums in f32: near the golden logits, and the same bits in any company, token by token too.
+#[test]
+fn bf16_is_near_and_keeps_its_bits_in_company() {
+    let (golden, folder) = (Golden::open("language_tiny"), tempfile::tempdir().unwrap());
+    let (device, batch) = (Device::cpu(2).unwrap(), golden.batch());
+    let files = base_model(folder.path(), false);
+    let (model, _parameters) = model::<bf16>(&device, &files, false);
+    let (expected, vocabulary) = (golden.reals("output.untied.last_logits"), files.config().vocab_size);
+    let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+    let sequence = |item: usize| &batch.token_ids[item * batch.seq_len..][..batch.lengths[item] as usize];
+    let logits = |items: &[usize], cached: usize| {
+        let mut generator = Generator::new(&model, &device, items.len(), 32).unwrap();
+        let split = |item: usize| sequence(item).split_at(sequence(item).len() - cached);
+        let prompts: Vec<Prompt<'_>> = items.iter().map(|&item| Prompt::from(split(item).0)).collect();
+        let mut logits = generator.prefill(&model, &prompts).unwrap();
+        for at in 0..cached {
+            let next: Vec<u32> = items.iter().map(|&item| split(item).1[at]).collect();
+            logits = generator.decode(&model, &next).unwrap();
+        }
+        logits
+    };
+    for (item, cached) in [(0, 0), (0, 5), (1, 0), (1, 5), (2, 0)] {
+        let alone = logits(&[item], cached);
+        for (expected, got) in expected[item * vocabulary..].iter().zip(wide(alone.clone())) {
+            assert!((expected - got).abs() < 0.03 * largest, "sequence {item}: expected {expected}, got {got}");
+        }
+        for company in [3, 8, 9, 20] {
+            let others = if cached == 0 { [0, 1, 2] } else { [0, 1, 0] };
+            let items: Vec<usize> = std::iter::once(item).chain(others.into_iter().cycle()).take(company).collect();
+            assert!(logits(&items, cached)[..vocabulary] == alone, "sequence {item} among {company}, {cached} tokens cached");
         }
     }
 }

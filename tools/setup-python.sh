@@ -2,7 +2,8 @@
 # Makes .venv/ with what the Python scripts of this repository import, at exact versions. Run again, it installs only what is missing.
 #
 #   tools/setup-python.sh            golden-file and fixture checks, comparisons with scikit-learn
-#   tools/setup-python.sh --torch    also PyTorch, for compare_with_pytorch.py and the golden scripts (several GB)
+#   tools/setup-python.sh --torch    also PyTorch and PEFT, for compare_with_pytorch.py, the golden scripts, and the test that lets
+#                                    PEFT open our adapters (several GB)
 #
 # PYTHON names the interpreter; the default is python3. The engine needs none of it; one test lets anndata open what we write.
 set -eu
@@ -13,7 +14,7 @@ packages="numpy==2.4.6 scipy==1.17.1 pandas==2.3.3 h5py==3.16.0 anndata==0.12.19
 
 case "${1:-}" in
 "") ;;
---torch) packages="$packages torch==2.14.1" ;;
+--torch) packages="$packages torch==2.14.1 transformers==5.24.0 peft==0.21.2" ;;
 *)
     echo "usage: tools/setup-python.sh [--torch]" >&2
     exit 2

@@ -9,12 +9,16 @@
 //! | `qformer_ELEMENT_bB_sS` | the 12-layer Q-Former, width 768: 32 queries that look at B cells of S tokens, width 512 |
 //! | `contrastive_f32_NxQxW` | the contrastive loss in both directions and its gradients: N items, Q queries a cell, width W |
 //! | `train_f32_bB_sS` | a training step of the same encoder: masked values, backward, clipping, AdamW |
+//! | `prefill_ELEMENT_bB_sS` | a language model of SmolLM2-135M's sizes reads B prompts of S tokens |
+//! | `decode_ELEMENT_bB_sS` | the same model writes one token behind S cached ones, for B sequences |
+//! | `lora_f32_bB_sS` | loss and gradients of its adapters (rank 8, queries and values) over B sequences of S tokens |
 //!
 //! Every input is drawn by [`uniform_values`], so that a program in any language can repeat it.
 
 mod cell;
 mod contrastive;
 mod gemm;
+mod language;
 mod qformer;
 mod search;
 
@@ -82,9 +86,14 @@ pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
         ("search", "bf16") => Box::new(search::Search::new(device, IndexElement::Bf16, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
         ("qformer", "f32") => Box::new(qformer::QFormer::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("qformer", "bf16") => Box::new(qformer::QFormer::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
+        ("prefill", "f32") => Box::new(language::Generation::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?, false)?),
+        ("prefill", "bf16") => Box::new(language::Generation::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?, false)?),
+        ("decode", "f32") => Box::new(language::Generation::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?, true)?),
+        ("decode", "bf16") => Box::new(language::Generation::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?, true)?),
+        ("lora", "f32") => Box::new(language::Lora::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("contrastive", "f32") => Box::new(contrastive::Contrastive::new(device, numbers(sizes, 'x', [""; 3])?)?),
         ("train", "f32") => Box::new(cell::Train::new(device, numbers(sizes, '_', ["b", "s"])?)?),
-        ("train" | "contrastive", "bf16") => bail!("{name}: training is in f32"),
+        ("train" | "contrastive" | "lora", "bf16") => bail!("{name}: training is in f32"),
         _ => return Err(unknown()),
     };
     Ok(workload)

@@ -14,6 +14,7 @@
 //! | [`cell_language`] | `llm_proj`, `expr_decoder`, `llm_model` and the parts above | scMMGPT `blip2_llama.py` |
 //! | [`gene_expression`] | `expr_decoder` | scMMGPT `GeneExpressionModel` |
 //! | [`language_model`] | `model`, `lm_head` | Hugging Face's Llama |
+//! | [`adapter_files`] | `lora_A`, `lora_B`, `token_adapter` behind a projection's or a table's name | PEFT `LoraConfig` |
 //! | [`sentence_encoder`] | those of BERT | sentence-transformers, mean pooling |
 //! | [`captioning_head`] | `Qformer.cls.predictions` | BERT's language-model head, tied to the word table |
 //!

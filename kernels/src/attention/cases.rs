@@ -182,7 +182,8 @@ impl Draft {
 
 /// Every mask, lengths from 0 to all, grouped heads, head sizes around the vector's, odd lengths, packed operands, dropout. Of the
 /// Q-Former: queries before a padded text, each seeing both (a length is queries and text together); a causal text behind 32 queries
-/// that it sees, whose rows are keys alone; 32 queries over as many genes as a cell may have. Then the sizes of the models.
+/// that it sees, whose rows are keys alone; 32 queries over as many genes as a cell may have. Heads that share keys, with masks and
+/// dropout, over whole tiles too; no key but the own. Then the sizes of the models.
 pub fn cases() -> Vec<Case> {
     let cases = [
         draft("self", [1, 1, 1, 1, 1, 8]),
@@ -212,6 +213,9 @@ pub fn cases() -> Vec<Case> {
         draft("qformer_captioning", [2, 33, 65, 2, 2, 16]).causal().queries(&[33, 20]).keys(&[65, 52]),
         draft("qformer_genes", [2, 32, 2048, 1, 1, 64]).keys(&[2048, 1201]),
         draft("dropout_prefix", [2, 33, 33, 2, 2, 24]).prefix(&[20, 9]).packed().dropout(),
+        draft("grouped_prefix", [2, 140, 140, 2, 1, 8]).prefix(&[0, 70]),
+        draft("causal_dropout", [1, 200, 200, 2, 1, 24]).causal().dropout(),
+        draft("dropout_prefix", [1, 140, 140, 2, 1, 64]).prefix(&[70]).dropout(),
     ];
     let timed = [
         draft("encoder", [8, 512, 512, 8, 8, 64]),

@@ -317,12 +317,13 @@ pub(super) fn keys(shape: Shape) -> Text {
             }
         }
     }
-    for (values, sums, values_at) in [(&scores, &dv, "%dout_gather"), (&slopes, &dk, "%q_gather")] {
-        put_scores(k, values, "%scores_to");
-        ptx!(k, "bar.warp.sync 0xffffffff;");
-        gather(k, shape, &fragments, sums, Gather { scores_at: "%scores_at", values_at, permuted: true });
-        ptx!(k, "bar.warp.sync 0xffffffff;");
-    }
+    put_scores(k, &scores, "%scores_to");
+    ptx!(k, "bar.warp.sync 0xffffffff;");
+    gather(k, shape, &fragments, &dv, Gather { scores_at: "%scores_at", values_at: "%dout_gather", permuted: true });
+    ptx!(k, "bar.warp.sync 0xffffffff;");
+    put_scores(k, &slopes, "%scores_to");
+    ptx!(k, "bar.warp.sync 0xffffffff;");
+    gather(k, shape, &fragments, &dk, Gather { scores_at: "%scores_at", values_at: "%q_gather", permuted: true });
     ptx!(
         k,
         "bar.sync 0;\nadd.u32 %step_at, %step_at, {COLUMNS};\nsetp.lt.u32 %more, %step_at, %queries;\n@%more bra QUERY_LOOP;\nQUERIES_DONE:"

@@ -93,7 +93,7 @@ pub(super) fn text(shape: Shape) -> Text {
     ptx!(k, "KEYS_COMING:\ncp.async.commit_group;");
     softmax(k, shape, &scores, &sums, &limits, &base, &weight);
     put_scores(k, &scores, "%scores_to");
-    ptx!(k, "bar.warp.sync 0xffffffff;\ncp.async.wait_group 1;\nbar.sync 0;");
+    ptx!(k, "cp.async.wait_group 1;\nbar.sync 0;");
     k.note("Values by probabilities.");
     gather(k, shape, &fragments, &sums, Gather { scores_at: "%scores_at", values_at: "%v_at", permuted: false });
     ptx!(k, "bar.sync 0;\n@!%more bra VALUES_COMING;");

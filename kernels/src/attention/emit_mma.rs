@@ -374,13 +374,16 @@ impl Fragments {
 }
 
 /// Rounds the warp's rows and writes those below `end` to matrix `name`, whole chunks by way of the warp's own part of the tile `offset`
-/// bytes into shared memory, which nobody else may be using.
-pub(super) fn write_rows(k: &mut Kernel, tile: Tile, name: &str, end: &str, offset: usize, sums: &[Vec<Reg>]) {
+/// bytes into shared memory, which no other warp may be using. `drawn`: the warp's lanes may still be reading draws of dropout there.
+pub(super) fn write_rows(k: &mut Kernel, tile: Tile, name: &str, end: &str, offset: usize, drawn: bool, sums: &[Vec<Reg>]) {
     let (swizzle, row_bytes, chunks) = (tile.swizzle(), tile.row_bytes(), tile.chunks());
     k.note(format!("The warp's rows of {name}: to their place in shared memory, then to the matrix."));
     ptx!(k, "shr.u32 %index, %group_row, {};\nand.b32 %index, %index, {};\nshl.b32 %index, %index, 4;", swizzle.shift(), swizzle.mask());
     ptx!(k, "mad.lo.u32 %place, %own_row, {row_bytes}, %index;\nshl.b32 %index, %twice, 1;\nadd.u32 %place, %place, %index;");
-    ptx!(k, "add.u32 %place, %place, %shared;\nbar.warp.sync 0xffffffff;");
+    ptx!(k, "add.u32 %place, %place, %shared;");
+    if drawn {
+        ptx!(k, "bar.warp.sync 0xffffffff;");
+    }
     for eighth in 0..tile.eighths() {
         ptx!(k, "xor.b32 %staged, %place, {};", 16 * (eighth % 8));
         for (half, (slab, sums)) in sums.iter().enumerate().flat_map(|slab| [(0, slab), (1, slab)]) {

@@ -126,12 +126,12 @@ pub(super) fn queries(tile: Tile) -> Text {
             ptx!(k, "@%more bra.uni CLEAR_LOOP;");
         }
     }
-    ptx!(k, "KEYS_DONE:\ncp.async.wait_all;\nbar.sync 0;");
+    ptx!(k, "KEYS_DONE:\nbar.sync 0;");
     step.own_keys(k, tile);
     for sum in step.sums.iter().flatten() {
         ptx!(k, "mul.rn.f32 {sum}, {sum}, %scale;");
     }
-    write_rows(k, tile, "dq", "%query_len", 0, &step.sums);
+    write_rows(k, tile, "dq", "%query_len", 0, tile.dropout, &step.sums);
     ptx!(k, "ret;");
     k.text()
 }
@@ -176,7 +176,6 @@ fn make_statistics(k: &mut Kernel, tile: Tile) {
         ptx!(k, "add.u64 %place_of, %statistics, %bytes;\n@%first_lane st.global.f32 [%place_of], %logarithm;");
         ptx!(k, "mul.wide.u32 %bytes, %padded, 4;\nadd.u64 %place_of, %place_of, %bytes;\n@%first_lane st.global.f32 [%place_of], %delta;");
     }
-    ptx!(k, "bar.warp.sync 0xffffffff;");
 }
 
 /// Registers of a step of keys: of every slab the scores, the products of dout and values, the sums, and the statistics of its two rows.
@@ -245,7 +244,7 @@ impl Step {
     fn slope(&self, k: &mut Kernel, tile: Tile, slab: usize, scores: &[Reg], slopes: &[Reg], key: &str) {
         if tile.dropout {
             slab_row(k, slab);
-            dropout::by_queries(k, slopes.len(), "%slab_row", key, |k, index| {
+            dropout::by_queries(k, slopes.len(), "%slab_row", key, slab == 0, |k, index| {
                 ptx!(k, "selp.f32 %passed, %kept, {}, %stays;\nmul.rn.f32 {slope}, {slope}, %passed;", float(0.0), slope = slopes[index]);
             });
         }

@@ -18,12 +18,15 @@ fn declare(k: &mut Kernel, offset: usize, pitch: usize) {
     ptx!(k, "and.b32 %drawn_row, %lane, 15;\nshr.u32 %drawn_key, %lane, 4;\nshl.b32 %drawn_key, %drawn_key, 3;");
 }
 
-/// Draws for the queries from `row` and the keys from `key` on.
-fn draw(k: &mut Kernel, row: &str, key: &str, [rows_on, keys_on]: [usize; 2]) {
+/// Draws for the queries from `row` and the keys from `key` on. `fresh`: since the last draw was read, a barrier has passed.
+fn draw(k: &mut Kernel, row: &str, key: &str, [rows_on, keys_on]: [usize; 2], fresh: bool) {
     ptx!(k, "add.u32 %word_row, {row}, %drawn_row;\nadd.u32 %word_row, %word_row, {rows_on};");
     ptx!(k, "add.u32 %word_key, {key}, %drawn_key;\nadd.u32 %word_key, %word_key, {keys_on};");
     words(k, "%word_row", "%word_key");
-    ptx!(k, "bar.warp.sync 0xffffffff;\nst.shared.v4.b32 [%table_to], {{%word_0, %word_1, %word_2, %word_3}};\nbar.warp.sync 0xffffffff;");
+    if !fresh {
+        ptx!(k, "bar.warp.sync 0xffffffff;");
+    }
+    ptx!(k, "st.shared.v4.b32 [%table_to], {{%word_0, %word_1, %word_2, %word_3}};\nbar.warp.sync 0xffffffff;");
 }
 
 /// [`declare`], for rows of queries: word `t` of a row's entry decides columns `2 t` and `2 t + 1`.
@@ -42,12 +45,12 @@ pub(super) fn declare_by_keys(k: &mut Kernel, offset: usize, pitch: usize) {
 }
 
 /// Visits the `count` accumulators of a slab whose rows are queries, from `row` on, and whose columns are keys, from `key` on, with
-/// `%stays` set to whether the element is kept.
-pub(super) fn by_queries(k: &mut Kernel, count: usize, row: &str, key: &str, mut visit: impl FnMut(&mut Kernel, usize)) {
+/// `%stays` set to whether the element is kept. `fresh`: a barrier has passed since the last visit.
+pub(super) fn by_queries(k: &mut Kernel, count: usize, row: &str, key: &str, fresh: bool, mut visit: impl FnMut(&mut Kernel, usize)) {
     for index in (0..count).step_by(2) {
         let (eighth, half) = (index / 4, index / 2 % 2);
         if index % 8 == 0 {
-            draw(k, row, key, [0, 8 * eighth]);
+            draw(k, row, key, [0, 8 * eighth], fresh && index == 0);
         }
         ptx!(k, "ld.shared.b32 %bits, [%table_at + {}];", 256 * (eighth % 2) + 128 * half);
         ptx!(k, "setp.ge.u32 %odd, %bits, %drop_below;\nshl.b32 %bits, %bits, 16;\nsetp.ge.u32 %stays, %bits, %drop_below;");
@@ -58,11 +61,11 @@ pub(super) fn by_queries(k: &mut Kernel, count: usize, row: &str, key: &str, mut
 }
 
 /// The same where rows are keys and columns queries.
-pub(super) fn by_keys(k: &mut Kernel, count: usize, row: &str, key: &str, mut visit: impl FnMut(&mut Kernel, usize)) {
+pub(super) fn by_keys(k: &mut Kernel, count: usize, row: &str, key: &str, fresh: bool, mut visit: impl FnMut(&mut Kernel, usize)) {
     for index in 0..count {
         let (eighth, half, column) = (index / 4, index / 2 % 2, index % 2);
         if index % 8 == 0 {
-            draw(k, row, key, [8 * eighth, 0]);
+            draw(k, row, key, [8 * eighth, 0], fresh && index == 0);
         }
         ptx!(k, "ld.shared.u16 %bits, [%table_at + {}];", 256 * half + 128 * (eighth % 2) + 16 * column);
         ptx!(k, "setp.ge.u32 %stays, %bits, %threshold;");

@@ -116,7 +116,7 @@ pub(super) fn text(tile: Tile) -> Text {
             ptx!(k, "@%more bra.uni CLEAR_LOOP;");
         }
     }
-    ptx!(k, "KEYS_DONE:\ncp.async.wait_all;\nbar.sync 0;");
+    ptx!(k, "KEYS_DONE:\nbar.sync 0;");
     step.own_keys(k, tile, &rows);
     write(k, tile, &rows);
     ptx!(k, "ret;");
@@ -160,7 +160,7 @@ impl Step {
             softmax(k, scores, &rows.sums[slab], &rows.top[2 * slab..], &rows.weight[2 * slab..], masked);
             if tile.dropout {
                 slab_row(k, slab);
-                drop(k, scores, "%step_at");
+                drop(k, slab, scores, "%step_at");
             }
         }
         self.values.point(k, &self.value_lane);
@@ -190,7 +190,7 @@ impl Step {
             hide_others(k, &scores[0]);
             softmax(k, &scores[0], &rows.sums[slab], &rows.top[2 * slab..], &rows.weight[2 * slab..], true);
             if tile.dropout {
-                drop(k, &scores[0], "%slab_row");
+                drop(k, slab, &scores[0], "%slab_row");
             }
             self.fragments.gather(k, &scores, &self.values, 16 * slab, &rows.sums[slab..=slab]);
         }
@@ -198,8 +198,8 @@ impl Step {
     }
 }
 
-fn drop(k: &mut Kernel, scores: &[Reg], key: &str) {
-    dropout::by_queries(k, scores.len(), "%slab_row", key, |k, index| {
+fn drop(k: &mut Kernel, slab: usize, scores: &[Reg], key: &str) {
+    dropout::by_queries(k, scores.len(), "%slab_row", key, slab == 0, |k, index| {
         ptx!(k, "selp.f32 {score}, {score}, {}, %stays;", float(0.0), score = scores[index]);
     });
 }
@@ -272,5 +272,5 @@ fn write(k: &mut Kernel, tile: Tile, rows: &Rows) {
             ptx!(k, "mul.wide.u32 %bytes, %row, 4;\nadd.u64 %bytes, %bytes, %logsumexp;\n@%writes st.global.f32 [%bytes], %base;");
         }
     }
-    write_rows(k, tile, "out", "%query_len", 0, &rows.sums);
+    write_rows(k, tile, "out", "%query_len", 0, tile.dropout, &rows.sums);
 }

@@ -112,7 +112,7 @@ pub(super) fn keys(tile: Tile) -> Text {
     step.finish(k, tile);
     for (name, sums, offset) in [("dk", &step.dk, 0), ("dv", &step.dv, at.values)] {
         matrix(k, name, "%kv_head", "%key_len", d);
-        write_rows(k, tile, name, "%key_len", offset, sums);
+        write_rows(k, tile, name, "%key_len", offset, false, sums);
     }
     ptx!(k, "ret;");
     k.text()
@@ -247,7 +247,7 @@ impl Step {
         };
         if tile.dropout {
             slab_row(k, slab);
-            dropout::by_keys(k, scores.len(), query, "%slab_row", slope);
+            dropout::by_keys(k, scores.len(), query, "%slab_row", slab == 0, slope);
         } else {
             (0..scores.len()).for_each(|index| slope(k, index));
         }

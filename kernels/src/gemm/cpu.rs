@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::cpu_finish::{Finish, Output, store};
 use super::cpu_pack::{KC, Operand, Part, pack_a, pack_b};
 use super::cpu_simd::{Kernel, Panels, prefetch};
+use super::cpu_simd_few as few;
 use super::{Accumulate, Epilogue, Forward, Layout};
 use crate::runtime::{Cpu, Float, Real, Rows, RowsMut, Stream, with_buffer};
 
@@ -98,6 +99,9 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> Product<'a, T, U> {
         if self.m == 0 || self.n == 0 || (self.k == 0 && output.adds()) {
             return;
         }
+        if self.m <= few::ROWS && self.a.deep && self.b.deep && !output.adds() && few::can::<T, U>(self.kernel, self.k) {
+            return self.run_few(output, threads);
+        }
         let (rows, columns) = self.grid(self.n, threads);
         if rows >= self.m {
             // One band: nobody shares b, so every task packs its own columns.
@@ -106,6 +110,20 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> Product<'a, T, U> {
         } else {
             self.run_shared(output, threads);
         }
+    }
+
+    /// A few rows: every thread streams its rows of b, and nothing is packed.
+    fn run_few<C: Float<Acc = T::Acc>>(&self, output: Output<'_, C>, threads: usize) {
+        let columns = self.n.div_ceil(4 * threads).next_multiple_of(few::COLUMNS);
+        each(threads, output.into_tiles(self.m, columns), |mut output| {
+            let mut tile = [[0.0; few::COLUMNS]; few::ROWS];
+            for column in (0..output.c.width()).step_by(few::COLUMNS) {
+                let count = few::COLUMNS.min(output.c.width() - column);
+                let b = self.b.matrix.tile(output.column + column, count, 0, self.k);
+                few::multiply(self.kernel, &mut tile, self.a.matrix, b);
+                store(&mut output, 0, column, self.m, count, bytemuck::cast_slice(tile.as_flattened()), few::COLUMNS);
+            }
+        });
     }
 
     /// Block after block of columns (and of depth, where blocks of depth are added one by one): pack b, then the tiles.

@@ -191,6 +191,9 @@ pub fn fma_peak() -> Option<f64> {
 const CHAINS: usize = 12;
 
 #[cfg(target_arch = "x86_64")]
+pub(super) use x86::turned;
+
+#[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
@@ -260,7 +263,7 @@ mod x86 {
         unsafe { std::mem::transmute::<__m512, __m512bh>(vector) }
     }
 
-    /// Transposes 16 x 16 floats: pairs, quadruples, then blocks of 4 x 4.
+    /// Transposes 16 x 16 floats in memory.
     ///
     /// # Safety
     /// AVX-512 F must be there; 256 floats readable, and 16 rows of 16 writable, `stride` apart.
@@ -268,6 +271,16 @@ mod x86 {
     pub(super) unsafe fn transpose(source: *const f32, target: *mut f32, stride: usize) {
         // SAFETY: rows 0..16 of the source.
         let rows: [__m512; 16] = std::array::from_fn(|row| unsafe { _mm512_loadu_ps(source.add(row * 16)) });
+        for (column, vector) in turned(rows).into_iter().enumerate() {
+            // SAFETY: column < 16: a row of the target.
+            unsafe { _mm512_storeu_ps(target.add(column * stride), vector) };
+        }
+    }
+
+    /// Transposes 16 x 16 floats in registers: pairs, quadruples, then blocks of 4 x 4.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn turned(rows: [__m512; 16]) -> [__m512; 16] {
         let mut pairs = [_mm512_setzero_ps(); 16];
         for i in 0..8 {
             pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
@@ -283,21 +296,17 @@ mod x86 {
                 quads[4 * g + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
             }
         }
+        let mut columns = [_mm512_setzero_ps(); 16];
         for c in 0..4 {
             let (first, second, third, fourth) = (quads[c], quads[4 + c], quads[8 + c], quads[12 + c]);
             let even = (_mm512_shuffle_f32x4::<0x88>(first, second), _mm512_shuffle_f32x4::<0x88>(third, fourth));
             let odd = (_mm512_shuffle_f32x4::<0xdd>(first, second), _mm512_shuffle_f32x4::<0xdd>(third, fourth));
-            let columns = [
-                (c, _mm512_shuffle_f32x4::<0x88>(even.0, even.1)),
-                (4 + c, _mm512_shuffle_f32x4::<0x88>(odd.0, odd.1)),
-                (8 + c, _mm512_shuffle_f32x4::<0xdd>(even.0, even.1)),
-                (12 + c, _mm512_shuffle_f32x4::<0xdd>(odd.0, odd.1)),
-            ];
-            for (column, vector) in columns {
-                // SAFETY: column < 16: a row of the target.
-                unsafe { _mm512_storeu_ps(target.add(column * stride), vector) };
-            }
+            columns[c] = _mm512_shuffle_f32x4::<0x88>(even.0, even.1);
+            columns[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd.0, odd.1);
+            columns[8 + c] = _mm512_shuffle_f32x4::<0xdd>(even.0, even.1);
+            columns[12 + c] = _mm512_shuffle_f32x4::<0xdd>(odd.0, odd.1);
         }
+        columns
     }
 
     macro_rules! fma_loop {

@@ -9,6 +9,7 @@ mod cpu;
 mod cpu_finish;
 mod cpu_pack;
 mod cpu_simd;
+mod cpu_simd_few;
 mod cuda;
 mod emit;
 mod emit_finish;

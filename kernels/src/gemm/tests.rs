@@ -88,7 +88,7 @@ fn rows_do_not_depend_on_the_batch<T: Float>() {
         (all.stream.fetch(c).unwrap(), all.stream.fetch(sum).unwrap())
     };
     let (c, sum) = run(all.a, all.c, all.sum);
-    for (row, count) in [(0, 1), (299, 1), (17, 1), (100, 7), (55, 120)] {
+    for (row, count) in [(0, 1), (299, 1), (17, 1), (9, 2), (31, 3), (70, 5), (100, 7), (1, 8), (2, 9), (55, 120)] {
         let (part, part_sum) = run(all.a.row_range(row, count), all.c.row_range(row, count), all.sum.row_range(row, count));
         assert_eq!(raw(&part), raw(&c[row * n..(row + count) * n]), "{} row {row}", T::NAME);
         assert_eq!(raw(&part_sum), raw(&sum[row * n..(row + count) * n]), "{} row {row}, accumulated", T::NAME);

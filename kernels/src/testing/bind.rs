@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Case, Fill, Role};
 use crate::Result;
 use crate::runtime::philox::{Site, uniform};
-use crate::runtime::{Arena, Class, Device, Float, Plan, Real, Shape, Stream, Tensor};
+use crate::runtime::{Arena, Class, Device, Element, Float, Plan, Real, Shape, Stream, Tensor};
 
 /// Tensors by name, as handles: what an [`super::Op`] passes on to its kernel.
 #[derive(Debug)]
@@ -39,12 +39,16 @@ impl<T: Float> Bindings<T> {
     }
 }
 
+/// Elements behind each tensor that no kernel may touch: NaN, so that what is read there shows.
+const GUARDS: usize = 16;
+
 /// Memory, stream and handles of one case at one element type.
 pub struct Storage<T: Float> {
     /// The stream it runs on.
     pub stream: Stream,
     /// The handles.
     pub tensors: Bindings<T>,
+    guards: Bindings<T>,
     _arena: Arena,
 }
 
@@ -74,38 +78,46 @@ impl<T: Float> Storage<T> {
     /// Those of allocation and upload.
     pub(super) fn rounded(device: &Device, case: &Case, seed: u64, round: fn(f64) -> f64) -> Result<Self> {
         let mut plan = Plan::new(Class::Activations);
-        let mut tensors = Bindings::default();
+        let (mut tensors, mut guards) = (Bindings::default(), Bindings::default());
+        let mut value = |plan: &mut Plan, name: &str, shape: Shape| {
+            let (tensor, guard) = guarded(plan, name, shape);
+            tensors.values.insert(name.into(), tensor);
+            guards.values.insert(name.into(), guard);
+        };
+        let mut wide = |plan: &mut Plan, name: &str, shape: Shape| {
+            let (tensor, guard) = guarded(plan, name, shape);
+            tensors.accumulated.insert(name.into(), tensor);
+            guards.accumulated.insert(name.into(), guard);
+        };
         for slot in &case.slots {
             let (name, gradient) = (slot.name.to_string(), format!("d{}", slot.name));
             match slot.role {
-                Role::Input | Role::Output => {
-                    tensors.values.insert(name.clone(), plan.tensor(&name, slot.shape));
-                    tensors.values.insert(gradient.clone(), plan.tensor(&gradient, slot.shape));
-                }
+                Role::Input | Role::Output => [&name, &gradient].into_iter().for_each(|name| value(&mut plan, name, slot.shape)),
                 Role::Parameter => {
-                    tensors.values.insert(name.clone(), plan.tensor(&name, slot.shape));
-                    tensors.accumulated.insert(gradient.clone(), plan.tensor(&gradient, slot.shape));
+                    value(&mut plan, &name, slot.shape);
+                    wide(&mut plan, &gradient, slot.shape);
                 }
-                Role::Loss => {
-                    tensors.accumulated.insert(name.clone(), plan.tensor(&name, slot.shape));
-                    tensors.accumulated.insert(gradient.clone(), plan.tensor(&gradient, slot.shape));
-                }
-                Role::Statistic | Role::Constant => {
-                    tensors.accumulated.insert(name.clone(), plan.tensor(&name, slot.shape));
-                }
+                Role::Loss => [&name, &gradient].into_iter().for_each(|name| wide(&mut plan, name, slot.shape)),
+                Role::Statistic | Role::Constant => wide(&mut plan, &name, slot.shape),
                 Role::Index => {
-                    tensors.indices.insert(name.clone(), plan.tensor(&name, slot.shape));
+                    let (tensor, guard) = guarded(&mut plan, &name, slot.shape);
+                    tensors.indices.insert(name.clone(), tensor);
+                    guards.indices.insert(name, guard);
                 }
             }
         }
         let arena = Arena::allocate(device, plan)?;
-        let storage = Storage { stream: Stream::new(device, case.scratch)?, tensors, _arena: arena };
+        let storage = Storage { stream: Stream::new(device, case.scratch)?, tensors, guards, _arena: arena };
         storage.fill(case, seed, round)?;
         Ok(storage)
     }
 
     fn fill(&self, case: &Case, seed: u64, round: fn(f64) -> f64) -> Result<()> {
-        let (stream, tensors) = (&self.stream, &self.tensors);
+        let (stream, tensors, guards) = (&self.stream, &self.tensors, &self.guards);
+        let nan = T::Acc::of(f64::NAN);
+        guards.values.values().try_for_each(|guard| stream.upload(*guard, &[T::from_acc(nan); GUARDS]))?;
+        guards.accumulated.values().try_for_each(|guard| stream.upload(*guard, &[nan; GUARDS]))?;
+        guards.indices.values().try_for_each(|guard| stream.upload(*guard, &[u32::MAX; GUARDS]))?;
         for (site, slot) in case.slots.iter().enumerate() {
             let site = Site { seed, step: 0, site: site as u32 };
             let reals = || values(&slot.fill, slot.shape, site);
@@ -146,7 +158,22 @@ impl<T: Float> Storage<T> {
                 _ => {}
             }
         }
+        results.push(Named { name: "elements written behind a tensor".into(), values: vec![self.written_behind()? as f64], wide: true });
         Ok(results)
+    }
+
+    fn written_behind(&self) -> Result<usize> {
+        let mut written = 0;
+        for guard in self.guards.values.values() {
+            written += self.stream.fetch(*guard)?.into_iter().filter(|value| !value.to_acc().f64().is_nan()).count();
+        }
+        for guard in self.guards.accumulated.values() {
+            written += self.stream.fetch(*guard)?.into_iter().filter(|value| !value.f64().is_nan()).count();
+        }
+        for guard in self.guards.indices.values() {
+            written += self.stream.fetch(*guard)?.into_iter().filter(|value| *value != u32::MAX).count();
+        }
+        Ok(written)
     }
 
     pub(super) fn values(&self, name: &str) -> Result<Vec<f64>> {
@@ -161,6 +188,12 @@ impl<T: Float> Storage<T> {
     pub(super) fn accumulated(&self, name: &str) -> Result<Vec<f64>> {
         Ok(self.stream.fetch(self.tensors.accumulated(name))?.into_iter().map(Real::f64).collect())
     }
+}
+
+/// A tensor, and the elements behind it.
+fn guarded<E: Element>(plan: &mut Plan, name: &str, shape: Shape) -> (Tensor<E>, Tensor<E>) {
+    let whole = plan.tensor(name, [shape.len() + GUARDS, 1]);
+    (whole.row_range(0, shape.len()).reshape(shape), whole.row_range(shape.len(), GUARDS))
 }
 
 fn values(fill: &Fill, shape: Shape, site: Site) -> Vec<f64> {

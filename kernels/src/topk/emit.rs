@@ -248,7 +248,8 @@ fn select(k: &mut Kernel, slots: usize) {
         list::offer(k, slots, candidate);
     }
     list::store(k, slots, "%list_at", 0);
-    ptx!(k, "setp.eq.u32 %inside, %lane, 31;\n@%inside st.shared.b64 [%last_slot + {LASTS}], %last_entry;");
+    k.note("No lane may still have to read the slot.");
+    ptx!(k, "bar.warp.sync 0xffffffff;\nsetp.eq.u32 %inside, %lane, 31;\n@%inside st.shared.b64 [%last_slot + {LASTS}], %last_entry;");
     ptx!(k, "NEXT_QUERY:\nadd.u32 %query_index, %query_index, 1;\nadd.u32 %score_at, %score_at, {SCORE_ROW};");
     ptx!(k, "add.u32 %last_slot, %last_slot, 8;\nadd.u64 %list_at, %list_at, {};", 8 * 32 * slots);
     ptx!(k, "add.u32 %turn, %turn, 1;\nsetp.lt.u32 %more, %turn, {OWN};\n@%more bra QUERY_LOOP;\nQUERIES_DONE:");

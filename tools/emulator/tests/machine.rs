@@ -137,6 +137,8 @@ fn missing_barriers_are_races() {
     assert!(matches!(fault(within, 1, 32), Fault::Race { .. }), "lanes of one warp are not ordered either");
     let ordered = within.replace("xor.b32 %r10", "bar.warp.sync 0xffffffff; xor.b32 %r10");
     assert!(run(&ordered, &[0; 32], 1, 32).is_ok());
+    let exchanged = within.replace("xor.b32 %r10", "shfl.sync.bfly.b32 %r12, %r2, 1, 31, 0xffffffff; xor.b32 %r10");
+    assert!(matches!(fault(&exchanged, 1, 32), Fault::Race { .. }), "an exchange of registers orders no memory");
     let global = "st.global.u32 [%rd2], %r5;";
     assert!(matches!(fault(global, 2, 1), Fault::Race { space: "global", .. }));
 }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use scmmgpt_emulator::{ApproxModel, Config, Counters, Device, Error, Function, MmaModel, Module, Numerics};
 
 use crate::code::{Code, ILLEGAL_ADDRESS, INVALID_HANDLE, LAUNCH_FAILED};
+use crate::patch::Patch;
 use crate::queue::{Queues, Work};
 
 /// Everything that handles stand for.
@@ -42,6 +43,8 @@ pub(crate) struct Driver {
     /// The launch, counted from 1, that fails as if it had left its memory; 0: none.
     pub(crate) faulty_launch: u64,
     count: bool,
+    /// What loads in the place of a text that a program gives.
+    pub(crate) patch: Option<Patch>,
     state: Mutex<State>,
 }
 
@@ -70,8 +73,9 @@ pub(crate) fn driver() -> &'static Driver {
             },
         };
         let seed = number("SEED", 0);
-        let config =
-            Config { seed, numerics, memory_bytes: number("MEMORY", 8 << 30), threads: number("THREADS", 0) as usize, ..Config::default() };
+        let memory_bytes = number("MEMORY", 8 << 30);
+        let budget = number("BUDGET", Config::default().budget);
+        let config = Config { seed, numerics, memory_bytes, budget, threads: number("THREADS", 0) as usize, ..Config::default() };
         let state = State {
             modules: HashMap::new(),
             functions: HashMap::new(),
@@ -91,6 +95,7 @@ pub(crate) fn driver() -> &'static Driver {
             faulty_launch: number("FAULT", 0),
             pools: number("POOLS", 1) != 0,
             count: number("COUNT", 0) != 0,
+            patch: setting("PATCH").as_deref().and_then(Patch::parse),
             state: Mutex::new(state),
         }
     })

@@ -8,7 +8,8 @@
 //! (`0`: without memory pools), `SCMMGPT_EMULATOR_COUNT` (`1`: counters of every launch on standard error). What it reports of itself:
 //! `SCMMGPT_EMULATOR_DRIVER` (version, 12040 for 12.4), `SCMMGPT_EMULATOR_CAPABILITY` (80 for 8.0), `SCMMGPT_EMULATOR_PCI_DEVICE` (a
 //! place on the bus, as hardware has; `0`: none). `SCMMGPT_EMULATOR_FAULT`: the launch, counted from 1, that fails as if it had left its
-//! memory.
+//! memory. `SCMMGPT_EMULATOR_BUDGET`: warp instructions after which a CTA counts as endless. `SCMMGPT_EMULATOR_PATCH`: one line of a text
+//! (`ENTRY:LINE:TEXT`), replaced as it is loaded, by which tests see whether a wrong kernel would be noticed.
 
 // Signatures are the driver's, found by name and described in its manual.
 #![allow(non_snake_case, unreachable_pub, clippy::missing_safety_doc)]
@@ -20,6 +21,7 @@ mod event;
 mod graph;
 mod memory;
 mod module;
+mod patch;
 mod queue;
 mod stubs;
 

@@ -32,7 +32,8 @@ fn load(module: *mut *mut c_void, image: *const c_void) -> Result<(), Code> {
     // SAFETY: not binary, hence text that ends with NUL, by the driver's contract.
     let text = unsafe { CStr::from_ptr(image.cast()) }.to_str().map_err(|_| INVALID_PTX)?;
     let mut state = driver().state()?;
-    let loaded = driver().device.load(text).map_err(|error| driver().report(&error))?;
+    let patched = driver().patch.as_ref().and_then(|patch| patch.apply(text));
+    let loaded = driver().device.load(patched.as_deref().unwrap_or(text)).map_err(|error| driver().report(&error))?;
     let handle = state.handle();
     state.modules.insert(handle, loaded);
     // SAFETY: the caller's pointer, by the driver's contract.

@@ -179,7 +179,6 @@ impl<'a> Block<'a> {
         }
         let needed = members & state.live;
         if needed & !active == 0 {
-            self.warps[warp].sync += 1;
             return Ok(true);
         }
         if needed & !active & here != 0 {

@@ -107,6 +107,8 @@ impl Block<'_> {
             }
             Op::WmmaLoad { .. } | Op::WmmaStore { .. } | Op::WmmaMma { .. } => self.wmma(warp, active, &instr.op)?,
             Op::Barrier { id, threads, waits, reduce } => return self.arrive(warp, fragment, active, *id, *threads, *waits, reduce),
+            // Of all that brings a warp's lanes together, this alone orders their memory.
+            Op::WarpBarrier { .. } => self.warps[warp].sync += 1,
             _ => {}
         }
         Ok(Flow::Next)
