@@ -34,6 +34,10 @@ Examples:
     scmmgpt-engine infer annotate --model runs/words --cells new.h5ad --output labelled.h5ad --labels labels.txt
     scmmgpt-engine infer index --model runs/words --cells new.h5ad --output new.index
     scmmgpt-engine infer retrieve --model runs/words --index new.index --text \"CD14-positive monocytes\"
+  Describe cells, and make cells of text (a model with a [stage2] section):
+    scmmgpt-engine train --config configs/cell_language.toml --out runs/cells
+    scmmgpt-engine infer describe --model runs/cells --cells new.h5ad --output described.h5ad
+    scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --output made.h5ad
   Score the labels against a column of the file:
     scmmgpt-engine eval annotation --cells labelled.h5ad --label-key cell_type
 
@@ -143,7 +147,7 @@ Examples:
   by all terms of the ontology that the model was trained with:
     scmmgpt-engine infer annotate --model runs/words --cells in.h5ad --output out.h5ad --labels ontology
   by a language model that may write nothing but one of the labels (a model with a [stage2] section):
-    scmmgpt-engine infer annotate --model runs/language --cells in.h5ad --output out.h5ad --method generative --top-n 3
+    scmmgpt-engine infer annotate --model runs/cells --cells in.h5ad --output out.h5ad --method generative --top-n 3
   by the 10 nearest cells of a labelled reference:
     scmmgpt-engine infer annotate --model runs/demo --cells in.h5ad --output out.h5ad --reference ref.h5ad --k 10")]
     Annotate(Annotate),
@@ -170,30 +174,30 @@ Examples:
     #[command(after_help = "\
 Examples:
   each cell, to obs[\"scmmgpt_description\"]:
-    scmmgpt-engine infer describe --model runs/language --cells in.h5ad --output out.h5ad
+    scmmgpt-engine infer describe --model runs/cells --cells in.h5ad --output out.h5ad
   each cluster by its most central cell, as JSON Lines:
-    scmmgpt-engine infer describe --model runs/language --cells in.h5ad --output out.jsonl --group-key leiden
+    scmmgpt-engine infer describe --model runs/cells --cells in.h5ad --output out.jsonl --group-key leiden
   drawn instead of searched, three sentences long at most:
-    scmmgpt-engine infer describe --model runs/language --cells in.h5ad --output out.h5ad --do-sample --top-p 0.9 --max-new-tokens 80")]
+    scmmgpt-engine infer describe --model runs/cells --cells in.h5ad --output out.h5ad --do-sample --top-p 0.9 --max-new-tokens 80")]
     Describe(Describe),
     /// Make cells of texts: a new file with counts or log1p values (a model with a [stage2] section)
     #[command(after_help = "\
 Examples:
   100 cells with drawn counts (a decoder with stage2.expression.head = \"zinb\"):
-    scmmgpt-engine infer generate --model runs/language --prompt \"cell type: B cell.\" --n 100 --output made.h5ad
+    scmmgpt-engine infer generate --model runs/cells --prompt \"cell type: B cell.\" --n 100 --output made.h5ad
   one mean cell of each type, in the words of training:
-    scmmgpt-engine infer generate --model runs/language --cell-type \"B cell\" --cell-type platelet --mean --output made.h5ad
-  with the 5 training cells nearest to the text beside it; obs[\"scmmgpt_neighbors\"] names them:
-    scmmgpt-engine infer generate --model runs/language --cell-type \"B cell\" --reference train.h5ad --neighbors 5 --output made.h5ad
+    scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --cell-type platelet --mean --output made.h5ad
+  without the training cells that a model with stage2.neighbors.k is shown (obs[\"scmmgpt_neighbors\"] names them):
+    scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --neighbors 0 --output made.h5ad
 
 Generated cells are hypotheses: eval generation measures them.")]
     Generate(Generate),
     /// Talk about a cell on the terminal: a question a line, from standard input (a model with a [stage2] section)
     #[command(after_help = "\
 Examples:
-  scmmgpt-engine infer chat --model runs/language --cells in.h5ad --cell AAACATACAACCAC-1
-  scmmgpt-engine infer chat --model runs/language --cells in.h5ad --group-key leiden --group 3 --max-new-tokens 80
-  echo \"What type of cell is this?\" | scmmgpt-engine infer chat --model runs/language --cells in.h5ad --json")]
+  scmmgpt-engine infer chat --model runs/cells --cells in.h5ad --cell AAACATACAACCAC-1
+  scmmgpt-engine infer chat --model runs/cells --cells in.h5ad --group-key leiden --group 3 --max-new-tokens 80
+  echo \"What type of cell is this?\" | scmmgpt-engine infer chat --model runs/cells --cells in.h5ad --json")]
     Chat(Chat),
 }
 

@@ -8,7 +8,7 @@ use scmmgpt_engine::bundle::Bundle;
 use scmmgpt_engine::generate::answer::Finish;
 use scmmgpt_engine::task::chat::{About, Chat, Which};
 use scmmgpt_engine::task::describe::{self, Describe};
-use scmmgpt_engine::task::generate::{self, Generate, Neighbors, Subject};
+use scmmgpt_engine::task::generate::{self, Generate, Subject};
 use serde_json::json;
 
 use crate::arguments::{self, Global};
@@ -82,8 +82,6 @@ pub(crate) fn generate(global: &Global, arguments: &arguments::Generate) -> anyh
     let bundle = Bundle::open(&arguments.model, &global.open_device()?)?;
     let display = Display::new(global, "generating");
     let command = command_line();
-    let neighbors =
-        arguments.reference.as_ref().map(|cells| Neighbors { cells, layer: arguments.layer.as_deref(), k: arguments.neighbors });
     let task = Generate {
         subjects: &subjects,
         count: arguments.n,
@@ -91,7 +89,7 @@ pub(crate) fn generate(global: &Global, arguments: &arguments::Generate) -> anyh
         sampled: !arguments.mean,
         total_counts: arguments.total_counts,
         seed: global.seed.unwrap_or_default(),
-        neighbors,
+        neighbors: arguments.neighbors,
         overwrite: arguments.overwrite,
         command: &command,
     };

@@ -5,7 +5,7 @@ use std::path::Path;
 use scmmgpt_loader::h5ad::{AnnData, Slot};
 use serde_json::Value;
 
-use crate::setup::{CELLS, counts_model, fail, json, python, succeed, values_model};
+use crate::setup::{CELLS, counts_model, fail, json, neighbors_model, python, succeed, values_model};
 
 /// `[cells, genes]`.
 fn dense(path: &str) -> Vec<Vec<f32>> {
@@ -72,33 +72,43 @@ fn counts_are_drawn_around_their_means() {
 }
 
 #[test]
-fn values_follow_the_text_and_the_cells_beside_it() {
+fn values_follow_the_text() {
     let (files, model) = (Files::new(), values_model());
     std::fs::write(files.path("prompts.txt"), "cell type: B cell.\n\ncell type: platelet.\n").unwrap();
     let cells = files.generate(model, "values.h5ad", &["--prompts", &files.path("prompts.txt")]);
     assert!(cells.len() == 2 && cells[0] != cells[1] && cells.iter().flatten().all(|value| (0.0..20.0).contains(value)));
     assert_eq!(files.generate(model, "alone.h5ad", &["--prompt", "cell type: platelet."])[0], cells[1], "company changes no bit");
+}
 
+#[test]
+fn training_cells_beside_the_text_have_a_say_and_are_named() {
+    let (files, model) = (Files::new(), neighbors_model());
     let output = files.path("beside.h5ad");
-    let beside = ["infer", "generate", "--model", model, "--output", &output, "--prompt", "cell type: platelet.", "--reference", CELLS];
-    let made = json(&[&beside[..], &["--neighbors", "3"]].concat());
-    assert_ne!(dense(&output)[0], cells[1], "the neighbours have a say");
+    let beside = ["infer", "generate", "--model", model, "--output", &output, "--overwrite", "--prompt", "cell type: platelet."];
+    let made = json(&beside);
+    let cells = dense(&output);
     let neighbors = made["generated"]["neighbors"][0].as_array().unwrap();
     let similarities: Vec<f64> = neighbors.iter().map(|neighbor| neighbor["similarity"].as_f64().unwrap()).collect();
-    assert!(similarities.len() == 3 && similarities.is_sorted_by(|left, right| left >= right));
+    assert!(similarities.len() == 2 && similarities.is_sorted_by(|left, right| left >= right), "as many as in training");
     let audit = AnnData::open(Path::new(&output)).unwrap().obs("scmmgpt_neighbors").unwrap().labels()[0].clone().unwrap();
     let audit: Vec<Value> = serde_json::from_str(&audit).unwrap();
-    let short = |neighbor: &Value| (neighbor["row"].clone(), neighbor["name"].clone(), neighbor["similarity"].as_f64().unwrap() as f32);
+    let short = |neighbor: &Value| (neighbor["item"].clone(), neighbor["name"].clone(), neighbor["similarity"].as_f64().unwrap() as f32);
     assert!(audit.iter().map(short).eq(neighbors.iter().map(short)), "{audit:?}");
-    // The same cells as a search by text finds.
+
+    // The same cells as a search by text finds among all cells, but for those that were held out.
     let index = files.path("cells.index");
-    succeed(&["infer", "index", "--model", model, "--cells", CELLS, "--output", &index]);
-    let found = json(&["infer", "retrieve", "--model", model, "--index", &index, "--text", "cell type: platelet.", "--top", "3"]);
-    let names = |hits: &Value| hits.as_array().unwrap().iter().map(|hit| hit["name"].clone()).collect::<Vec<_>>();
-    assert_eq!(names(&made["generated"]["neighbors"][0]), names(&found["results"][0]["hits"]));
-    // The model was trained without: how many has to be said, and none is none.
-    assert!(fail(4, &[&beside[..], &["--overwrite"]].concat()).contains("stage2.neighbors.k"));
-    assert!(fail(4, &[&beside[..], &["--overwrite", "--neighbors", "0"]].concat()).contains("--neighbors"));
+    succeed(&["infer", "index", "--model", model, "--cells", CELLS, "--output", &index, "--label-key", "cell_type"]);
+    let found = json(&["infer", "retrieve", "--model", model, "--index", &index, "--text", "cell type: platelet.", "--top", "700"]);
+    let ranked: Vec<&Value> = found["results"][0]["hits"].as_array().unwrap().iter().map(|hit| &hit["name"]).collect();
+    let places: Vec<usize> = neighbors.iter().map(|neighbor| ranked.iter().position(|name| **name == neighbor["name"]).unwrap()).collect();
+    assert!(places.is_sorted() && places[0] < 60, "{places:?}: the nearest of the training cells, a seventh of all");
+
+    let without = files.generate(model, "without.h5ad", &["--prompt", "cell type: platelet.", "--neighbors", "0"]);
+    let three = files.generate(model, "three.h5ad", &["--prompt", "cell type: platelet.", "--neighbors", "3"]);
+    assert!(cells != without && cells != three && without != three);
+    assert!(!AnnData::open(Path::new(&files.path("without.h5ad"))).unwrap().obs_keys().unwrap().contains(&"scmmgpt_neighbors".into()));
+    let refused = ["infer", "generate", "--model", values_model(), "--output", &output, "--overwrite", "--prompt", "a", "--neighbors", "1"];
+    assert!(fail(4, &refused).contains("stage2.neighbors.k"));
 }
 
 #[test]

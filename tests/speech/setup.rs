@@ -1,4 +1,4 @@
-//! Two small models, trained once for all tests, and the program.
+//! Small models, trained once for all tests, and the program.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -93,10 +93,16 @@ pub(crate) fn counts_model() -> &'static str {
     MODEL.get_or_init(|| trained("counts", &["stage2.expression.head=zinb"]))
 }
 
-/// A model whose decoder gives log1p values; the others of its kind are cheap.
+/// A model whose decoder gives log1p values.
 pub(crate) fn values_model() -> &'static str {
     static MODEL: OnceLock<String> = OnceLock::new();
     MODEL.get_or_init(|| trained("values", &["stage2.expression.head=mse", "stage2.train.epochs=2"]))
+}
+
+/// A model that has learned beside two training cells.
+pub(crate) fn neighbors_model() -> &'static str {
+    static MODEL: OnceLock<String> = OnceLock::new();
+    MODEL.get_or_init(|| trained("neighbors", &["stage2.neighbors.k=2", "stage2.train.epochs=2"]))
 }
 
 /// A copy of a model folder with another batch size.

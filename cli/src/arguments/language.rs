@@ -104,15 +104,9 @@ pub(crate) struct Generate {
     /// Total count of a cell [default: what cells are normalised to, 10000]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) total_counts: Option<f64>,
-    /// Cells among which the nearest to each prompt are looked for and shown to the decoder; none that the result is judged by
-    #[arg(long, value_name = "REF.h5ad")]
-    pub(crate) reference: Option<PathBuf>,
-    /// So many of them [default: as in training]
-    #[arg(long, value_name = "K", requires = "reference")]
+    /// Show the decoder so many training cells near each prompt; 0: none [default: as in training]
+    #[arg(long, value_name = "K")]
     pub(crate) neighbors: Option<usize>,
-    /// Where the reference's expression stands: X, raw, or a layer's name [default: as in training]
-    #[arg(long, value_name = "NAME", requires = "reference")]
-    pub(crate) layer: Option<String>,
     /// File to write
     #[arg(long, value_name = "OUT.h5ad")]
     pub(crate) output: PathBuf,

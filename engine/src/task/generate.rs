@@ -1,21 +1,19 @@
 //! Texts to cells: a new `.h5ad` with counts or log1p values.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use scmmgpt_loader::dataset::CellDataset;
 use scmmgpt_loader::h5ad::{Additions, Column, CsrBlock, UnsValue, create};
 use scmmgpt_loader::vocab::GeneVocab;
 use serde::Serialize;
 
-use super::annotate::read;
-use super::joint_space::{embed_cells, embed_texts};
+use super::joint_space::embed_texts;
 use super::output::Provenance;
-use super::speech::each_batch;
 use crate::bundle::{Bundle, Language};
 use crate::config::ExpressionHead;
 use crate::generate::counts::CountDistribution;
 use crate::model::cell_language::{Expression, Workspace};
+use crate::neighbours::NeighbourIndex;
+use crate::retrieve::{Hit, Searcher};
 use crate::{Error, LoaderError, Result};
 
 /// Column of the prompts in `obs`.
@@ -47,32 +45,23 @@ pub struct Generate<'a> {
     pub total_counts: Option<f64>,
     /// Seed of drawn counts.
     pub seed: u64,
-    /// Cells that stand beside each prompt.
-    pub neighbors: Option<Neighbors<'a>>,
+    /// Training cells that stand beside each prompt; none given: as many as in training.
+    pub neighbors: Option<usize>,
     /// Replace an existing output.
     pub overwrite: bool,
     /// The command line, for the record.
     pub command: &'a str,
 }
 
-/// Real cells like those that are to be made: the nearest to the prompt in the space of cells and texts.
-#[derive(Clone, Copy, Debug)]
-pub struct Neighbors<'a> {
-    /// Where they are looked for. What is to be judged by the generated cells must not be among them.
-    pub cells: &'a Path,
-    /// Where their expression stands, if not where it stood in training.
-    pub layer: Option<&'a str>,
-    /// So many; none: as in training.
-    pub k: Option<usize>,
-}
-
 /// A cell that stood beside a prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Neighbor {
-    /// Row of its file.
-    pub row: usize,
+    /// Its number in the model's index of training cells.
+    pub item: usize,
     /// Its name.
     pub name: String,
+    /// Its label.
+    pub label: Option<String>,
     /// Cosine of the text and the nearest of the cell's queries.
     pub similarity: f32,
 }
@@ -98,7 +87,7 @@ const PROMPTS: usize = 8;
 /// Makes cells of texts. A cell's counts depend on the seed and its number alone.
 ///
 /// # Errors
-/// `Incapable` for a model without a language model, neighbours that it was not trained with, and several cells of one prompt where its
+/// `Incapable` for a model without a language model, neighbours if it was trained without, and several cells of one prompt where its
 /// decoder gives means alone; `Setting`; `Texts` for an empty or too long prompt; those of files and model. Nothing is written then.
 pub fn generate(bundle: &Bundle, task: &Generate<'_>) -> Result<Summary> {
     if !task.overwrite && task.output.exists() {
@@ -110,10 +99,8 @@ pub fn generate(bundle: &Bundle, task: &Generate<'_>) -> Result<Summary> {
         let prompts = task.subjects.iter().map(|subject| prompt(bundle, subject)).collect::<Result<Vec<_>>>()?;
         let mut workspace = language.workspace()?;
         let states = states(&language, &mut workspace, &prompts)?;
-        let beside = match &task.neighbors {
-            Some(neighbors) => Some(beside(bundle, &language, &mut workspace, &prompts, neighbors)?),
-            None => None,
-        };
+        let beside =
+            neighbors(&language, task).map(|(index, k)| beside(bundle, &language, &mut workspace, &prompts, index, k)).transpose()?;
         let genes = Genes::of(&bundle.vocabulary);
         let mut maker = Maker::new(bundle, task, genes.ids.len());
         for (index, state) in states.chunks_exact(states.len() / prompts.len()).enumerate() {
@@ -140,14 +127,8 @@ fn check(language: &Language, task: &Generate<'_>) -> Result<()> {
     if let Some(total) = task.total_counts.filter(|total| !(*total > 0.0 && total.is_finite())) {
         return refuse("total_counts", total.to_string(), "above 0");
     }
-    let k = task.neighbors.map(|neighbors| neighbors.k.unwrap_or(language.config.neighbors.k));
-    if k == Some(0) {
-        let reason =
-            "it was trained without neighbours (stage2.neighbors.k); say how many with --neighbors, or leave --reference out".into();
-        return Err(Error::Incapable { task: "make cells beside others", reason });
-    }
-    if k.is_some() && language.model().expression_keys() < language.model().slots() {
-        let reason = "its expression decoder looks at one vector; train with stage2.expression.keys = \"all\"".into();
+    if task.neighbors.is_some_and(|k| k > 0) && language.neighbours().is_none() {
+        let reason = "it was trained without neighbours; train with stage2.neighbors.k above 0".into();
         return Err(Error::Incapable { task: "make cells beside others", reason });
     }
     let distributions = language.config.expression.head == ExpressionHead::Zinb;
@@ -210,66 +191,39 @@ impl Beside {
     }
 }
 
-/// Finds the cells nearest to each prompt: the largest inner product of the text's vector and one of the cell's.
+/// The training cells, and how many of them stand beside a prompt; none where none do.
+fn neighbors<'a>(language: &'a Language, task: &Generate<'_>) -> Option<(&'a NeighbourIndex, usize)> {
+    let k = task.neighbors.unwrap_or(language.config.neighbors.k);
+    language.neighbours().filter(|_| k > 0).map(|index| (index, k))
+}
+
+/// Finds the training cells nearest to each prompt. Nothing else about a cell than its text is known here, so that none is barred: cells
+/// that are held out are not in the index.
 ///
 /// # Source
-/// MODEL.md §11a, steps 1 to 4.
+/// MODEL.md section 11 a, steps 1 to 4.
 fn beside(
     bundle: &Bundle,
     language: &Language,
     workspace: &mut Workspace<f32>,
     prompts: &[String],
-    task: &Neighbors<'_>,
+    index: &NeighbourIndex,
+    k: usize,
 ) -> Result<Beside> {
-    let dataset = read(bundle, &[PathBuf::from(task.cells)], task.layer, None)?;
-    let names = scmmgpt_loader::h5ad::AnnData::open(task.cells)?.obs_names()?;
-    let empty = dataset.empty_rows();
-    let rows: Vec<usize> = (0..dataset.len()).filter(|row| empty.binary_search(row).is_err()).collect();
-    let k = task.k.unwrap_or(language.config.neighbors.k).min(rows.len());
     let (texts, _) = embed_texts(bundle, prompts)?;
-    let cells = embed_cells(bundle, &dataset, &rows, &mut |_| {})?;
-    let temperature = language.config.neighbors.temperature;
+    let hits = index.nearest(&mut Searcher::new(bundle.device(), &index.index)?, &texts.values, k, 0, &|_, _| false)?;
     let mut beside = Beside { found: Vec::new(), keys: Vec::new(), bias: Vec::new(), slots: language.model().slots() };
-    for text in texts.items() {
-        let similarity = |cell: &[f32]| {
-            let products = cell.chunks_exact(texts.width).map(|query| query.iter().zip(text).map(|(a, b)| a * b).sum::<f32>());
-            products.fold(f32::NEG_INFINITY, f32::max)
+    for hits in hits {
+        let neighbours = index.neighbours(std::slice::from_ref(&hits), hits.len(), language.config.neighbors.temperature);
+        beside.keys.push(workspace.project_pooled_cells(language.model(), &neighbours.pooled)?);
+        beside.bias.push(neighbours.bias);
+        let named = |hit: &Hit| -> Result<Neighbor> {
+            let (name, label) = index.index.item(hit.item)?;
+            Ok(Neighbor { item: hit.item, name, label: label.map(String::from), similarity: hit.score })
         };
-        let mut nearest: Vec<(usize, f32)> = cells.items().map(similarity).enumerate().collect();
-        nearest.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
-        nearest.truncate(k);
-        let found: Vec<Neighbor> =
-            nearest.iter().map(|&(at, similarity)| Neighbor { row: rows[at], name: names[rows[at]].clone(), similarity }).collect();
-        beside.keys.push(keys(bundle, language, workspace, &dataset, &found)?);
-        beside.bias.push(log_shares(&found, temperature));
-        beside.found.push(found);
+        beside.found.push(hits.iter().map(named).collect::<Result<_>>()?);
     }
     Ok(beside)
-}
-
-/// `[neighbours, hidden_size]`: each neighbour as one key of the decoder.
-fn keys(
-    bundle: &Bundle,
-    language: &Language,
-    workspace: &mut Workspace<f32>,
-    dataset: &Arc<CellDataset>,
-    found: &[Neighbor],
-) -> Result<Vec<f32>> {
-    let rows: Vec<usize> = found.iter().map(|neighbor| neighbor.row).collect();
-    let mut pooled = Vec::new();
-    each_batch(bundle, dataset, &rows, &mut |_| {}, &mut |cells, places| {
-        crate::predict::place_rows(&mut pooled, &workspace.pool_cells(language.model(), cells)?, places, rows.len());
-        Ok(())
-    })?;
-    workspace.project_pooled_cells(language.model(), &pooled)
-}
-
-/// `ln softmax(similarity / temperature)` over the neighbours.
-fn log_shares(found: &[Neighbor], temperature: f64) -> Vec<f32> {
-    let scores: Vec<f64> = found.iter().map(|neighbor| f64::from(neighbor.similarity) / temperature).collect();
-    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
-    scores.into_iter().map(|score| (score - top - sum.ln()) as f32).collect()
 }
 
 /// The genes of the vocabulary, without its special tokens.
@@ -362,7 +316,7 @@ impl<'a> Maker<'a> {
             ("cells_a_prompt".into(), UnsValue::Integer(task.count as i64)),
             ("total_counts".into(), UnsValue::Number(self.log_size.exp() * bundle.config.tokens.target_sum)),
             ("seed".into(), UnsValue::Integer(task.seed as i64)),
-            ("reference".into(), text(&task.neighbors.map_or(String::new(), |neighbors| neighbors.cells.display().to_string()))),
+            ("neighbors".into(), UnsValue::Integer(neighbors.iter().map(Vec::len).max().unwrap_or(0) as i64)),
         ]);
         let mut additions = Additions { obs, ..Additions::default() };
         Provenance::new(bundle, task.command).with("generated", settings).record(&mut additions);
