@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 pub use optimizer::{OptimizerConfig, ScheduleKind};
-pub use qformer::{CellTextConfig, QFormerConfig};
+pub use qformer::{CellTextConfig, QFormerConfig, TextPooling};
 pub use stage1::{Stage1Config, TextConfig};
 
 /// Which vector stands for the whole cell.

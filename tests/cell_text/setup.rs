@@ -41,6 +41,7 @@ pub(crate) fn config() -> TrainConfig {
     config.qformer.num_query_tokens = 3;
     config.qformer.projection_dim = 8;
     config.qformer.max_position_embeddings = 32;
+    config.qformer.gene_linear_weight = 4.0;
     config.text.tokenizer = data("text_vocab.txt");
     config.text.ontology = Some(data("cell_text.json"));
     config.text.max_length = 20;

@@ -4,7 +4,7 @@
 //! beside its baselines. [`retrieval`] scores rankings: recall at k, mean reciprocal rank, median rank, beside their values at chance.
 //! Every score has a bootstrap interval.
 
-mod bootstrap;
+pub(crate) mod bootstrap;
 pub mod classification;
 pub mod error;
 pub mod retrieval;

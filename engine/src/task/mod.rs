@@ -8,6 +8,7 @@ pub mod embed;
 pub mod few_shot;
 pub mod index;
 mod joint_space;
+pub mod label_recall;
 mod output;
 pub mod pair_scores;
 pub mod retrieve;

@@ -59,6 +59,17 @@ impl PairScores {
         Ok(scores)
     }
 
+    /// The same with the matching scores of others, whose cells and texts are the same.
+    pub(crate) fn matched_as(self, others: &PairScores) -> PairScores {
+        PairScores { matching: others.matching.clone(), ..self }
+    }
+
+    /// Scores from elsewhere, `[cells, texts]` each.
+    #[cfg(test)]
+    pub(crate) fn of_values(texts: usize, similarity: Vec<f32>, matching: Vec<f32>) -> PairScores {
+        PairScores { texts, similarity, matching }
+    }
+
     /// The same for some of the cells.
     pub(crate) fn of(&self, cells: &[usize]) -> PairScores {
         let rows = |values: &[f32]| -> Vec<f32> {

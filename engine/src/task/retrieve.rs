@@ -57,7 +57,6 @@ pub fn cells_by_text(bundle: &Bundle, index: &Path, texts: &[String], k: usize) 
     if theirs != bundle.hash {
         return Err(Error::IndexModel { index: index.path().into(), theirs: theirs.into(), ours: bundle.hash.clone() });
     }
-    index.verify()?;
     let search = || -> Result<_> {
         let (embedded, truncated) = embed_texts(bundle, texts)?;
         let found = Searcher::new(bundle.device(), &index)?.search(&embedded.values, 1, k, &mut |_, _| ())?;

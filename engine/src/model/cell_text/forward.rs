@@ -1,7 +1,7 @@
 //! Batches to losses.
 
 use scmmgpt_kernels::cross_entropy::IGNORE;
-use scmmgpt_kernels::pool::{self, Kind};
+use scmmgpt_kernels::pool;
 use scmmgpt_kernels::runtime::philox::Site;
 use scmmgpt_kernels::runtime::{Class, Float, Plan, Real, Tensor};
 use scmmgpt_loader::batch::CellBatch;
@@ -90,8 +90,8 @@ impl<T: Float> Workspace<T> {
         model.qformer.upload(stream, &kept.pass, &texts.token_ids, &texts.lengths)?;
         model.qformer.forward(stream, draw.and_then(|draw| model.dropout(&self.purpose, draw, Some(Side::Texts))), &kept.pass)?;
         let (lengths, seq_len) = (kept.pass.lengths(), texts.seq_len);
-        let first = pool::Forward { y: kept.rows, x: kept.pass.output, lengths, weights: None, seq_len, kind: Kind::Cls };
-        pool::forward(stream, first)?;
+        let (y, x, kind) = (kept.rows, kept.pass.output, model.config.text_pooling.kind());
+        pool::forward(stream, pool::Forward { y, x, lengths, weights: None, seq_len, kind })?;
         model.text_projection.forward(stream, &kept.projection, kept.rows)
     }
 

@@ -26,7 +26,15 @@ impl<T: Float> Workspace<T> {
         self.fit(model, Request { cells: cell_dims(cells), texts: NONE, work: Work::Cells })?;
         self.cells(model, cells, None)?;
         self.cell_pass(model, None)?;
-        self.handles.embedded_cells.as_ref().map_or(Ok(Vec::new()), |kept| self.narrow(kept.projection.unit))
+        let Some(unit) = self.handles.embedded_cells.as_ref().map(|kept| kept.projection.unit) else { return Ok(Vec::new()) };
+        match (&model.expert, &self.handles.expert, &self.handles.cells) {
+            (Some(expert), Some(saved), Some(kept)) => {
+                let pass = self.cell_pass_of(model, kept, None);
+                expert.forward(&self.stream, &pass, saved, unit, kept.gene_ids, kept.values)?;
+                self.narrow(saved.unit)
+            }
+            _ => self.narrow(unit),
+        }
     }
 
     /// `[batch, projection_dim]`, every vector of length 1.
