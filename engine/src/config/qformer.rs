@@ -66,7 +66,8 @@ pub struct QFormerConfig {
     /// Whether the temperature is learned; it stays within 0.001 and 0.5 then.
     pub learn_temperature: bool,
     /// Turn cells towards the texts of the classes that a linear expert (a logistic regression on the training cells) gives them, its
-    /// probabilities to this power; 0: no expert.
+    /// probabilities to a power between a quarter of this and four times it, which validation cells decide (without them: this); 0: no
+    /// expert.
     pub gene_linear_weight: f32,
     /// Whether the model has a captioning head.
     pub captioning: bool,

@@ -130,7 +130,8 @@ mod tests {
     fn directions_give_the_logits_back_and_alike_texts_alike_logits() {
         let texts = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
         let direction = directions(&[4.0, 1.0, 1.0], &dual(&texts, 3), 3);
-        let logits: Vec<f64> = texts.chunks_exact(3).map(|text| text.iter().zip(&direction).map(|(a, b)| a * f64::from(*b)).sum()).collect();
+        let logits: Vec<f64> =
+            texts.chunks_exact(3).map(|text| text.iter().zip(&direction).map(|(a, b)| a * f64::from(*b)).sum()).collect();
         assert!((logits[0] - logits[1] - 3.0 / (1.0 + RIDGE)).abs() < 1e-6 && (logits[1] - logits[2]).abs() < 1e-6, "{logits:?}");
         // Two texts of the same words: no direction can tell them apart, and none is made up.
         let twins = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0];

@@ -108,7 +108,7 @@ pub(super) fn train(
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
     (session.observe)(Progress::Stage { stage: NUMBER, about: "cells and texts" });
     run.train(session, |stage| joint.initialise(config, &parameters, &stage.workspace.stream, cells))?;
-    let finished = run.stage.finish(&parameters, &mut |note| session.note(note))?;
+    let finished = run.stage.finish(&parameters, session)?;
     let description = BundleConfig { text: Some(joint.description(finished)), ..BundleConfig::new(config, data, joint.heads) };
     joint.texts.save(folder)?;
     Bundle::write(folder, &description, data.dataset.vocab(), &run.stage.workspace.stream, &parameters)?;
@@ -250,44 +250,40 @@ impl TextStage<'_> {
         Ok((scores, rows.iter().map(|&row| self.texts.class_of()[row].map(|class| class as usize)).collect()))
     }
 
-    /// Places the linear expert, and chooses how similarity and matching score are mixed and below which probability a label is withheld;
-    /// without validation cells the similarity alone, at the contrastive temperature.
-    fn finish(&mut self, parameters: &Parameters<f32>, note: &mut dyn FnMut(String)) -> Result<(Mixing, f64)> {
-        let (data, weight) = (self.data, f64::from(self.model.config().gene_linear_weight));
+    /// Places the linear expert and chooses, on validation cells, its power, how similarity and matching score are mixed, and below which
+    /// probability a label is withheld; without validation cells the similarity alone, at the contrastive temperature.
+    fn finish(&mut self, parameters: &Parameters<f32>, session: &mut Session<'_>) -> Result<(Mixing, f64)> {
+        let data = self.data;
         let middle = self.model.temperature(&self.workspace.stream)?;
+        let weight = f64::from(self.model.config().gene_linear_weight);
         let alone = Setting { power: weight, mixing: Mixing { similarity: 1.0, temperature: middle } };
-        let (mut setting, mut threshold) = (alone, 0.0);
-        if !data.split.validation.is_empty() {
-            let expert = self.fit_expert(&data.split.train)?;
-            let matching = self.settings.loss.matching > 0.0;
-            let (matched, truth) = self.score_validation(matching)?;
-            let mut candidates = Vec::new();
-            if let Some(expert) = &expert {
-                for factor in POWERS {
-                    expert.place(&self.workspace.stream, parameters, factor * weight)?;
-                    candidates.push((factor * weight, self.score_validation(false)?.0.matched_as(&matched)));
-                }
-            } else {
-                candidates.push((weight, matched));
-            }
-            let weights = if matching { MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
-            setting = joint_calibration::choose(&candidates, &truth, &weights, middle, self.config.seed).unwrap_or(alone);
-            let scores = match &expert {
-                Some(expert) => {
-                    expert.place(&self.workspace.stream, parameters, setting.power)?;
-                    self.score_validation(false)?.0.matched_as(&candidates[0].1)
-                }
-                None => candidates.swap_remove(0).1,
-            };
-            let known = truth.iter().enumerate().filter_map(|(cell, class)| Some((cell, (*class)?)));
-            let judged: Vec<Judged> = known.map(|(cell, class)| (scores.probabilities(cell, setting.mixing), class)).collect();
-            threshold = calibration::threshold(&judged);
-        }
+        let (setting, threshold) = if data.split.validation.is_empty() { (alone, 0.0) } else { self.calibrate(parameters, alone)? };
         // As in stage 0, the validation cells teach the expert too once the rest is decided.
         if let Some(expert) = self.fit_expert(&data.learned())? {
             expert.place(&self.workspace.stream, parameters, setting.power)?;
-            note(format!("the linear expert has the power {:.1}", setting.power));
+            session.note(format!("the linear expert has the power {:.1}", setting.power));
         }
         Ok((setting.mixing, threshold))
+    }
+
+    /// `alone` is where the search starts from.
+    fn calibrate(&mut self, parameters: &Parameters<f32>, alone: Setting) -> Result<(Setting, f64)> {
+        let expert = self.fit_expert(&self.data.split.train)?;
+        let (matching, seed) = (self.settings.loss.matching > 0.0, self.config.seed);
+        let (matched, truth) = self.score_validation(matching)?;
+        let mut with_power = |power: f64| -> Result<PairScores> {
+            let Some(expert) = &expert else { return Ok(matched.clone()) };
+            expert.place(&self.workspace.stream, parameters, power)?;
+            Ok(self.score_validation(false)?.0.matched_as(&matched))
+        };
+        let powers = if alone.power > 0.0 { POWERS.map(|factor| factor * alone.power).to_vec() } else { vec![0.0] };
+        let candidates = powers.into_iter().map(|power| Ok((power, with_power(power)?))).collect::<Result<Vec<_>>>()?;
+        let weights = if matching { MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
+        let middle = alone.mixing.temperature;
+        let setting = joint_calibration::choose(&candidates, &truth, &weights, middle, seed).unwrap_or(alone);
+        let scores = with_power(setting.power)?;
+        let known = truth.iter().enumerate().filter_map(|(cell, class)| Some((cell, (*class)?)));
+        let judged: Vec<Judged> = known.map(|(cell, class)| (scores.probabilities(cell, setting.mixing), class)).collect();
+        Ok((setting, calibration::threshold(&judged)))
     }
 }

@@ -149,7 +149,8 @@ impl<T: Float> CellText<T> {
                 Captioning { pass, head: head.plan(plan, rows.text_rows(), purpose.label_smoothing) }
             })
         });
-        let mut handles = Handles { request, cells, embedded_cells, expert, embedded_texts, contrastive, matching, captioning, gradients: None };
+        let mut handles =
+            Handles { request, cells, embedded_cells, expert, embedded_texts, contrastive, matching, captioning, gradients: None };
         if losses && training {
             handles.gradients = plan.under("gradients", |plan| self.plan_gradients(plan, &handles, purpose));
         }
