@@ -1,18 +1,21 @@
-//! A linear expert of the joint space: `v_q = normalize(u_q + e)`, where `u_q` is what query `q` makes of a cell, of length 1, and
+//! A linear expert of the joint space: `v_q = u_q + e`, where `u_q` is what query `q` makes of a cell, of length 1, and
 //! `e = bias + sum_i value_i * weight[gene_i]` is what the cell's genes say on their own.
 //!
 //! With a few hundred labelled cells most of what can be learned is linear in the expression values. The map is fitted once the texts
 //! have their places, and frozen: `<e, t_c>` is the logit that a logistic regression gives to class `c` with text `t_c`, times
 //! `temperature * gene_linear_weight`, so that the softmax over `<u_q + e, t_c> / temperature` is the product of the two experts. Since
 //! `e` is a vector among texts and no list of classes, it ranks texts that training has not seen as well: by their likeness to those it
-//! has. (The last normalisation scales a cell's similarities alike; the order of its texts stays.)
+//! has. `projection_dim` must be at least the number of classes for it to say all that it knows.
+//!
+//! The sum keeps its length: how sure the expert is of a cell is what ranks cells for a text. Cosines would put a cell of a known class
+//! that is a little like the text before one that is very much like it, and like other texts too.
 //!
 //! # Source
 //! Frome et al. 2013, "DeViSE" (cells to the place of their label's text); Romera-Paredes & Torr 2015, "An embarrassingly simple approach
 //! to zero-shot learning", eq. 3 (ridge on the side of the labels' descriptions); Hinton 2002 (product of experts). Ours.
 
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
-use scmmgpt_kernels::{embedding, l2_normalize, reduce};
+use scmmgpt_kernels::{embedding, reduce};
 
 use super::gene_linear::{self, GeneLinear};
 use crate::Result;
@@ -21,9 +24,6 @@ use crate::weights::ParameterPlan;
 
 /// In front of the names of the weights in checkpoints, which are those of [`gene_linear`].
 pub const PATH: &str = "cell_proj";
-
-/// Lengths below this count as zero (PyTorch's `normalize`).
-const EPS: f64 = 1e-12;
 
 /// Weights of the expert, frozen.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +41,7 @@ pub struct Saved<T: Float> {
     /// `[batch * queries]`: the cell of each query.
     cell_ids: Tensor<u32>,
     /// `[batch * queries, projection_dim]`.
-    sum: Tensor<T>,
-    norm: Tensor<T::Acc>,
-    /// `[batch * queries, projection_dim]`, each of length 1.
-    pub unit: Tensor<T>,
+    pub sum: Tensor<T>,
 }
 
 impl<T: Float> SpaceExpert<T> {
@@ -61,12 +58,10 @@ impl<T: Float> SpaceExpert<T> {
             of_cells: plan.tensor("of_cells", [dims.batch, width]),
             cell_ids: plan.tensor("cell_ids", [rows]),
             sum: plan.tensor("sum", [rows, width]),
-            norm: plan.tensor("norm", [rows]),
-            unit: plan.tensor("unit", [rows, width]),
         })
     }
 
-    /// Writes `saved.unit` from `unit`, `[batch * queries, projection_dim]`. `values`: `[tokens]`.
+    /// Writes `saved.sum` from `unit`, `[batch * queries, projection_dim]`. `values`: `[tokens]`.
     ///
     /// # Errors
     /// Those of the kernels.
@@ -79,13 +74,12 @@ impl<T: Float> SpaceExpert<T> {
         gene_ids: Tensor<u32>,
         values: Tensor<T::Acc>,
     ) -> Result<()> {
-        let Saved { of_cells, cell_ids, sum, norm, .. } = *saved;
+        let Saved { of_cells, cell_ids, sum, .. } = *saved;
         stream.zero(of_cells);
         self.linear.forward(stream, pass, &saved.linear, of_cells, gene_ids, values)?;
         let ids: Vec<u32> = (0..pass.dims.batch as u32).flat_map(|cell| std::iter::repeat_n(cell, self.queries)).collect();
         stream.upload(cell_ids, &ids)?;
         embedding::forward(stream, embedding::Forward { y: sum, table: of_cells, ids: cell_ids })?;
-        reduce::add_assign(stream, reduce::AddAssign { y: sum, x: unit })?;
-        Ok(l2_normalize::forward(stream, l2_normalize::Forward { y: saved.unit, norm, x: sum, eps: EPS })?)
+        Ok(reduce::add_assign(stream, reduce::AddAssign { y: sum, x: unit })?)
     }
 }

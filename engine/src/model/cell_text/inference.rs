@@ -18,7 +18,7 @@ const PAIRS: usize = 64;
 const NONE: Dims = Dims { batch: 0, seq_len: 0 };
 
 impl<T: Float> Workspace<T> {
-    /// `[batch, num_query_tokens, projection_dim]`, every vector of length 1.
+    /// `[batch, num_query_tokens, projection_dim]`, every vector of length 1 unless the linear expert adds to it.
     ///
     /// # Errors
     /// Those of the kernels; `Index` when a gene is not in the table.
@@ -31,7 +31,7 @@ impl<T: Float> Workspace<T> {
             (Some(expert), Some(saved), Some(kept)) => {
                 let pass = self.cell_pass_of(model, kept, None);
                 expert.forward(&self.stream, &pass, saved, unit, kept.gene_ids, kept.values)?;
-                self.narrow(saved.unit)
+                self.narrow(saved.sum)
             }
             _ => self.narrow(unit),
         }
