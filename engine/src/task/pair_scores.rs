@@ -23,7 +23,7 @@ pub struct Mixing {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PairScores {
     texts: usize,
-    /// `[cells, texts]`: cosine of the text and the nearest of the cell's queries.
+    /// `[cells, texts]`: product of the text and the nearest of the cell's vectors.
     similarity: Vec<f32>,
     /// `[cells, texts]`: probability that the two belong together; empty when it was not asked for.
     matching: Vec<f32>,
@@ -89,7 +89,7 @@ impl PairScores {
         !self.matching.is_empty()
     }
 
-    /// `[texts]`: cosine of each text and the nearest of the cell's queries.
+    /// `[texts]`: product of each text and the nearest of the cell's vectors.
     pub(crate) fn similarity(&self, cell: usize) -> &[f32] {
         &self.similarity[cell * self.texts..][..self.texts]
     }

@@ -30,7 +30,7 @@ pub struct FoundHit {
     /// Label of the cell, where the index has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Cosine of the text and the nearest of the cell's queries.
+    /// Product of the text and the nearest of the cell's vectors: their cosine, where there is no linear expert.
     pub similarity: f32,
     /// How likely it is that the text is the cell's, if exactly one of those offered is.
     #[serde(skip_serializing_if = "Option::is_none")]

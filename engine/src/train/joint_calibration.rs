@@ -22,11 +22,17 @@ pub(super) struct Setting {
     pub(super) mixing: Mixing,
 }
 
+/// Experts that agree are no surer together than each alone: where temperatures are sought at this power.
+pub(super) fn around(middle: f64, power: f64) -> f64 {
+    middle * (1.0 + power)
+}
+
 /// The mean over resamples of the setting under which the cells' classes are most likely; none without a cell. Powers and temperatures
 /// have their geometric mean.
 ///
 /// # Shapes
-/// `candidates`: a power of the expert, and the scores of all cells under it. `truth`: `[cells]`.
+/// `candidates`: a power of the expert, and the scores of all cells under it. `truth`: `[cells]`. `middle`: what similarities are divided
+/// by without an expert.
 pub(super) fn choose(
     candidates: &[(f64, PairScores)],
     truth: &[Option<usize>],
@@ -42,7 +48,7 @@ pub(super) fn choose(
     let mut best: Vec<Option<(f64, Setting)>> = vec![None; resamples.len()];
     for (power, scores) in candidates {
         for &similarity in weights {
-            for temperature in temperatures(middle) {
+            for temperature in temperatures(around(middle, *power)) {
                 let setting = Setting { power: *power, mixing: Mixing { similarity, temperature } };
                 let cost = |&(cell, class): &(usize, usize)| -scores.probabilities(cell, setting.mixing)[class].max(1e-12).ln();
                 let costs: Vec<f64> = known.iter().map(cost).collect();

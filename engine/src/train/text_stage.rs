@@ -13,7 +13,7 @@ use super::calibration::{self, Judged};
 use super::data::TrainingData;
 use super::evaluate;
 use super::joint::Joint;
-use super::joint_calibration::{self, Setting};
+use super::joint_calibration::{self, Setting, around};
 use super::linear_expert::Lesson;
 use super::space_expert::{Fitted, fit_space_expert};
 use super::stage::{BatchLoss, Run, Session, Stage, Validation};
@@ -256,8 +256,8 @@ impl TextStage<'_> {
         let data = self.data;
         let middle = self.model.temperature(&self.workspace.stream)?;
         let weight = f64::from(self.model.config().gene_linear_weight);
-        let alone = Setting { power: weight, mixing: Mixing { similarity: 1.0, temperature: middle } };
-        let (setting, threshold) = if data.split.validation.is_empty() { (alone, 0.0) } else { self.calibrate(parameters, alone)? };
+        let alone = Setting { power: weight, mixing: Mixing { similarity: 1.0, temperature: around(middle, weight) } };
+        let (setting, threshold) = if data.split.validation.is_empty() { (alone, 0.0) } else { self.calibrate(parameters, alone, middle)? };
         // As in stage 0, the validation cells teach the expert too once the rest is decided.
         if let Some(expert) = self.fit_expert(&data.learned())? {
             expert.place(&self.workspace.stream, parameters, setting.power)?;
@@ -266,8 +266,8 @@ impl TextStage<'_> {
         Ok((setting.mixing, threshold))
     }
 
-    /// `alone` is where the search starts from.
-    fn calibrate(&mut self, parameters: &Parameters<f32>, alone: Setting) -> Result<(Setting, f64)> {
+    /// The same; `alone` is what holds without validation cells, `middle` the contrastive temperature.
+    fn calibrate(&mut self, parameters: &Parameters<f32>, alone: Setting, middle: f64) -> Result<(Setting, f64)> {
         let expert = self.fit_expert(&self.data.split.train)?;
         let (matching, seed) = (self.settings.loss.matching > 0.0, self.config.seed);
         let (matched, truth) = self.score_validation(matching)?;
@@ -279,7 +279,6 @@ impl TextStage<'_> {
         let powers = if alone.power > 0.0 { POWERS.map(|factor| factor * alone.power).to_vec() } else { vec![0.0] };
         let candidates = powers.into_iter().map(|power| Ok((power, with_power(power)?))).collect::<Result<Vec<_>>>()?;
         let weights = if matching { MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
-        let middle = alone.mixing.temperature;
         let setting = joint_calibration::choose(&candidates, &truth, &weights, middle, seed).unwrap_or(alone);
         let scores = with_power(setting.power)?;
         let known = truth.iter().enumerate().filter_map(|(cell, class)| Some((cell, (*class)?)));
