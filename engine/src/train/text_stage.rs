@@ -260,7 +260,8 @@ impl TextStage<'_> {
         let (setting, threshold) = if data.split.validation.is_empty() { (alone, 0.0) } else { self.calibrate(parameters, alone, middle)? };
         // As in stage 0, the validation cells teach the expert too once the rest is decided.
         if let Some(expert) = self.fit_expert(&data.learned())? {
-            expert.place(&self.workspace.stream, parameters, setting.power)?;
+            expert.place(&self.evaluation_workspace.stream, parameters, setting.power)?;
+            self.evaluation_workspace.stream.synchronize()?;
             session.note(format!("the linear expert has the power {:.1}", setting.power));
         }
         Ok((setting.mixing, threshold))
@@ -273,7 +274,7 @@ impl TextStage<'_> {
         let (matched, truth) = self.score_validation(matching)?;
         let mut with_power = |power: f64| -> Result<PairScores> {
             let Some(expert) = &expert else { return Ok(matched.clone()) };
-            expert.place(&self.workspace.stream, parameters, power)?;
+            expert.place(&self.evaluation_workspace.stream, parameters, power)?;
             Ok(self.score_validation(false)?.0.matched_as(&matched))
         };
         let powers = if alone.power > 0.0 { POWERS.map(|factor| factor * alone.power).to_vec() } else { vec![0.0] };

@@ -28,6 +28,8 @@ impl<T: Float> Workspace<T> {
         let mut plan = Plan::new(Class::Activations);
         let handles = model.handles(&mut plan, request, &self.purpose);
         if plan.scratch_bytes() > self.stream.scratch_bytes() {
+            // Work on another stream is ordered with what follows by nothing else.
+            self.stream.synchronize()?;
             self.stream = scmmgpt_kernels::runtime::Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
         }
         self.arena.replan(plan)?;
