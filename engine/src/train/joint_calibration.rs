@@ -85,7 +85,7 @@ mod tests {
         let truth = vec![Some(0); 40];
         let choose = |candidates: &[(f64, PairScores)]| choose(candidates, &truth, &[0.0, 0.5, 1.0], 0.1, 3).unwrap();
         let better = choose(&[(1.0, scores(40, 20, 20)), (16.0, scores(40, 40, 20))]);
-        assert!(better.power == 16.0 && better.mixing.similarity == 1.0, "{better:?}");
+        assert!((better.power - 16.0).abs() < 1e-9 && better.mixing.similarity == 1.0, "{better:?}");
         let worse = choose(&[(1.0, scores(40, 20, 40)), (16.0, scores(40, 22, 40))]);
         assert_eq!(worse.mixing.similarity, 0.0);
         // Each is right where the other is wrong.
