@@ -49,9 +49,35 @@ const SMALL: [&str; 13] = [
     "train.learning_rate=1e-3",
 ];
 
+/// Both stages of a joint model on three types, a few steps each.
+const SMALL_TEXT: [&str; 16] = [
+    "model.hidden_size=16",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=16",
+    "train.epochs=1",
+    "data.ignore_labels=['dendritic cell', 'CD14-positive monocyte', 'CD4-positive, CD25-positive, alpha-beta regulatory T cell', \
+     'CD8-positive, alpha-beta cytotoxic T cell', 'CD4-positive, alpha-beta memory T cell', 'hematopoietic precursor cell', \
+     'naive thymus-derived CD4-positive, alpha-beta T cell']",
+    "data.test_fraction=0.6",
+    "data.validation_fraction=0.3",
+    "data.tokens.max_seq_len=24",
+    "qformer.hidden_size=16",
+    "qformer.num_attention_heads=2",
+    "qformer.intermediate_size=16",
+    "qformer.num_query_tokens=2",
+    "qformer.projection_dim=8",
+    "text.max_length=16",
+    "stage1.train.epochs=2",
+    "stage1.train.warmup_steps=2",
+];
+
 fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut arguments = vec!["train", "--config", "configs/annotate.toml", "--out", out];
-    SMALL.iter().for_each(|setting| arguments.extend(["--set", setting]));
+    train_as("configs/annotate.toml", &SMALL, out, more)
+}
+
+fn train_as<'a>(config: &'a str, settings: &[&'a str], out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["train", "--config", config, "--out", out];
+    settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
     [&arguments, more].concat()
 }
 
@@ -59,6 +85,21 @@ fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 fn log(folder: &str) -> Vec<BTreeMap<String, Value>> {
     let text = std::fs::read_to_string(Path::new(folder).join("log.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Every number of two logs agrees to 1e-4.
+fn same_log(device: &str, host: &str) {
+    let (got, expected) = (log(device), log(host));
+    assert!(got.len() == expected.len() && got.len() > 8, "{} and {} lines", got.len(), expected.len());
+    for (got, expected) in got.iter().zip(&expected) {
+        for (name, expected) in expected {
+            let (Some(expected), Some(got)) = (expected.as_f64(), got[name].as_f64()) else {
+                assert_eq!(expected, &got[name], "{name}");
+                continue;
+            };
+            assert!((got - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{name}: {got} on the device, {expected} on the CPU");
+        }
+    }
 }
 
 fn bytes(folder: &str, name: &str) -> Vec<u8> {
@@ -86,17 +127,7 @@ fn training_and_inference_are_the_cpus() {
     let (whole, host, broken) = (path("whole"), path("host"), path("broken"));
     ends(0, &[], &train(&whole, &["--device", "cuda"]));
     ends(0, &[], &train(&host, &["--device", "cpu"]));
-    let (got, expected) = (log(&whole), log(&host));
-    assert!(got.len() == expected.len() && got.len() > 8, "{} and {} lines", got.len(), expected.len());
-    for (got, expected) in got.iter().zip(&expected) {
-        for (name, expected) in expected {
-            let (Some(expected), Some(got)) = (expected.as_f64(), got[name].as_f64()) else {
-                assert_eq!(expected, &got[name], "{name}");
-                continue;
-            };
-            assert!((got - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{name}: {got} on the device, {expected} on the CPU");
-        }
-    }
+    same_log(&whole, &host);
 
     // Another order of warps and streams, a kernel that fails on the way, and no memory at the first attempt to go on.
     if device.is_software() {
@@ -129,6 +160,33 @@ fn training_and_inference_are_the_cpus() {
         let worst = got.iter().zip(&expected).map(|(got, expected)| (got - expected).abs()).fold(0.0, f32::max);
         assert!(got.len() == expected.len() && worst <= 1e-4, "embeddings differ by {worst}");
     }
+}
+
+#[test]
+fn training_with_texts_and_labels_by_text_are_the_cpus() {
+    if device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let folders = ["cuda", "cpu"].map(path);
+    for (out, device) in folders.iter().zip(["cuda", "cpu"]) {
+        ends(0, &[], &train_as("configs/cell_text.toml", &SMALL_TEXT, out, &["--device", device]));
+    }
+    same_log(&folders[0], &folders[1]);
+    let named = path("labels.txt");
+    std::fs::write(&named, "B cell\nnatural killer cell\n").unwrap();
+    // One model on both; and each device's own model.
+    let label = |model: &str, device: &str| {
+        let output = path(&format!("{device}.h5ad"));
+        let task = ["infer", "annotate", "--model", model, "--cells", CELLS, "--output", &output, "--overwrite"];
+        ends(0, &[], &[&task[..], &["--labels", &named, "--unknown-threshold", "0", "--device", device]].concat());
+        labels(&output)
+    };
+    let expected = label(&folders[0], "cpu");
+    assert_eq!(label(&folders[0], "cuda"), expected);
+    assert_eq!(label(&folders[1], "cpu"), expected);
+    assert!(expected.iter().collect::<std::collections::BTreeSet<_>>().len() > 1, "{expected:?}");
 }
 
 #[test]

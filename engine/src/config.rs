@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 pub use optimizer::{OptimizerConfig, ScheduleKind};
-pub use qformer::{CellTextConfig, QFormerConfig};
+pub use qformer::{CellTextConfig, QFormerConfig, TextPooling};
 pub use stage1::{Stage1Config, TextConfig};
 pub use stage2::{ExpressionConfig, ExpressionHead, ExpressionKeys, GeneTable, LanguageModelConfig, NeighborConfig, Stage2Config};
 pub use tuning::{LoraConfig, PROJECTIONS, Tuning, TuningMode};

@@ -38,6 +38,11 @@ fn strings(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
+/// A name and what it names.
+fn named(pair: &Value) -> (&str, &Value) {
+    (pair[0].as_str().unwrap(), &pair[1])
+}
+
 fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&succeed(&[arguments, &["--json"]].concat())).unwrap()
 }
@@ -111,6 +116,16 @@ fn train_label_index_and_retrieve() {
 
     let scored = json(&["eval", "zero-shot", "--model", &model, "--cells", CELLS, "--label-key", "cell_type", "--reference", CELLS]);
     assert!(scored["reports"].as_array().unwrap().len() >= 10 && scored["retrieval"].as_array().unwrap().len() == 2);
+    // The right label is first as often as labels are right, and always among all ten.
+    for ((name, recall), report) in scored["label_recall"].as_array().unwrap().iter().map(named).zip(scored["reports"].as_array().unwrap())
+    {
+        assert_eq!(name, report[0].as_str().unwrap());
+        let at: Vec<f64> = recall["recall"].as_array().unwrap().iter().map(|at| at["value"].as_f64().unwrap()).collect();
+        let accuracy = report[1]["accuracy"]["value"].as_f64().unwrap();
+        assert!(at.len() == 10 && at.is_sorted() && at[9] == 1.0 && (at[0] - accuracy).abs() < 0.01, "{name}: {at:?}, {accuracy}");
+    }
+    let table = succeed(&["eval", "zero-shot", "--model", &model, "--cells", CELLS, "--label-key", "cell_type"]);
+    assert!(table.contains("recall of the label at 1 to 10: 700 cells, 10 labels"), "{table}");
     let scored = json(&["eval", "few-shot", "--model", &model, "--cells", CELLS, "--label-key", "cell_type", "--shots", "1,4"]);
     assert_eq!(scored["tables"].as_array().unwrap().len(), 2);
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use scmmgpt_engine::config::{CellEmbedding, Stage1Config, TrainConfig};
+use scmmgpt_engine::config::{CellEmbedding, Stage1Config, TextPooling, TrainConfig};
 use scmmgpt_engine::train::{Outcome, Progress, Trainer};
 use scmmgpt_engine::{Device, Error};
 use scmmgpt_loader::batch::Objective;
@@ -41,6 +41,8 @@ pub(crate) fn config() -> TrainConfig {
     config.qformer.num_query_tokens = 3;
     config.qformer.projection_dim = 8;
     config.qformer.max_position_embeddings = 32;
+    config.qformer.gene_linear_weight = 4.0;
+    config.qformer.text_pooling = TextPooling::Mean;
     config.text.tokenizer = data("text_vocab.txt");
     config.text.ontology = Some(data("cell_text.json"));
     config.text.max_length = 20;

@@ -2,6 +2,7 @@
 //!
 //! The file comes from `tools/golden/make_qformer_golden.py`; its parameters have the names of scMMGPT's stage-1 checkpoint.
 
+use scmmgpt_engine::config::TextPooling;
 use scmmgpt_engine::model::cell_text::{Contrast, Draw, LossWeights, Losses, Purpose, Side};
 use scmmgpt_engine::weights::Declared;
 use scmmgpt_kernels::runtime::{Device, Float};
@@ -157,15 +158,19 @@ fn threads_change_no_byte() {
 /// The slope of the loss along a direction is the product of direction and gradient, under dropout and in every part of the model.
 #[test]
 fn gradients_hold_under_dropout() {
-    let golden = Golden::open();
+    check_slopes(&Golden::open());
+    check_slopes(&Golden { text_pooling: TextPooling::Mean, ..Golden::open() });
+}
+
+fn check_slopes(golden: &Golden) {
     let weights = LossWeights { contrastive: 0.7, matching: 1.3, captioning: 0.4 };
     let draw = Draw { dropout: true, ..golden.draw() };
-    let mut model = Model::<f64>::with(&golden, Purpose { dropout: true, ..purpose(weights) }, [0.2, 0.15, 0.25], true);
-    let plain = model.losses(&golden, golden.draw());
-    let dropped = model.losses(&golden, draw);
+    let mut model = Model::<f64>::with(golden, Purpose { dropout: true, ..purpose(weights) }, [0.2, 0.15, 0.25], true);
+    let plain = model.losses(golden, golden.draw());
+    let dropped = model.losses(golden, draw);
     assert!(plain.contrastive != dropped.contrastive && plain.matching != dropped.matching && plain.captioning != dropped.captioning);
     model.workspace.backward(&model.model, draw, 1.0).unwrap();
-    assert_eq!(model.losses(&golden, draw), dropped);
+    assert_eq!(model.losses(golden, draw), dropped);
 
     let parts = ["encoder.", "transformer_encoder.", "ln_gene", "query_tokens", "embeddings", "crossattention", "attention.self", "_query"];
     for part in
@@ -187,7 +192,7 @@ fn gradients_hold_under_dropout() {
                 model.workspace.stream.upload(declared.parameter.value, &moved).unwrap();
             }
             model.model.refresh(&model.workspace.stream).unwrap();
-            model.losses(&golden, draw).total(&weights)
+            model.losses(golden, draw).total(&weights)
         };
         let step = 1e-6;
         let measured = (at(step) - at(-step)) / (2.0 * step);

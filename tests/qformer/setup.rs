@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use scmmgpt_engine::config::{CellTextConfig, ModelConfig, QFormerConfig};
+use scmmgpt_engine::config::{CellTextConfig, ModelConfig, QFormerConfig, TextPooling};
 use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::cell_model::Heads;
 use scmmgpt_engine::model::cell_text::{CellText, Contrast, Draw, LossWeights, Losses, Purpose, Sizes, Workspace};
@@ -16,6 +16,7 @@ use serde_json::Value;
 pub(crate) struct Golden {
     pub(crate) file: Checkpoint,
     pub(crate) config: Value,
+    pub(crate) text_pooling: TextPooling,
 }
 
 /// Training without dropout, as the file was made.
@@ -28,7 +29,7 @@ impl Golden {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/qformer_tiny.safetensors");
         let file = Checkpoint::open(path).unwrap();
         let config = serde_json::from_str(&file.metadata()["config"]).unwrap();
-        Golden { file, config }
+        Golden { file, config, text_pooling: TextPooling::Cls }
     }
 
     pub(crate) fn size(&self, key: &str) -> usize {
@@ -72,6 +73,7 @@ impl Golden {
             attention_probs_dropout_prob: attention,
             learn_temperature: true,
             captioning: true,
+            text_pooling: self.text_pooling,
             ..QFormerConfig::default()
         };
         let config = CellTextConfig { model, qformer };

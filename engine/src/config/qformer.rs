@@ -1,9 +1,32 @@
 //! Sizes of the Q-Former and of the joint cell-text model.
 
+use scmmgpt_kernels::pool::Kind;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelConfig, domain, positive};
 use crate::Result;
+
+/// Which vector stands for a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextPooling {
+    /// That of its first token, `[CLS]`, as the reference has it.
+    #[default]
+    Cls,
+    /// The mean over its tokens, `[CLS]` and `[SEP]` included (Reimers & Gurevych 2019, "Sentence-BERT", section 3). A text branch that
+    /// starts from random weights tells texts apart by their words from the first step on; the first token must learn to look at them.
+    Mean,
+}
+
+impl TextPooling {
+    /// As the kernel has it.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            TextPooling::Cls => Kind::Cls,
+            TextPooling::Mean => Kind::Mean,
+        }
+    }
+}
 
 /// Sizes of the Q-Former, in the words of Hugging Face's BERT and BLIP-2 configurations. The width of the cell features
 /// (`encoder_hidden_size` there) is the cell encoder's.
@@ -34,12 +57,18 @@ pub struct QFormerConfig {
     pub num_query_tokens: usize,
     /// Queries look at the cell in layers 0, this, twice this, ..
     pub cross_attention_freq: usize,
+    /// Which vector stands for a text.
+    pub text_pooling: TextPooling,
     /// Width of the space that cells and texts are compared in.
     pub projection_dim: usize,
     /// Similarities are divided by this in the contrastive loss; where it starts when it is learned.
     pub temperature: f64,
     /// Whether the temperature is learned; it stays within 0.001 and 0.5 then.
     pub learn_temperature: bool,
+    /// Turn cells towards the texts of the classes that a linear expert (a logistic regression on the training cells) gives them, its
+    /// probabilities to a power between a quarter of this and four times it, which validation cells decide (without them: this); 0: no
+    /// expert.
+    pub gene_linear_weight: f32,
     /// Whether the model has a captioning head.
     pub captioning: bool,
 }
@@ -60,9 +89,11 @@ impl Default for QFormerConfig {
             attention_probs_dropout_prob: 0.1,
             num_query_tokens: 32,
             cross_attention_freq: 2,
+            text_pooling: TextPooling::Cls,
             projection_dim: 256,
             temperature: 0.1,
             learn_temperature: false,
+            gene_linear_weight: 0.0,
             captioning: false,
         }
     }
@@ -94,6 +125,8 @@ impl QFormerConfig {
         domain("qformer.layer_norm_eps", self.layer_norm_eps, self.layer_norm_eps > 0.0, "must be above 0")?;
         let temperature = self.temperature;
         domain("qformer.temperature", temperature, temperature > 0.0 && temperature.is_finite(), "must be above 0")?;
+        let expert = self.gene_linear_weight;
+        domain("qformer.gene_linear_weight", expert, expert >= 0.0 && expert.is_finite(), "0 or more")?;
         match self.decoder_start_token_id {
             Some(id) if self.vocab_size > 0 => {
                 domain("qformer.decoder_start_token_id", id, (id as usize) < self.vocab_size, "must be below vocab_size")

@@ -68,7 +68,7 @@ impl fmt::Display for Estimate {
 }
 
 /// The `samples` indices of one resample, uniform over `0..samples` with replacement.
-pub(super) fn draws(seed: u64, resample: u32, samples: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn draws(seed: u64, resample: u32, samples: usize) -> impl Iterator<Item = usize> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(u64::from(resample));
     (0..samples).map(move |_| ((u128::from(random.next_u64()) * samples as u128) >> 64) as usize)

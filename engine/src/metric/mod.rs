@@ -5,7 +5,7 @@
 //! [`text`] compares descriptions with references, [`generation`] generated cells with real ones, both in a [`ScoreTable`] that says what
 //! each number is. Every score has a bootstrap interval.
 
-mod bootstrap;
+pub(crate) mod bootstrap;
 pub mod classification;
 mod distance;
 pub mod error;

@@ -22,6 +22,7 @@ use super::contrastive_head::ContrastiveHead;
 use super::matching_head::MatchingHead;
 use super::projection::Projection;
 use super::qformer::QFormer;
+use super::space_expert::SpaceExpert;
 use crate::Result;
 use crate::config::{CellTextConfig, QFormerConfig};
 use crate::layer::norm::Norm;
@@ -41,6 +42,7 @@ pub struct CellText<T: Float> {
     cell_norm: Norm<T>,
     qformer: QFormer<T>,
     cell_projection: Projection<T>,
+    expert: Option<SpaceExpert<T>>,
     text_projection: Projection<T>,
     contrastive: ContrastiveHead<T>,
     matching: MatchingHead<T>,
@@ -197,6 +199,8 @@ impl<T: Float> CellText<T> {
             cells,
             cell_norm,
             cell_projection: Projection::declare(plan, "cell_proj", width, projection_dim),
+            expert: (qformer.gene_linear_weight > 0.0)
+                .then(|| SpaceExpert::declare(plan, model.vocab_size, qformer.num_query_tokens, projection_dim)),
             text_projection: Projection::declare(plan, "text_proj", width, projection_dim),
             contrastive: ContrastiveHead::declare(plan, qformer),
             matching: MatchingHead::declare(plan, width),

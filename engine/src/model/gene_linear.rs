@@ -49,9 +49,14 @@ impl<T: Float> GeneLinear<T> {
         })
     }
 
+    /// Numbers that the expert gives a cell.
+    pub fn width(&self) -> usize {
+        self.weight.value.width()
+    }
+
     /// Plans a pass.
     pub fn plan(&self, plan: &mut Plan, dims: Dims) -> Saved<T> {
-        let classes = self.weight.value.width();
+        let classes = self.width();
         plan.under("gene_linear", |plan| Saved {
             rows: plan.tensor("rows", [dims.tokens(), classes]),
             logits: plan.tensor("logits", [dims.batch, classes]),

@@ -9,6 +9,7 @@
 //! | [`gene_linear`] | `gene_linear` | ours: a linear expert beside the encoder |
 //! | [`qformer`] | `query_tokens`, `Qformer.bert` | LAVIS `Qformer.py`, scMMGPT `blip2qformer.py` |
 //! | [`cell_text`] | `ln_gene`, `cell_proj`, `text_proj` and the parts above and below | scMMGPT `blip2qformer.py` |
+//! | [`space_expert`] | `cell_proj.gene_linear` | ours: a linear expert of the joint space |
 //! | [`contrastive_head`] | `temperature`, where it is learned | ours |
 //! | [`matching_head`] | `matching_head` | scMMGPT `gtm_head` |
 //! | [`cell_language`] | `llm_proj`, `expr_decoder`, `llm_model` and the parts above | scMMGPT `blip2_llama.py` |
@@ -57,5 +58,6 @@ pub mod mvc_decoder;
 pub mod projection;
 pub mod qformer;
 pub mod sentence_encoder;
+pub mod space_expert;
 pub mod squared_error;
 pub mod token_loss;

@@ -33,7 +33,7 @@ pub const OBSM_KEY: &str = "X_scmmgpt";
 /// Embeds the cells of a file; returns what was found in it, and the width of the embeddings.
 ///
 /// A model of cells alone gives the cell encoder's embedding. A joint model gives the mean of the cell's queries in the space that it
-/// shares with texts, of unit length: inner products with [`embed_texts`] are similarities.
+/// shares with texts, of unit length: inner products with [`embed_texts`] are cosines.
 ///
 /// # Errors
 /// Those of files and model. Nothing is written then.

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::bundle::Bundle;
 use crate::predict::{Request, in_batches, place_rows};
 
-/// Vectors of unit length.
+/// Vectors of unit length; those of cells are longer or shorter by what the linear expert adds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Embedded {
     /// Numbers of a vector.

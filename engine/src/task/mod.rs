@@ -12,6 +12,7 @@ pub mod few_shot;
 pub mod generate;
 pub mod index;
 pub(crate) mod joint_space;
+pub mod label_recall;
 mod output;
 pub mod pair_scores;
 pub mod retrieve;

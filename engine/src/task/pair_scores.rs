@@ -23,7 +23,7 @@ pub struct Mixing {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PairScores {
     texts: usize,
-    /// `[cells, texts]`: cosine of the text and the nearest of the cell's queries.
+    /// `[cells, texts]`: product of the text and the nearest of the cell's vectors.
     similarity: Vec<f32>,
     /// `[cells, texts]`: probability that the two belong together; empty when it was not asked for.
     matching: Vec<f32>,
@@ -59,6 +59,17 @@ impl PairScores {
         Ok(scores)
     }
 
+    /// The same with the matching scores of others, whose cells and texts are the same.
+    pub(crate) fn matched_as(self, others: &PairScores) -> PairScores {
+        PairScores { matching: others.matching.clone(), ..self }
+    }
+
+    /// Scores from elsewhere, `[cells, texts]` each.
+    #[cfg(test)]
+    pub(crate) fn of_values(texts: usize, similarity: Vec<f32>, matching: Vec<f32>) -> PairScores {
+        PairScores { texts, similarity, matching }
+    }
+
     /// The same for some of the cells.
     pub(crate) fn of(&self, cells: &[usize]) -> PairScores {
         let rows = |values: &[f32]| -> Vec<f32> {
@@ -78,7 +89,7 @@ impl PairScores {
         !self.matching.is_empty()
     }
 
-    /// `[texts]`: cosine of each text and the nearest of the cell's queries.
+    /// `[texts]`: product of each text and the nearest of the cell's vectors.
     pub(crate) fn similarity(&self, cell: usize) -> &[f32] {
         &self.similarity[cell * self.texts..][..self.texts]
     }

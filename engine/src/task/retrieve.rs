@@ -30,7 +30,7 @@ pub struct FoundHit {
     /// Label of the cell, where the index has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Cosine of the text and the nearest of the cell's queries.
+    /// Product of the text and the nearest of the cell's vectors: their cosine, where there is no linear expert.
     pub similarity: f32,
     /// How likely it is that the text is the cell's, if exactly one of those offered is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,6 @@ pub fn cells_by_text(bundle: &Bundle, index: &Path, texts: &[String], k: usize) 
     if theirs != bundle.hash {
         return Err(Error::IndexModel { index: index.path().into(), theirs: theirs.into(), ours: bundle.hash.clone() });
     }
-    index.verify()?;
     let search = || -> Result<_> {
         let (embedded, truncated) = embed_texts(bundle, texts)?;
         let found = Searcher::new(bundle.device(), &index)?.search(&embedded.values, 1, k, &mut |_, _| ())?;

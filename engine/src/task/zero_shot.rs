@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::annotate::read;
 use super::baselines::baselines;
 use super::by_text::{self, ByText};
+use super::label_recall::LabelRecall;
 use super::pair_scores::Mixing;
 use crate::baseline::Split;
 use crate::bundle::Bundle;
@@ -39,6 +40,8 @@ pub struct ZeroShot<'a> {
 pub struct ZeroShotReport {
     /// (mixing or baseline, report), all on the same cells.
     pub reports: Vec<(String, ClassificationReport)>,
+    /// Where the right label stands in each cell's list.
+    pub label_recall: LabelRecall,
     /// (direction, report).
     pub retrieval: Vec<(String, RetrievalReport)>,
     /// True labels that none of the texts stands for: their cells cannot be labelled rightly.
@@ -81,7 +84,9 @@ fn zero_shot_inside(bundle: &Bundle, task: &ZeroShot<'_>, progress: &mut (dyn Fn
         return Err(Error::Labels { key: task.label_key.into(), files: vec![task.cells.display().to_string()], reason });
     }
     let classes: Vec<u32> = told.iter().map(|&cell| truth[cell]).collect();
-    let retrieval = retrieval(&scored.of(&told), &classes, &text_labels, task.seed)?;
+    let of_told = scored.of(&told);
+    let label_recall = LabelRecall::new(&of_told, &classes, &text_labels, task.seed)?;
+    let retrieval = retrieval(&of_told, &classes, &text_labels, task.seed)?;
     if task.reference.is_some() {
         let train = labelled(1)?;
         baselines(&dataset, &labels, Split { train: &train, test: &test }, &mut |name, answers, confidence| {
@@ -89,7 +94,7 @@ fn zero_shot_inside(bundle: &Bundle, task: &ZeroShot<'_>, progress: &mut (dyn Fn
             Ok(())
         })?;
     }
-    Ok(ZeroShotReport { reports, retrieval, untold })
+    Ok(ZeroShotReport { reports, label_recall, retrieval, untold })
 }
 
 /// Rows of the labelled cells of one file.
@@ -128,6 +133,7 @@ impl fmt::Display for ZeroShotReport {
         if !self.untold.is_empty() {
             writeln!(f, "no label was offered for: {}", self.untold.join(", "))?;
         }
+        write!(f, "\n{}", self.label_recall)?;
         self.retrieval.iter().try_for_each(|(direction, report)| write!(f, "\n{direction}: {report}"))
     }
 }
@@ -152,14 +158,11 @@ pub(crate) fn table(
     names: &[String],
     seed: u64,
 ) -> Result<Vec<(String, ClassificationReport)>> {
-    let chosen = scored.mixing;
     let report = |mixing: Mixing| {
         let (answers, confidence) = by_label(scored, mixing, text_labels, names.len());
-        let mark = if mixing == chosen { " (the model's)" } else { "" };
-        let report = ClassificationReport::new(truth, &answers, Some(&confidence), names, seed)?;
-        Ok((format!("{BY_TEXT}, similarity weight {:.2}{mark}", mixing.similarity), report))
+        Ok((name(scored, mixing), ClassificationReport::new(truth, &answers, Some(&confidence), names, seed)?))
     };
-    mixings(chosen, scored).into_iter().map(report).collect()
+    mixings(scored).into_iter().map(report).collect()
 }
 
 /// Reports of both directions, by similarity: (direction, report).
@@ -186,18 +189,31 @@ pub(crate) fn retrieval(scored: &ByText, cell_classes: &[u32], text_classes: &[u
 }
 
 /// The chosen mixing first, then one for each weight in [`MIXING_WEIGHTS`].
-fn mixings(chosen: Mixing, scored: &ByText) -> Vec<Mixing> {
+pub(super) fn mixings(scored: &ByText) -> Vec<Mixing> {
+    let chosen = scored.mixing;
     let weights = MIXING_WEIGHTS.iter().filter(|&&weight| scored.scores.are_matched() && weight != chosen.similarity);
     std::iter::once(chosen).chain(weights.map(|&similarity| Mixing { similarity, ..chosen })).collect()
 }
 
-/// Each cell's likeliest label, and its probability: the sum over the label's texts.
+/// How reports call a mixing.
+pub(super) fn name(scored: &ByText, mixing: Mixing) -> String {
+    let mark = if mixing == scored.mixing { " (the model's)" } else { "" };
+    format!("{BY_TEXT}, similarity weight {:.2}{mark}", mixing.similarity)
+}
+
+/// `[labels]`: the probability of each label, the sum over its texts.
+pub(super) fn label_probabilities(scored: &ByText, cell: usize, mixing: Mixing, text_labels: &[u32], labels: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; labels];
+    for (probability, &label) in scored.scores.probabilities(cell, mixing).iter().zip(text_labels) {
+        sums[label as usize] += probability;
+    }
+    sums
+}
+
+/// Each cell's likeliest label, and its probability.
 fn by_label(scored: &ByText, mixing: Mixing, text_labels: &[u32], count: usize) -> (Vec<Option<u32>>, Vec<f32>) {
     let best = |cell: usize| {
-        let mut sums = vec![0.0; count];
-        for (probability, &label) in scored.scores.probabilities(cell, mixing).iter().zip(text_labels) {
-            sums[label as usize] += probability;
-        }
+        let sums = label_probabilities(scored, cell, mixing, text_labels, count);
         let best = (1..count).fold(0, |best, at| if sums[at] > sums[best] { at } else { best });
         (Some(best as u32), (sums[best] as f32).min(1.0))
     };

@@ -11,17 +11,22 @@ pub(super) fn temperatures(middle: f64) -> impl Iterator<Item = f64> {
     (-20..=20).map(move |step| middle * 2f64.powf(f64::from(step) / 10.0))
 }
 
-/// The setting under which the cells' classes are most likely, and the probability below which a label is to be withheld then: the 1 %
-/// quantile of the probabilities that rightly labelled cells got, and at most one half.
+/// The setting under which the cells' classes are most likely, and the probability below which a label is to be withheld then.
 pub(super) fn best<S: Clone>(settings: impl Iterator<Item = S>, cells: impl Fn(S) -> Vec<Judged>) -> Option<(S, f64)> {
     let cost = |judged: &[Judged]| -> f64 { judged.iter().map(|(probabilities, class)| -probabilities[*class].max(1e-12).ln()).sum() };
     let judged = settings.map(|setting| (setting.clone(), cells(setting)));
     let (setting, judged) = judged.min_by(|left, right| cost(&left.1).total_cmp(&cost(&right.1)))?;
+    Some((setting, threshold(&judged)))
+}
+
+/// The probability below which a label is to be withheld: the 1 % quantile of those that rightly labelled cells got, and at most one
+/// half.
+pub(super) fn threshold(judged: &[Judged]) -> f64 {
     let highest = |probabilities: &[f64]| probabilities.iter().copied().fold(0.0, f64::max);
     let right = judged.iter().filter(|(probabilities, class)| probabilities[*class] >= highest(probabilities));
     let mut right: Vec<f64> = right.map(|(probabilities, class)| probabilities[*class]).collect();
     right.sort_by(f64::total_cmp);
-    Some((setting, right.get(right.len() / 100).copied().unwrap_or(0.0).min(0.5)))
+    right.get(right.len() / 100).copied().unwrap_or(0.0).min(0.5)
 }
 
 #[cfg(test)]

@@ -148,6 +148,7 @@ impl<'a, S: Stage> Run<'a, S> {
                 self.stage.stream().upload(declared.parameter.value, values)?;
             }
             self.stage.refresh()?;
+            self.stage.stream().synchronize()?;
         }
         Ok(())
     }
@@ -251,6 +252,8 @@ impl<'a, S: Stage> Run<'a, S> {
         let training_loss = std::mem::take(&mut self.state.loss_sum) / batches as f64;
         let epoch = self.state.epoch;
         let patience = self.config.early_stopping_patience;
+        // Validation has a stream of its own.
+        self.stage.stream().synchronize()?;
         let validation = self.stage.validate()?;
         let validation_loss = validation.map(|validation| validation.loss);
         let validation_accuracy = validation.and_then(|validation| validation.accuracy);

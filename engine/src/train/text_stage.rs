@@ -9,10 +9,13 @@ use scmmgpt_loader::batch_order::BatchOrder;
 use scmmgpt_loader::prefetch::Prefetcher;
 use scmmgpt_loader::text::{CellTexts, TextBatch, TextCollator};
 
-use super::calibration;
+use super::calibration::{self, Judged};
 use super::data::TrainingData;
 use super::evaluate;
 use super::joint::Joint;
+use super::joint_calibration::{self, Setting, around};
+use super::linear_expert::Lesson;
+use super::space_expert::{Fitted, fit_space_expert};
 use super::stage::{BatchLoss, Run, Session, Stage, Validation};
 use super::trainer::{Outcome, Progress, Trainer};
 use crate::bundle::{Bundle, BundleConfig, write_json};
@@ -23,7 +26,11 @@ use crate::model::cell_text::{self, CellText, Draw, Sizes};
 use crate::predict::{PREFETCH, Request, argmax};
 use crate::task::pair_scores::{Mixing, PairScores};
 use crate::task::zero_shot::MIXING_WEIGHTS;
+use crate::weights::Parameters;
 use crate::{Error, Result};
+
+/// Powers of the linear expert that are tried, as multiples of the configured one.
+const POWERS: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 
 /// Number of this stage in log and checkpoints.
 pub(super) const NUMBER: u32 = 1;
@@ -101,8 +108,8 @@ pub(super) fn train(
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
     (session.observe)(Progress::Stage { stage: NUMBER, about: "cells and texts" });
     run.train(session, |stage| joint.initialise(config, &parameters, &stage.workspace.stream, cells))?;
-    let description =
-        BundleConfig { text: Some(joint.description(run.stage.calibrate()?)), ..BundleConfig::new(config, data, joint.heads) };
+    let finished = run.stage.finish(&parameters, session)?;
+    let description = BundleConfig { text: Some(joint.description(finished)), ..BundleConfig::new(config, data, joint.heads) };
     std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })?;
     joint.texts.save(folder)?;
     Bundle::write(folder, &description, data.dataset.vocab(), &run.stage.workspace.stream, &parameters)?;
@@ -214,35 +221,70 @@ impl TextStage<'_> {
         (probability > 0.0).then_some(Dropout::new(probability, self.config.seed, step))
     }
 
+    /// The texts of all classes.
+    fn class_texts(&self) -> Result<TextBatch> {
+        let texts: Vec<&str> = self.texts.classes().iter().map(|class| class.text.as_str()).collect();
+        Ok(self.text_collator.collate(&texts, None)?)
+    }
+
+    /// The linear expert, where there is one, fitted to the cells of these rows and the texts as the model reads them now.
+    fn fit_expert(&mut self, rows: &[usize]) -> Result<Option<Fitted>> {
+        let qformer = self.model.config();
+        if qformer.gene_linear_weight == 0.0 {
+            return Ok(None);
+        }
+        let texts = self.evaluation_workspace.embed_texts(self.model, &self.class_texts()?)?;
+        let class_of = |row: usize| self.texts.class_of()[row];
+        let (dataset, tokens) = (&self.data.dataset, &self.config.data.tokens);
+        let lesson = Lesson { dataset, tokens, rows, class_of: &class_of, genes: self.config.model.vocab_size };
+        let temperature = self.model.temperature(&self.evaluation_workspace.stream)?;
+        Ok(Some(fit_space_expert(&lesson, &texts, qformer.projection_dim, temperature)?))
+    }
+
     /// The validation cells beside the texts of all classes, and the class of each.
     fn score_validation(&mut self, matching: bool) -> Result<(PairScores, Vec<Option<usize>>)> {
         let (data, rows) = (self.data, &self.data.split.validation);
-        let texts: Vec<&str> = self.texts.classes().iter().map(|class| class.text.as_str()).collect();
-        let prompts = self.text_collator.collate(&texts, None)?;
+        let prompts = self.class_texts()?;
         let (collator, batch_size) = (&self.collator, self.settings.train.batch_size);
         let request = Request { dataset: &data.dataset, collator, rows, batch_size, relabel: &|_| NO_LABEL };
         let scores = PairScores::compute(self.model, &mut self.evaluation_workspace, &request, &prompts, matching, &mut |_| {})?;
         Ok((scores, rows.iter().map(|&row| self.texts.class_of()[row].map(|class| class as usize)).collect()))
     }
 
-    /// How similarity and matching score are mixed, and the probability below which a label is withheld; without validation cells the
-    /// similarity alone, at the contrastive temperature.
-    fn calibrate(&mut self) -> Result<(Mixing, f64)> {
+    /// Places the linear expert and chooses, on validation cells, its power, how similarity and matching score are mixed, and below which
+    /// probability a label is withheld; without validation cells the similarity alone, at the contrastive temperature.
+    fn finish(&mut self, parameters: &Parameters<f32>, session: &mut Session<'_>) -> Result<(Mixing, f64)> {
+        let data = self.data;
         let middle = self.model.temperature(&self.workspace.stream)?;
-        let alone = (Mixing { similarity: 1.0, temperature: middle }, 0.0);
-        if self.data.split.validation.is_empty() {
-            return Ok(alone);
+        let weight = f64::from(self.model.config().gene_linear_weight);
+        let alone = Setting { power: weight, mixing: Mixing { similarity: 1.0, temperature: around(middle, weight) } };
+        let (setting, threshold) = if data.split.validation.is_empty() { (alone, 0.0) } else { self.calibrate(parameters, alone, middle)? };
+        // As in stage 0, the validation cells teach the expert too once the rest is decided.
+        if let Some(expert) = self.fit_expert(&data.learned())? {
+            expert.place(&self.evaluation_workspace.stream, parameters, setting.power)?;
+            self.evaluation_workspace.stream.synchronize()?;
+            session.note(format!("the linear expert has the power {:.1}", setting.power));
         }
-        let matching = self.settings.loss.matching > 0.0;
-        let (scores, truth) = self.score_validation(matching)?;
-        let weights = if matching { MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
-        let settings = weights
-            .into_iter()
-            .flat_map(|similarity| calibration::temperatures(middle).map(move |temperature| Mixing { similarity, temperature }));
-        let judged = |mixing: Mixing| {
-            let known = truth.iter().enumerate().filter_map(|(cell, class)| Some((cell, (*class)?)));
-            known.map(|(cell, class)| (scores.probabilities(cell, mixing), class)).collect()
+        Ok((setting.mixing, threshold))
+    }
+
+    /// The same; `alone` is what holds without validation cells, `middle` the contrastive temperature.
+    fn calibrate(&mut self, parameters: &Parameters<f32>, alone: Setting, middle: f64) -> Result<(Setting, f64)> {
+        let expert = self.fit_expert(&self.data.split.train)?;
+        let (matching, seed) = (self.settings.loss.matching > 0.0, self.config.seed);
+        let (matched, truth) = self.score_validation(matching)?;
+        let mut with_power = |power: f64| -> Result<PairScores> {
+            let Some(expert) = &expert else { return Ok(matched.clone()) };
+            expert.place(&self.evaluation_workspace.stream, parameters, power)?;
+            Ok(self.score_validation(false)?.0.matched_as(&matched))
         };
-        Ok(calibration::best(settings, judged).unwrap_or(alone))
+        let powers = if alone.power > 0.0 { POWERS.map(|factor| factor * alone.power).to_vec() } else { vec![0.0] };
+        let candidates = powers.into_iter().map(|power| Ok((power, with_power(power)?))).collect::<Result<Vec<_>>>()?;
+        let weights = if matching { MIXING_WEIGHTS.to_vec() } else { vec![1.0] };
+        let setting = joint_calibration::choose(&candidates, &truth, &weights, middle, seed).unwrap_or(alone);
+        let scores = with_power(setting.power)?;
+        let known = truth.iter().enumerate().filter_map(|(cell, class)| Some((cell, (*class)?)));
+        let judged: Vec<Judged> = known.map(|(cell, class)| (scores.probabilities(cell, setting.mixing), class)).collect();
+        Ok((setting, calibration::threshold(&judged)))
     }
 }

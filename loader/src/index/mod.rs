@@ -12,8 +12,8 @@
 //! | blocks | vectors `[items, vectors_per_item, width]`; label numbers, `u32` each; ends of the names, `u32` each; the names |
 //! | tail | for every block its place, length and checksum; then JSON: `{"labels": [..], "metadata": {..}}` |
 //!
-//! Checksums are SHA-256. That of a block covers all its bytes: [`VectorIndex::verify`] compares them, [`VectorIndex::open`] those of
-//! header and tail.
+//! Checksums are SHA-256. That of a block covers all its bytes: [`VectorIndex::block`] compares it when the block is first mapped,
+//! [`VectorIndex::open`] those of header and tail.
 
 mod error;
 mod header;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::bf16;
 use serde::Deserialize;
@@ -24,6 +25,8 @@ pub struct VectorIndex {
     file: File,
     header: Header,
     entries: Vec<Entry>,
+    /// `[blocks]`: those that agreed with their checksums.
+    verified: Vec<AtomicBool>,
     names: Names,
 }
 
@@ -66,26 +69,16 @@ impl VectorIndex {
         let json_error = |source| Error::Json { path: path.into(), what: "tail of the index", source };
         let names: Names = serde_json::from_slice(json).map_err(json_error)?;
         drop(tail);
-        Ok(VectorIndex { path: path.into(), file, header, entries, names })
+        let verified = entries.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(VectorIndex { path: path.into(), file, header, entries, verified, names })
     }
 
-    /// Compares every block with its checksum and reads every name and label number; nothing of it stays in memory.
+    /// Maps every block once, which compares it with its checksum; nothing of it stays in memory.
     ///
     /// # Errors
     /// `Index`, naming the first block that differs; `Io`.
     pub fn verify(&self) -> Result<()> {
-        for number in 0..self.blocks() {
-            let (block, entry) = (self.block(number)?, &self.entries[number]);
-            if checksum(block.bytes.bytes()) != entry.checksum {
-                let part = format!("block {number} (items {} to {})", block.first, block.first + block.items - 1);
-                return Err(IndexError::Checksum { path: self.path.clone(), part, offset: entry.offset }.into());
-            }
-            for at in 0..block.items {
-                block.id(at)?;
-                block.label(at)?;
-            }
-        }
-        Ok(())
+        (0..self.blocks()).try_for_each(|number| self.block(number).map(drop))
     }
 
     /// The file.
@@ -123,15 +116,21 @@ impl VectorIndex {
         self.entries.len()
     }
 
-    /// Maps a block. Its bytes are in memory as long as they are used, and gone when it is dropped.
+    /// Maps a block. Its bytes are in memory as long as they are used, and gone when it is dropped. The first time it is compared with
+    /// its checksum, and every name and label number is read.
     ///
     /// # Errors
-    /// `Index` beyond the last block; `Io`.
+    /// `Index` beyond the last block, or for one that is damaged; `Io`.
     pub fn block(&self, number: usize) -> Result<Block<'_>> {
         let Some(entry) = self.entries.get(number) else { return Err(self.beyond("block", number, self.blocks())) };
         let bytes = MappedRange::open(&self.file, &self.path, entry.offset, entry.bytes)?;
         let first = number * self.header.block_items as usize;
-        Ok(Block { index: self, bytes, first, items: self.header.items_of(number) })
+        let block = Block { index: self, bytes, first, items: self.header.items_of(number) };
+        if !self.verified[number].load(Ordering::Relaxed) {
+            block.verify(number, entry)?;
+            self.verified[number].store(true, Ordering::Relaxed);
+        }
+        Ok(block)
     }
 
     /// Name and label of an item.
@@ -204,6 +203,18 @@ impl<'a> Block<'a> {
         let labels = self.index.labels();
         let label = labels.get(number as usize).map(String::as_str);
         label.map(Some).ok_or_else(|| self.damaged("a label number", number.to_string(), format!("less than {}", labels.len())))
+    }
+
+    fn verify(&self, number: usize, entry: &Entry) -> Result<()> {
+        if checksum(self.bytes.bytes()) != entry.checksum {
+            let part = format!("block {number} (items {} to {})", self.first, self.first + self.items - 1);
+            return Err(IndexError::Checksum { path: self.index.path.clone(), part, offset: entry.offset }.into());
+        }
+        for at in 0..self.items {
+            self.id(at)?;
+            self.label(at)?;
+        }
+        Ok(())
     }
 
     fn vector_bytes(&self) -> usize {

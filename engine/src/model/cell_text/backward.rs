@@ -1,6 +1,6 @@
 //! Losses to gradients: each pass in turn, and at last the cells that they have looked at.
 
-use scmmgpt_kernels::pool::{self, Kind};
+use scmmgpt_kernels::pool;
 use scmmgpt_kernels::runtime::Float;
 
 use super::handles::Gradients;
@@ -55,12 +55,13 @@ impl<T: Float> Workspace<T> {
     }
 
     fn text_backward(&self, model: &CellText<T>, gradients: &Gradients<T>, draw: Draw) -> Result<()> {
-        let (stream, Some(kept), Some((pass, dfirst))) = (&self.stream, &self.handles.embedded_texts, &gradients.texts) else {
+        let (stream, Some(kept), Some((pass, dpooled))) = (&self.stream, &self.handles.embedded_texts, &gradients.texts) else {
             return Ok(());
         };
-        model.text_projection.backward(stream, &kept.projection, &gradients.text_projection, *dfirst, kept.rows)?;
+        model.text_projection.backward(stream, &kept.projection, &gradients.text_projection, *dpooled, kept.rows)?;
         let (lengths, seq_len) = (kept.pass.lengths(), self.handles.request.texts.seq_len);
-        pool::backward(stream, pool::Backward { dx: pass.output, dy: *dfirst, lengths, weights: None, seq_len, kind: Kind::Cls })?;
+        let kind = model.config.text_pooling.kind();
+        pool::backward(stream, pool::Backward { dx: pass.output, dy: *dpooled, lengths, weights: None, seq_len, kind })?;
         let dropout = model.dropout(&self.purpose, draw, Some(Side::Texts));
         model.qformer.backward(stream, dropout, &kept.pass, pass, &Flows::default())
     }

@@ -13,8 +13,8 @@ use crate::model::qformer::CellKeys;
 /// What is kept of a batch of cells.
 #[derive(Clone, Debug)]
 pub(in crate::model) struct Cells<T: Float> {
-    gene_ids: Tensor<u32>,
-    values: Tensor<T::Acc>,
+    pub(super) gene_ids: Tensor<u32>,
+    pub(super) values: Tensor<T::Acc>,
     lengths: Tensor<u32>,
     encoder: cell_encoder::Saved<T>,
     statistics: norm::Saved<T>,
@@ -95,7 +95,7 @@ impl<T: Float> CellText<T> {
 }
 
 impl<T: Float> Cells<T> {
-    fn pass(&self, dropout: Option<Dropout>) -> Pass {
+    pub(super) fn pass(&self, dropout: Option<Dropout>) -> Pass {
         Pass { dims: self.keys.cells, lengths: self.lengths, known_lengths: None, dropout }
     }
 

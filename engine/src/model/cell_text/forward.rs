@@ -1,7 +1,7 @@
 //! Batches to losses.
 
 use scmmgpt_kernels::cross_entropy::IGNORE;
-use scmmgpt_kernels::pool::{self, Kind};
+use scmmgpt_kernels::pool;
 use scmmgpt_kernels::runtime::philox::Site;
 use scmmgpt_kernels::runtime::{Class, Float, Plan, Tensor};
 use scmmgpt_loader::batch::CellBatch;
@@ -27,6 +27,8 @@ impl<T: Float> Workspace<T> {
         let mut plan = Plan::new(Class::Activations);
         let handles = model.handles(&mut plan, request, &self.purpose);
         if plan.scratch_bytes() > self.stream.scratch_bytes() {
+            // Work on another stream is ordered with what follows by nothing else.
+            self.stream.synchronize()?;
             self.stream = scmmgpt_kernels::runtime::Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
         }
         self.arena.replan(plan)?;
@@ -77,8 +79,8 @@ impl<T: Float> Workspace<T> {
         model.qformer.upload(stream, &kept.pass, &texts.token_ids, &texts.lengths)?;
         model.qformer.forward(stream, draw.and_then(|draw| model.dropout(&self.purpose, draw, Some(Side::Texts))), &kept.pass)?;
         let (lengths, seq_len) = (kept.pass.lengths(), texts.seq_len);
-        let first = pool::Forward { y: kept.rows, x: kept.pass.output, lengths, weights: None, seq_len, kind: Kind::Cls };
-        pool::forward(stream, first)?;
+        let (y, x, kind) = (kept.rows, kept.pass.output, model.config.text_pooling.kind());
+        pool::forward(stream, pool::Forward { y, x, lengths, weights: None, seq_len, kind })?;
         model.text_projection.forward(stream, &kept.projection, kept.rows)
     }
 

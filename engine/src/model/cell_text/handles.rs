@@ -7,7 +7,7 @@ use super::{CellText, Purpose, Sizes};
 use crate::layer::Dims;
 use crate::layer::rows::Rows;
 use crate::model::qformer::{self, Layout};
-use crate::model::{captioning_head, contrastive_head, matching_head, projection};
+use crate::model::{captioning_head, contrastive_head, matching_head, projection, space_expert};
 
 /// What memory is planned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +35,11 @@ impl Request {
     }
 }
 
-/// One side of the contrast: a pass, its projection, and for texts the first row of each.
+/// One side of the contrast: a pass, its projection, and for texts one row each.
 #[derive(Clone, Debug)]
 pub(super) struct Embedded<T: Float> {
     pub(super) pass: qformer::Saved<T>,
-    /// What is projected: all rows of the cell pass, or the first row of each text.
+    /// What is projected: all rows of the cell pass, or what stands for each text.
     pub(super) rows: Tensor<T>,
     pub(super) projection: projection::Saved<T>,
 }
@@ -78,6 +78,8 @@ pub(super) struct Handles<T: Float> {
     pub(super) request: Request,
     pub(super) cells: Option<Cells<T>>,
     pub(super) embedded_cells: Option<Embedded<T>>,
+    /// In inference alone: the expert is not trained with the rest.
+    pub(super) expert: Option<space_expert::Saved<T>>,
     pub(super) embedded_texts: Option<Embedded<T>>,
     pub(super) contrastive: Option<contrastive_head::Saved<T>>,
     pub(super) matching: Option<Matching<T>>,
@@ -104,10 +106,11 @@ impl<T: Float> CellText<T> {
                 Embedded { rows: pass.output, pass, projection }
             })
         });
+        let expert = self.expert.filter(|_| work == Work::Cells).map(|expert| expert.plan(plan, cell_dims));
         let embedded_texts = (losses || work == Work::Texts).then(|| {
             plan.under("text_pass", |plan| {
                 let pass = self.qformer.plan(plan, &plain(Rows { items: text_dims.batch, queries: 0, text: text_dims.seq_len }));
-                let rows = plan.tensor("first", [text_dims.batch, self.config.hidden_size]);
+                let rows = plan.tensor("pooled", [text_dims.batch, self.config.hidden_size]);
                 Embedded { pass, rows, projection: self.text_projection.plan(plan, "text_proj", text_dims.batch) }
             })
         });
@@ -129,7 +132,8 @@ impl<T: Float> CellText<T> {
                 Captioning { pass, head: head.plan(plan, rows.text_rows(), purpose.label_smoothing) }
             })
         });
-        let mut handles = Handles { request, cells, embedded_cells, embedded_texts, contrastive, matching, captioning, gradients: None };
+        let mut handles =
+            Handles { request, cells, embedded_cells, expert, embedded_texts, contrastive, matching, captioning, gradients: None };
         if losses && training {
             handles.gradients = plan.under("gradients", |plan| self.plan_gradients(plan, &handles, purpose));
         }
@@ -165,8 +169,8 @@ impl<T: Float> CellText<T> {
             }),
             texts: contrasts.then(|| {
                 plan.scope(|plan| {
-                    let first = plan.tensor("dfirst", [text_dims.batch, self.config.hidden_size]);
-                    (self.qformer.plan_gradients(plan, &texts.pass, dropout), first)
+                    let pooled = plan.tensor("dpooled", [text_dims.batch, self.config.hidden_size]);
+                    (self.qformer.plan_gradients(plan, &texts.pass, dropout), pooled)
                 })
             }),
             cells: looks.then(|| plan.scope(|plan| self.qformer.plan_gradients(plan, &cells.pass, dropout))),

@@ -18,7 +18,7 @@ const PAIRS: usize = 64;
 const NONE: Dims = Dims { batch: 0, seq_len: 0 };
 
 impl<T: Float> Workspace<T> {
-    /// `[batch, num_query_tokens, projection_dim]`, every vector of length 1.
+    /// `[batch, num_query_tokens, projection_dim]`, every vector of length 1 unless the linear expert adds to it.
     ///
     /// # Errors
     /// Those of the kernels; `Index` when a gene is not in the table.
@@ -26,7 +26,15 @@ impl<T: Float> Workspace<T> {
         self.fit(model, Request { cells: cell_dims(cells), texts: NONE, work: Work::Cells })?;
         self.cells(model, cells, None)?;
         self.cell_pass(model, None)?;
-        self.handles.embedded_cells.as_ref().map_or(Ok(Vec::new()), |kept| self.narrow(kept.projection.unit))
+        let Some(unit) = self.handles.embedded_cells.as_ref().map(|kept| kept.projection.unit) else { return Ok(Vec::new()) };
+        match (&model.expert, &self.handles.expert, &self.handles.cells) {
+            (Some(expert), Some(saved), Some(kept)) => {
+                let pass = kept.pass(None);
+                expert.forward(&self.stream, &pass, saved, unit, kept.gene_ids, kept.values)?;
+                self.narrow(saved.sum)
+            }
+            _ => self.narrow(unit),
+        }
     }
 
     /// `[batch, projection_dim]`, every vector of length 1.
