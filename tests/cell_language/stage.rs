@@ -158,7 +158,7 @@ fn losses_fall_in_every_mode() {
     stage2(&mut first).train.gradient_accumulation_steps = 1;
     let former = path("former");
     let outcome = train(&first, &former, 2, false, None).unwrap();
-    assert!(outcome.evaluation.is_some() && outcome.held_out.unwrap().language < 5.0);
+    assert!(outcome.evaluation.is_some() && outcome.held_out.unwrap().losses.language < 5.0);
     let losses = epochs(&former);
     assert!(losses[4] < 0.6 * losses[0], "{losses:?}");
 

@@ -92,11 +92,11 @@ fn collect(kernel: &str, text: &str, all: &mut BTreeMap<Site, Mutant>) {
         let end = (start..lines.len()).find(|&at| lines[at].trim() == "}").unwrap_or(lines.len());
         let types = statement::registers(&lines[start..end]);
         let mut repeats = BTreeMap::new();
-        for at in start..end {
-            let original = lines[at].split("//").next().unwrap_or_default().trim().to_string();
+        for (at, line) in lines.iter().enumerate().take(end).skip(start) {
+            let original = line.split("//").next().unwrap_or_default().trim().to_string();
             let repeat = repeats.entry(original.clone()).or_insert(0usize);
             *repeat += 1;
-            for (kind, changed) in statement::mutants(lines[at], &types) {
+            for (kind, changed) in statement::mutants(line, &types) {
                 let site = (family(entry).to_string(), kind, original.clone(), changed.clone(), *repeat);
                 let (kernel, original) = (kernel.to_string(), original.clone());
                 let mutant = all.entry(site).or_insert(Mutant { kernel, kind, original, changed, repeat: *repeat, places: Vec::new() });
@@ -108,7 +108,7 @@ fn collect(kernel: &str, text: &str, all: &mut BTreeMap<Site, Mutant>) {
 
 /// All that touch the memory order, and of each kernel the first `sample` others in the draw.
 fn chosen(all: BTreeMap<Site, Mutant>, sample: usize) -> Vec<Mutant> {
-    let (mut chosen, mut drawn): (Vec<Mutant>, BTreeMap<String, Vec<(u64, Mutant)>>) = Default::default();
+    let (mut chosen, mut drawn) = (Vec::new(), BTreeMap::<String, Vec<(u64, Mutant)>>::new());
     for (site, mutant) in all {
         if mutant.kind.orders() {
             chosen.push(mutant);
