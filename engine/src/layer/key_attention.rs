@@ -1,6 +1,6 @@
 //! Attention of many queries over a few keys, whose logits may each have a bias of their own.
 //!
-//! The kernel knows no bias. Where there is one, every head gets [`PAD`] more columns: a query holds `sqrt(head_dim)` in the first of
+//! The kernel knows no bias. Where there is one, every head gets 8 more columns: a query holds `sqrt(head_dim)` in the first of
 //! them and a key its bias, so that `q . k / sqrt(head_dim)` is the logit with the bias added; values and all else hold 0 there.
 
 use scmmgpt_kernels::attention::{self, Mask};

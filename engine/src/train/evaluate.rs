@@ -28,10 +28,15 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// What a stage has written to its model folder; none where there were no test cells.
+    /// What a stage before the last has written to its model folder; none where there were no test cells, and for a folder of stage 2,
+    /// whose figures are others.
     pub(super) fn of_folder(folder: &Path) -> Result<Option<Evaluation>> {
         let file = folder.join("evaluation.json");
-        if file.exists() { bundle::read_json(&file).map(Some) } else { Ok(None) }
+        if !file.exists() {
+            return Ok(None);
+        }
+        let figures: serde_json::Value = bundle::read_json(&file)?;
+        if figures.get("reports").is_some() { bundle::read_json(&file).map(Some) } else { Ok(None) }
     }
 }
 

@@ -152,7 +152,8 @@ impl<'a> Making<'a> {
 
     /// `[test cells, genes of the vocabulary]`, in the order of the classes: log1p of counts per 10,000.
     fn cells(&self, beside: bool, seed: u64) -> Result<SparseMatrix> {
-        let texts: Vec<String> = self.classes.iter().map(|(class, _)| self.joint.cell_texts.classes()[*class].text.clone()).collect();
+        let text = |(class, _): &(usize, Vec<usize>)| self.fitting(&self.joint.cell_texts.classes()[*class].text);
+        let texts = self.classes.iter().map(text).collect::<Result<Vec<String>>>()?;
         let mut workspace = self.language.workspace()?;
         let states = generate::states(self.language, &mut workspace, &texts)?;
         let neighbours = if beside { self.neighbours(&mut workspace, &texts)? } else { vec![(Vec::new(), Vec::new()); texts.len()] };
@@ -168,6 +169,16 @@ impl<'a> Making<'a> {
             }
         }
         Ok(made)
+    }
+
+    /// As many words of a text as the language model has places for behind it, as in training.
+    fn fitting(&self, text: &str) -> Result<String> {
+        let positions = self.language.model().language().positions();
+        let mut words: Vec<&str> = text.split(' ').collect();
+        while words.len() > 1 && self.language.pairs().text_prompt(&words.join(" "))?.len() > positions {
+            words.pop();
+        }
+        Ok(words.join(" "))
     }
 
     /// Values of one cell; drawn where the decoder gives distributions, with the total count of a training cell.

@@ -32,7 +32,7 @@ pub struct Tokens<'a> {
 }
 
 impl Default for Tokens<'_> {
-    /// [`words`].
+    /// [`words()`].
     fn default() -> Self {
         Tokens { name: "lower-case runs of ASCII letters and digits", split: &words }
     }
