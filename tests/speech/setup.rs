@@ -90,19 +90,19 @@ fn trained(name: &str, more: &[&str]) -> String {
 /// A model whose decoder gives distributions of counts.
 pub(crate) fn counts_model() -> &'static str {
     static MODEL: OnceLock<String> = OnceLock::new();
-    MODEL.get_or_init(|| trained("counts", &["stage2.expression.head=zinb"]))
+    MODEL.get_or_init(|| trained("counts", &["stage2.expression.head=zinb", "stage2.neighbors.k=0"]))
 }
 
 /// A model whose decoder gives log1p values.
 pub(crate) fn values_model() -> &'static str {
     static MODEL: OnceLock<String> = OnceLock::new();
-    MODEL.get_or_init(|| trained("values", &["stage2.expression.head=mse", "stage2.train.epochs=2"]))
+    MODEL.get_or_init(|| trained("values", &["stage2.expression.head=mse", "stage2.neighbors.k=0", "stage2.train.epochs=2"]))
 }
 
 /// A model that has learned beside two training cells.
 pub(crate) fn neighbors_model() -> &'static str {
     static MODEL: OnceLock<String> = OnceLock::new();
-    MODEL.get_or_init(|| trained("neighbors", &["stage2.neighbors.k=2", "stage2.train.epochs=2"]))
+    MODEL.get_or_init(|| trained("neighbors", &["stage2.neighbors.k=2", "stage2.expression.head=mse", "stage2.train.epochs=2"]))
 }
 
 /// A copy of a model folder with another batch size.
