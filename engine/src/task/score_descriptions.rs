@@ -7,13 +7,11 @@ use scmmgpt_kernels::runtime::Device;
 use scmmgpt_loader::h5ad::AnnData;
 use scmmgpt_loader::text::{DescriptionConfig, Descriptions, Ontology};
 
+use super::describe::DESCRIPTION_KEY;
 use crate::metric::ScoreTable;
 use crate::metric::text::{self, Embeddings, Options, Tokens, Types};
 use crate::model::sentence_encoder::SentenceEncoder;
 use crate::{Error, Result};
-
-/// Column of `obs` that predictions stand in.
-const PREDICTED_KEY: &str = "scmmgpt_description";
 
 /// What to compare.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +40,7 @@ pub struct ScoreDescriptions<'a> {
 /// `Labels` when nothing has a reference or neither column was named; those of the files.
 pub fn score_descriptions(device: &Device, task: &ScoreDescriptions<'_>) -> Result<ScoreTable> {
     let file = AnnData::open(task.predictions)?;
-    let predicted_key = task.predicted_key.unwrap_or(PREDICTED_KEY);
+    let predicted_key = task.predicted_key.unwrap_or(DESCRIPTION_KEY);
     let predicted = file.obs(predicted_key)?.labels();
     let labels = task.label_key.map(|key| Ok::<_, Error>(file.obs(key)?.labels())).transpose()?;
     let reference = match (task.reference_key, &labels) {
