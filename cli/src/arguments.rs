@@ -3,6 +3,7 @@
 mod eval;
 mod language;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -121,6 +122,9 @@ pub(crate) struct Train {
     /// Show data and memory plan, and train nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// With --dry-run: plan the memory of each of so many devices that share the batches (training itself uses one)
+    #[arg(long, value_name = "N", default_value = "1", requires = "dry_run")]
+    pub(crate) devices: NonZeroUsize,
     /// Delete a former run in the folder first
     #[arg(long, conflicts_with = "resume")]
     pub(crate) overwrite: bool,

@@ -1,5 +1,6 @@
 //! `train`.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,7 +25,7 @@ pub(crate) fn run(global: &Global, arguments: &Train) -> anyhow::Result<()> {
     let trainer = Trainer::prepare(config)?;
     describe(&trainer, &display);
     if arguments.dry_run {
-        return dry_run(&trainer, global, &display);
+        return dry_run(&trainer, arguments.devices, global, &display);
     }
     if arguments.overwrite {
         remove_former_run(&arguments.out)?;
@@ -71,7 +72,7 @@ fn check_output(arguments: &Train) -> anyhow::Result<()> {
 
 /// Removes what a run writes, and nothing else that may lie in the folder.
 fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
-    const FILES: [&str; 10] = [
+    const FILES: [&str; 11] = [
         "config.json",
         "model.safetensors",
         "vocab.json",
@@ -82,6 +83,7 @@ fn remove_former_run(folder: &Path) -> anyhow::Result<()> {
         "evaluation.json",
         "neighbors.index",
         "neighbors.safetensors",
+        "novelty.safetensors",
     ];
     for path in FILES.map(|name| folder.join(name)) {
         if path.exists() {
@@ -108,17 +110,18 @@ fn describe(trainer: &Trainer, display: &Display) {
     trainer.text_notes().iter().for_each(|note| display.line(note));
 }
 
-fn dry_run(trainer: &Trainer, global: &Global, display: &Display) -> anyhow::Result<()> {
-    let stages = trainer.memory_plan();
+fn dry_run(trainer: &Trainer, devices: NonZeroUsize, global: &Global, display: &Display) -> anyhow::Result<()> {
+    let stages = trainer.memory_plan(devices);
     if global.json {
         let stages: Vec<serde_json::Value> = stages.iter().map(plan_as_json).collect();
-        println!("{}", json!({ "stages": stages }));
+        println!("{}", json!({ "devices": devices, "stages": stages }));
         return Ok(());
     }
     for StagePlan { stage, plans, parameters } in &stages {
         let scratch = scratch(plans);
         let total: usize = plans.iter().map(|plan| plan.bytes()).sum();
-        println!("stage {stage}");
+        let each = if devices.get() > 1 { format!(", each of {devices} devices") } else { String::new() };
+        println!("stage {stage}{each}");
         for plan in plans {
             if global.verbose {
                 println!("{}:\n{}", plan.class().name(), plan.report());

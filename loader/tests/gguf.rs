@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use scmmgpt_loader::gguf::{Gguf, Value};
-use scmmgpt_loader::language::LanguageFiles;
+use scmmgpt_loader::language::{LanguageConfig, LanguageFiles, LanguageTokenizer};
 
 /// Writes the format, field by field.
 #[derive(Default)]
@@ -146,28 +147,76 @@ fn damage_is_named() {
     refuse(&|bytes| bytes[twice..twice + 6].copy_from_slice(b"attn_q"), "twice");
 }
 
-/// Every cut and thousands of changed bytes: an answer or an error, never a panic, never memory that the file could not fill.
+/// Numbers that lengths, counts and offsets trip over.
+const EDGES: [u64; 12] = [0, 1, 2, 31, 32, 255, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 32, 1 << 48, (1 << 63) - 1, u64::MAX];
+
+/// Random words, by a rule.
+struct Words(u64);
+
+impl Words {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+/// Changes bytes in front of `header`: single ones, whole fields, parts moved, dropped or doubled, the end cut off.
+fn spoil(bytes: &mut Vec<u8>, header: usize, words: &mut Words) {
+    let at = words.below(header);
+    match words.below(7) {
+        0 | 1 => bytes[at] = words.below(256) as u8,
+        2 => bytes[at] ^= 1 << words.below(8),
+        3 => {
+            let width = [4, 8][words.below(2)];
+            let edge = EDGES[words.below(EDGES.len())].to_le_bytes();
+            bytes[at..at + width].copy_from_slice(&edge[..width]);
+        }
+        4 => {
+            let (from, len) = (words.below(header), 1 + words.below(24));
+            let part = bytes[from..from + len].to_vec();
+            bytes.splice(at..at, part);
+        }
+        5 => {
+            bytes.drain(at..at + 1 + words.below(24));
+        }
+        _ => bytes.truncate(header / 2 + words.below(bytes.len() - header / 2)),
+    }
+}
+
+/// Opens what the bytes say, and reads every tensor and the tokenizer.
+fn attempt(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+    let _ = LanguageTokenizer::open(path);
+    let Ok(files) = LanguageFiles::open(path) else { return };
+    let LanguageConfig { vocab_size, hidden_size, .. } = *files.config();
+    let _ = files.to_f32("model.embed_tokens.weight", &[vocab_size, hidden_size]);
+    for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+        let _ = files.to_f32(&format!("model.layers.0.self_attn.{name}.weight"), &[hidden_size, hidden_size]);
+    }
+}
+
+/// Every cut and thousands of spoilt files: an answer or an error, never a panic, never memory that the file could not fill.
+/// `SCMMGPT_FUZZ_SECONDS` spoils on for so long.
 #[test]
 fn no_bytes_make_it_panic() {
     let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("any.gguf");
     let whole = model();
+    // Up to the numbers, and some fields' width more.
     let header = whole.len() - 3000;
-    let attempt = |bytes: &[u8]| {
-        let path = write(folder.path(), "any.gguf", bytes);
-        if let Ok(files) = LanguageFiles::open(&path) {
-            let shape = [files.config().vocab_size, files.config().hidden_size];
-            let _ = files.to_f32("model.embed_tokens.weight", &shape);
-        }
-    };
-    (0..header.min(1200)).step_by(3).for_each(|len| attempt(&whole[..len]));
-    let mut state = 1u64;
-    for _ in 0..1500 {
+    (0..header).step_by(3).for_each(|len| attempt(&path, &whole[..len]));
+    let seconds = std::env::var("SCMMGPT_FUZZ_SECONDS").map_or(0, |text| text.parse().unwrap());
+    let (start, mut files) = (Instant::now(), 0u64);
+    while files < 3000 || start.elapsed() < Duration::from_secs(seconds) {
+        let mut words = Words(files);
         let mut bytes = whole.clone();
-        for _ in 0..1 + state % 3 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let at = (state >> 33) as usize % header.min(1200);
-            bytes[at] = (state >> 20) as u8;
+        for _ in 0..=words.below(4) {
+            if bytes.len() > header + 64 {
+                spoil(&mut bytes, header, &mut words);
+            }
         }
-        attempt(&bytes);
+        attempt(&path, &bytes);
+        files += 1;
     }
+    println!("{files} spoilt files in {:.0} s", start.elapsed().as_secs_f64());
 }

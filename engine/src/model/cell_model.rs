@@ -224,10 +224,23 @@ impl<T: Float> Workspace<T> {
         self.arena.bytes()
     }
 
-    fn fit(&mut self, model: &CellModel<T>, dims: Dims) -> Result<()> {
-        if self.handles.dims == dims {
+    /// Changes what the following passes are for; the memory stays.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when they need more of it and the device refuses.
+    pub fn turn_to(&mut self, model: &CellModel<T>, purpose: Purpose) -> Result<()> {
+        if self.purpose == purpose {
             return Ok(());
         }
+        self.purpose = purpose;
+        self.lay(model, self.handles.dims)
+    }
+
+    fn fit(&mut self, model: &CellModel<T>, dims: Dims) -> Result<()> {
+        if self.handles.dims == dims { Ok(()) } else { self.lay(model, dims) }
+    }
+
+    fn lay(&mut self, model: &CellModel<T>, dims: Dims) -> Result<()> {
         let mut plan = Plan::new(scmmgpt_kernels::runtime::Class::Activations);
         let handles = model.handles(&mut plan, dims, &self.purpose);
         let device = self.stream.device().clone();

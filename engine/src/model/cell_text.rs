@@ -154,6 +154,19 @@ pub struct Purpose {
     pub label_smoothing: f64,
 }
 
+impl Purpose {
+    /// Inference alone.
+    pub fn inference() -> Self {
+        Purpose {
+            training: false,
+            dropout: false,
+            weights: LossWeights { contrastive: 0.0, matching: 0.0, captioning: 0.0 },
+            contrast: Contrast::default(),
+            label_smoothing: 0.0,
+        }
+    }
+}
+
 /// The largest batches of a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -246,6 +259,13 @@ impl<T: Float> CellText<T> {
         plan
     }
 
+    /// The plan of embedding texts of this size, for reports.
+    pub fn text_plan(&self, texts: Dims) -> Plan {
+        let mut plan = Plan::new(Class::Activations);
+        self.handles(&mut plan, Request::texts(texts), &Purpose::inference());
+        plan
+    }
+
     /// Allocates memory for passes over batches of at most this size.
     ///
     /// # Errors
@@ -267,14 +287,7 @@ impl<T: Float> CellText<T> {
     /// `OutOfMemory`.
     pub fn inference(&self, device: &Device) -> Result<Workspace<T>> {
         let one = Dims { batch: 1, seq_len: 8 };
-        let purpose = Purpose {
-            training: false,
-            dropout: false,
-            weights: LossWeights { contrastive: 0.0, matching: 0.0, captioning: 0.0 },
-            contrast: Contrast::default(),
-            label_smoothing: 0.0,
-        };
-        self.workspace(device, Sizes { cells: one, texts: one }, purpose)
+        self.workspace(device, Sizes { cells: one, texts: one }, Purpose::inference())
     }
 
     /// The dropout of the cell encoder, or of one side, where it learns.

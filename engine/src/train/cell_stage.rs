@@ -16,8 +16,8 @@ use super::stage::{BatchLoss, Run, Session, Stage, Validation};
 use super::trainer::{Outcome, Trainer};
 use crate::bundle::{Bundle, BundleConfig, write_json};
 use crate::config::TrainConfig;
-use crate::layer::{Dims, Dropout};
-use crate::model::cell_model::{CellModel, LossWeights, Workspace};
+use crate::layer::Dropout;
+use crate::model::cell_model::{CellModel, LossWeights, Purpose, Workspace};
 use crate::novelty::Novelty;
 use crate::predict::{PREFETCH, Predictions, Request, argmax, predict, probabilities};
 use crate::weights::Parameters;
@@ -36,7 +36,8 @@ struct CellStage<'a> {
     /// The batch that is on its way to the device.
     next: Option<CellBatch>,
     workspace: Workspace<f32>,
-    evaluation_workspace: Workspace<f32>,
+    training: Purpose,
+    evaluation: Purpose,
 }
 
 /// Trains the stage, writes its model to `folder` and evaluates it on the test cells.
@@ -56,7 +57,8 @@ pub(super) fn train(trainer: &Trainer, device: &Device, folder: &Path, session: 
         batches: None,
         next: None,
         workspace: model.workspace(device, trainer.largest(settings.batch_size), trainer.purpose(true))?,
-        evaluation_workspace: model.workspace(device, Dims { batch: 1, seq_len: 8 }, trainer.purpose(false))?,
+        training: trainer.purpose(true),
+        evaluation: trainer.purpose(false),
     };
     let mut run = Run::new(stage, NUMBER, &parameters, settings);
     let expert =
@@ -139,6 +141,7 @@ impl Stage for CellStage<'_> {
         let Some(batch) = self.next.take() else { return Ok(None) };
         self.next = self.prepared()?;
         let dropout = self.dropout(step);
+        self.workspace.turn_to(self.model, self.training)?;
         let losses = self.workspace.forward_staged(self.model, self.next.as_ref(), dropout)?;
         let parts = vec![("classification", losses.classification), ("expression", losses.expression), ("mvc", losses.mvc)];
         Ok(Some(BatchLoss { total: losses.total(&self.weights()), parts, cells: batch.rows, sources: Vec::new() }))
@@ -194,7 +197,8 @@ impl CellStage<'_> {
         let relabel = |label: i32| relabel(data, label);
         let (rows, batch_size) = (&data.split.validation, self.config.train.batch_size);
         let request = Request { dataset: &data.dataset, collator, rows, batch_size, relabel: &relabel };
-        predict(self.model, &mut self.evaluation_workspace, &request, &mut |_| {})
+        self.workspace.turn_to(self.model, self.evaluation)?;
+        predict(self.model, &mut self.workspace, &request, &mut |_| {})
     }
 
     fn validation_labels(&self) -> Vec<Option<usize>> {

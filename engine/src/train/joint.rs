@@ -98,17 +98,21 @@ impl Joint {
         (self.settings.masked > 0.0).then_some(cell_model::Purpose { weights, classify: false, ..stage0 })
     }
 
-    /// The largest batches that can occur.
-    pub(super) fn sizes(&self, trainer: &Trainer) -> Sizes {
-        let batch = self.settings.train.batch_size;
-        Sizes { cells: trainer.largest(batch), texts: Dims { batch, seq_len: longest(&self.text) } }
+    /// The largest batches of so many cells that can occur.
+    pub(super) fn sizes(&self, trainer: &Trainer, batch: usize) -> Sizes {
+        Sizes { cells: trainer.largest(batch), texts: Dims { batch, seq_len: self.longest() } }
     }
 
-    /// What the stage will allocate.
-    pub(super) fn memory_plan(&self, trainer: &Trainer) -> StagePlan {
+    /// Tokens of the longest text.
+    pub(super) fn longest(&self) -> usize {
+        longest(&self.text)
+    }
+
+    /// What the stage will allocate on each of the devices that share its batches.
+    pub(super) fn memory_plan(&self, trainer: &Trainer, devices: usize) -> StagePlan {
         let (weights, model) = self.declare();
         let parameters = weights.count();
-        let sizes = self.sizes(trainer);
+        let sizes = self.sizes(trainer, self.settings.train.batch_size.div_ceil(devices));
         let mut plans = Vec::from(weights.into_plans());
         plans.push(model.plan(sizes, &self.purpose(true)));
         plans.extend(self.masked(trainer).map(|purpose| model.cell_model().plan(sizes.cells, &purpose)));

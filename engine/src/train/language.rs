@@ -16,6 +16,7 @@ use super::language_stage::NUMBER;
 use super::trainer::{StagePlan, Trainer};
 use crate::bundle::{BaseModel, LanguageBundle};
 use crate::config::{ExpressionHead, GeneTable, LanguageModelConfig, Stage2Config, TrainConfig, Tuning, TuningMode};
+use crate::layer::Dims;
 use crate::model::cell_language::{self, CellLanguage, CellLanguageConfig, LANGUAGE, Sizes, Tuned};
 use crate::weights::{ParameterPlan, Parameters};
 use crate::{Error, Result};
@@ -41,7 +42,7 @@ impl Language {
     pub(super) fn prepare(config: &TrainConfig, settings: &Stage2Config, joint: &Joint) -> Result<Language> {
         let source = config.language.clone();
         let tokenizer = LanguageTokenizer::open(source.tokenizer())?;
-        let model = if source.is_new() { source.new_model(&tokenizer)? } else { LanguageFiles::open(&source.path)?.config().clone() };
+        let model = if source.is_new() { source.new_model(&tokenizer)? } else { LanguageFiles::config_of(&source.path)? };
         let slots = config.qformer.num_query_tokens;
         let (tokenizer, tokens) = tokenizer.with_cell_tokens(&model, slots)?;
         let positions = model.max_position_embeddings.min(POSITIONS);
@@ -115,9 +116,17 @@ impl Language {
         self.config.expression.head == ExpressionHead::Zinb
     }
 
-    /// The largest batches that can occur.
-    pub(super) fn sizes(&self, trainer: &Trainer) -> Sizes {
-        let (batch, expression, dataset) = (self.settings.train.batch_size, &self.config.expression, &trainer.data().dataset);
+    /// That the weights of the base model are there, which planning does without.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub(super) fn check_files(&self) -> Result<()> {
+        if self.source.is_new() { Ok(()) } else { LanguageFiles::open(&self.source.path).map(|_| ()).map_err(Error::from) }
+    }
+
+    /// The largest batches of so many cells that can occur.
+    pub(super) fn sizes(&self, trainer: &Trainer, batch: usize) -> Sizes {
+        let (expression, dataset) = (&self.config.expression, &trainer.data().dataset);
         let panels = (0..dataset.reports().len()).map(|source| dataset.panel(source).len());
         let longest = dataset.lengths().into_iter().max().unwrap_or(0).min(expression.max_genes);
         let genes = longest + expression.zero_genes.min(panels.max().unwrap_or(0));
@@ -130,12 +139,16 @@ impl Language {
         }
     }
 
-    /// What the stage will allocate.
-    pub(super) fn memory_plan(&self, trainer: &Trainer) -> StagePlan {
+    /// What the stage will allocate on each of the devices that share its batches; `longest` is the longest text that stage 1 reads.
+    pub(super) fn memory_plan(&self, trainer: &Trainer, longest: usize, devices: usize) -> StagePlan {
         let (weights, model) = self.declare(trainer.data().dataset.vocab().pad());
         let parameters = weights.count();
+        let batch = self.settings.train.batch_size.div_ceil(devices);
         let mut plans = Vec::from(weights.into_plans());
-        plans.push(model.plan(self.sizes(trainer), &self.purpose(true)));
+        plans.push(model.plan(self.sizes(trainer, batch), &self.purpose(true)));
+        if self.settings.neighbors.k > 0 {
+            plans.push(model.joint().text_plan(Dims { batch, seq_len: longest }));
+        }
         StagePlan { stage: NUMBER, plans, parameters }
     }
 

@@ -20,8 +20,7 @@ use super::stage::{BatchLoss, Run, Session, Stage, Validation};
 use super::trainer::{Outcome, Progress, STAGE0, Trainer};
 use crate::bundle::{self, Bundle, BundleConfig, write_json};
 use crate::config::TrainConfig;
-use crate::layer::Dims;
-use crate::model::cell_language::{CellLanguage, ExpressionTargets, LANGUAGE, Losses, Neighbours, Pairs, Sizes, Workspace};
+use crate::model::cell_language::{CellLanguage, ExpressionTargets, LANGUAGE, Losses, Neighbours, Pairs, Purpose, Workspace};
 use crate::model::cell_model::Heads;
 use crate::model::cell_text::Draw;
 use crate::neighbours::NeighbourIndex;
@@ -93,7 +92,8 @@ struct LanguageStage<'a> {
     current: Option<PairBatch>,
     finder: Option<Finder<'a>>,
     workspace: Workspace<f32>,
-    evaluation_workspace: Workspace<f32>,
+    training: Purpose,
+    evaluation: Purpose,
 }
 
 /// Trains the stage, writes the model to `folder` and measures it on the test cells. `first` is the model folder of stage 1.
@@ -111,11 +111,9 @@ pub(super) fn train(
     let parameters = plan.allocate(device)?;
     let order = BatchOrder::new(data.split.train.clone(), settings.train.batch_size, config.seed)?;
     let plain = CollateConfig { objective: Objective::None, ..config.data.tokens.clone() };
-    let one = Dims { batch: 1, seq_len: 8 };
-    let small = Sizes { cells: one, tokens: 8, generated: 1, genes: 8, neighbours: 0 };
     let cells = Collator::new(data.dataset.vocab(), plain)?;
-    let workspace = model.workspace(device, language.sizes(trainer), language.purpose(true))?;
-    let mut evaluation_workspace = model.workspace(device, small, language.purpose(false))?;
+    let (training, evaluation) = (language.purpose(true), language.purpose(false));
+    let mut workspace = model.workspace(device, language.sizes(trainer, settings.train.batch_size), training)?;
     let stream = Stream::new(device, 0)?;
     let near = match settings.neighbors.k {
         0 => None,
@@ -124,8 +122,9 @@ pub(super) fn train(
             model.refresh(&stream)?;
             session.note("looking up the training cells' places, for neighbours");
             create(folder)?;
+            workspace.turn_to(&model, evaluation)?;
             let space = bundle::hash(&first.join(bundle::WEIGHTS))?;
-            neighbours::write_index(config, joint, &model, &mut evaluation_workspace, &cells, folder, &space)?;
+            neighbours::write_index(config, joint, &model, &mut workspace, &cells, folder, &space)?;
             let files: Vec<PathBuf> = config.data.train.iter().chain(&config.data.test).cloned().collect();
             Some((NeighbourIndex::open(folder)?, Barred::read(data, &files, &settings.neighbors.exclude_key)?))
         }
@@ -150,7 +149,8 @@ pub(super) fn train(
         batches: None,
         current: None,
         workspace,
-        evaluation_workspace,
+        training,
+        evaluation,
     };
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
     (session.observe)(Progress::Stage { stage: NUMBER, about: "cells and language" });
@@ -203,6 +203,7 @@ impl Stage for LanguageStage<'_> {
         let Some(batch) = self.batches.as_mut().and_then(Iterator::next) else { return Ok(None) };
         let mut batch = batch?;
         self.find_neighbours(&mut batch, Some(self.draw(step)))?;
+        self.workspace.turn_to(self.model, self.training)?;
         let losses = self.workspace.forward(self.model, &batch.pairs(), self.draw(step))?;
         let loss = BatchLoss {
             total: losses.total(&self.language.settings.loss),
@@ -263,12 +264,13 @@ impl LanguageStage<'_> {
     fn losses(&mut self, rows: &[usize], direction: Direction) -> Result<Losses> {
         let key = SampleKey { seed: self.config.seed, epoch: 0, training: false };
         let order = BatchOrder::new(rows.to_vec(), self.language.settings.train.batch_size, 0)?.sequential();
+        self.workspace.turn_to(self.model, self.evaluation)?;
         let (mut losses, mut made) = (Losses::default(), 0);
         for (step, batch) in order.epoch(0).iter().enumerate() {
             let mut batch = self.maker.make(batch, key, direction)?;
             self.find_neighbours(&mut batch, None)?;
             let draw = Draw { dropout: false, seed: self.config.seed, step: step as u64 };
-            let mut of_batch = self.evaluation_workspace.forward(self.model, &batch.pairs(), draw)?;
+            let mut of_batch = self.workspace.forward(self.model, &batch.pairs(), draw)?;
             let generated = batch.sequences.cell_first.iter().filter(|first| !**first).count();
             // A mean over the sequences that begin with text, of which a batch may have few.
             losses.reconstruction += of_batch.reconstruction * generated as f64;

@@ -20,9 +20,9 @@ use super::stage::{BatchLoss, Run, Session, Stage, Validation};
 use super::trainer::{Outcome, Progress, Trainer};
 use crate::bundle::{Bundle, BundleConfig, write_json};
 use crate::config::{Stage1Config, TrainConfig};
-use crate::layer::{Dims, Dropout};
+use crate::layer::Dropout;
 use crate::model::cell_model;
-use crate::model::cell_text::{self, CellText, Draw, Sizes};
+use crate::model::cell_text::{self, CellText, Draw};
 use crate::predict::{PREFETCH, Request, argmax};
 use crate::task::pair_scores::{Mixing, PairScores};
 use crate::task::zero_shot::MIXING_WEIGHTS;
@@ -61,7 +61,8 @@ struct TextStage<'a> {
     order: BatchOrder,
     batches: Option<Prefetcher<PairBatch>>,
     workspace: cell_text::Workspace<f32>,
-    evaluation_workspace: cell_text::Workspace<f32>,
+    training: cell_text::Purpose,
+    evaluation: cell_text::Purpose,
     masked: Option<Masked>,
 }
 
@@ -79,10 +80,9 @@ pub(super) fn train(
     let settings = &joint.settings;
     let (plan, model) = joint.declare();
     let parameters = plan.allocate(device)?;
-    let sizes = joint.sizes(trainer);
+    let sizes = joint.sizes(trainer, settings.train.batch_size);
     let order = BatchOrder::new(data.split.train.clone(), settings.train.batch_size, config.seed)?;
     let plain = CollateConfig { objective: Objective::None, ..config.data.tokens.clone() };
-    let one = Sizes { cells: Dims { batch: 1, seq_len: 8 }, texts: Dims { batch: 1, seq_len: 8 } };
     let masked = match joint.masked(trainer) {
         None => None,
         Some(purpose) => Some(Masked {
@@ -102,7 +102,8 @@ pub(super) fn train(
         order: if settings.train.bucket_by_length { order.bucket_by_length(&data.dataset.lengths())? } else { order },
         batches: None,
         workspace: model.workspace(device, sizes, joint.purpose(true))?,
-        evaluation_workspace: model.workspace(device, one, joint.purpose(false))?,
+        training: joint.purpose(true),
+        evaluation: joint.purpose(false),
         masked,
     };
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
@@ -159,6 +160,7 @@ impl Stage for TextStage<'_> {
         let Some(batch) = self.batches.as_mut().and_then(Iterator::next) else { return Ok(None) };
         let PairBatch { cells, texts, masked: hidden } = batch?;
         let draw = self.draw(step);
+        self.workspace.turn_to(self.model, self.training)?;
         let losses = self.workspace.forward(self.model, &cells, &texts, draw)?;
         let mut total = losses.total(&self.settings.loss);
         let mut parts = vec![("contrastive", losses.contrastive), ("matching", losses.matching), ("captioning", losses.captioning)];
@@ -190,12 +192,13 @@ impl Stage for TextStage<'_> {
         }
         let key = SampleKey { seed: self.config.seed, epoch: 0, training: false };
         let order = BatchOrder::new(rows.clone(), self.settings.train.batch_size, 0)?.sequential();
+        self.workspace.turn_to(self.model, self.evaluation)?;
         let mut loss = 0.0;
         for (step, rows) in order.epoch(0).iter().enumerate() {
             let texts = self.texts.collate(&self.text_collator, rows, key)?;
             let cells = self.collator.collate(&data.dataset, rows, key)?;
             let draw = Draw { dropout: false, seed: self.config.seed, step: step as u64 };
-            let losses = self.evaluation_workspace.forward(self.model, &cells, &texts, draw)?;
+            let losses = self.workspace.forward(self.model, &cells, &texts, draw)?;
             loss += losses.total(&self.settings.loss) * rows.len() as f64 / data.split.validation.len() as f64;
         }
         let (scores, truth) = self.score_validation(false)?;
@@ -233,11 +236,12 @@ impl TextStage<'_> {
         if qformer.gene_linear_weight == 0.0 {
             return Ok(None);
         }
-        let texts = self.evaluation_workspace.embed_texts(self.model, &self.class_texts()?)?;
+        self.workspace.turn_to(self.model, self.evaluation)?;
+        let texts = self.workspace.embed_texts(self.model, &self.class_texts()?)?;
         let class_of = |row: usize| self.texts.class_of()[row];
         let (dataset, tokens) = (&self.data.dataset, &self.config.data.tokens);
         let lesson = Lesson { dataset, tokens, rows, class_of: &class_of, genes: self.config.model.vocab_size };
-        let temperature = self.model.temperature(&self.evaluation_workspace.stream)?;
+        let temperature = self.model.temperature(&self.workspace.stream)?;
         Ok(Some(fit_space_expert(&lesson, &texts, qformer.projection_dim, temperature)?))
     }
 
@@ -247,7 +251,8 @@ impl TextStage<'_> {
         let prompts = self.class_texts()?;
         let (collator, batch_size) = (&self.collator, self.settings.train.batch_size);
         let request = Request { dataset: &data.dataset, collator, rows, batch_size, relabel: &|_| NO_LABEL };
-        let scores = PairScores::compute(self.model, &mut self.evaluation_workspace, &request, &prompts, matching, &mut |_| {})?;
+        self.workspace.turn_to(self.model, self.evaluation)?;
+        let scores = PairScores::compute(self.model, &mut self.workspace, &request, &prompts, matching, &mut |_| {})?;
         Ok((scores, rows.iter().map(|&row| self.texts.class_of()[row].map(|class| class as usize)).collect()))
     }
 
@@ -261,8 +266,8 @@ impl TextStage<'_> {
         let (setting, threshold) = if data.split.validation.is_empty() { (alone, 0.0) } else { self.calibrate(parameters, alone, middle)? };
         // As in stage 0, the validation cells teach the expert too once the rest is decided.
         if let Some(expert) = self.fit_expert(&data.learned())? {
-            expert.place(&self.evaluation_workspace.stream, parameters, setting.power)?;
-            self.evaluation_workspace.stream.synchronize()?;
+            expert.place(&self.workspace.stream, parameters, setting.power)?;
+            self.workspace.stream.synchronize()?;
             session.note(format!("the linear expert has the power {:.1}", setting.power));
         }
         Ok((setting.mixing, threshold))
@@ -275,7 +280,7 @@ impl TextStage<'_> {
         let (matched, truth) = self.score_validation(matching)?;
         let mut with_power = |power: f64| -> Result<PairScores> {
             let Some(expert) = &expert else { return Ok(matched.clone()) };
-            expert.place(&self.evaluation_workspace.stream, parameters, power)?;
+            expert.place(&self.workspace.stream, parameters, power)?;
             Ok(self.score_validation(false)?.0.matched_as(&matched))
         };
         let powers = if alone.power > 0.0 { POWERS.map(|factor| factor * alone.power).to_vec() } else { vec![0.0] };

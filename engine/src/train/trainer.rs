@@ -1,5 +1,6 @@
 //! A training run: prepared from a configuration, then run, stopped, resumed.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -181,14 +182,16 @@ impl Trainer {
         (plan, model)
     }
 
-    /// What each stage of the run will allocate.
-    pub fn memory_plan(&self) -> Vec<StagePlan> {
+    /// What each stage of the run will allocate on each of `devices` that share its batches (data parallel: every one holds all weights).
+    /// [`Trainer::run`] uses one.
+    pub fn memory_plan(&self, devices: NonZeroUsize) -> Vec<StagePlan> {
+        let devices = devices.get();
         let mut stages = Vec::new();
         if self.trains_cells() {
             let (parameters, model) = self.declare();
             let count = parameters.count();
             let [weights, gradients, optimizer] = parameters.into_plans();
-            let largest = self.largest(self.config.train.batch_size);
+            let largest = self.largest(self.config.train.batch_size.div_ceil(devices));
             let (activations, batches) = (model.plan(largest, &self.purpose(true)), model.batch_plan(largest));
             stages.push(StagePlan {
                 stage: cell_stage::NUMBER,
@@ -196,8 +199,9 @@ impl Trainer {
                 parameters: count,
             });
         }
-        stages.extend(self.joint.as_ref().filter(|_| self.config.stage1.is_some()).map(|joint| joint.memory_plan(self)));
-        stages.extend(self.language.as_ref().map(|language| language.memory_plan(self)));
+        stages.extend(self.joint.as_ref().filter(|_| self.config.stage1.is_some()).map(|joint| joint.memory_plan(self, devices)));
+        let language = self.language.as_ref().zip(self.joint.as_ref());
+        stages.extend(language.map(|(language, joint)| language.memory_plan(self, joint.longest(), devices)));
         stages
     }
 
@@ -224,6 +228,7 @@ impl Trainer {
     }
 
     fn run_inside(&self, device: &Device, folder: &Path, resume: bool, stop: &AtomicBool, observe: Observer<'_>) -> Result<Outcome> {
+        self.language.as_ref().map_or(Ok(()), Language::check_files)?;
         let config = self.config.to_toml()?;
         let found = if resume { checkpoint::newest(&folder.join(checkpoint::FOLDER), &config)? } else { None };
         let mut session = Session { folder, config: &config, found, stop, observe };

@@ -47,6 +47,15 @@ impl LanguageFiles {
         Ok(LanguageFiles { config: gguf::config(&file)?, weights: Weights::Gguf(file) })
     }
 
+    /// Sizes and constants alone; a folder's weights need not be there yet.
+    ///
+    /// # Errors
+    /// As [`LanguageFiles::open`], but for those of a folder's weights.
+    pub fn config_of(path: impl AsRef<Path>) -> Result<LanguageConfig> {
+        let path = path.as_ref();
+        if path.is_dir() { LanguageConfig::read(&path.join("config.json")) } else { gguf::config(&Gguf::open(path)?) }
+    }
+
     /// Sizes and constants.
     pub fn config(&self) -> &LanguageConfig {
         &self.config

@@ -6,7 +6,7 @@ use scmmgpt_loader::batch::CellBatch;
 use scmmgpt_loader::language::LanguageBatch;
 
 use super::handles::{Pooled, Request};
-use super::{CellLanguage, Losses, Pairs, Sizes, Workspace};
+use super::{CellLanguage, Losses, Pairs, Purpose, Sizes, Workspace};
 use crate::layer::Dims;
 use crate::layer::causal_attention::Places;
 use crate::model::cell_text::{Draw, Side};
@@ -19,10 +19,23 @@ impl<T: Float> Workspace<T> {
         self.arena.bytes()
     }
 
-    pub(super) fn fit(&mut self, model: &CellLanguage<T>, request: Request) -> Result<()> {
-        if self.handles.request == request {
+    /// Changes what the following passes are for; the memory stays.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when they need more of it and the device refuses.
+    pub fn turn_to(&mut self, model: &CellLanguage<T>, purpose: Purpose) -> Result<()> {
+        if self.purpose == purpose {
             return Ok(());
         }
+        self.purpose = purpose;
+        self.lay(model, self.handles.request)
+    }
+
+    pub(super) fn fit(&mut self, model: &CellLanguage<T>, request: Request) -> Result<()> {
+        if self.handles.request == request { Ok(()) } else { self.lay(model, request) }
+    }
+
+    fn lay(&mut self, model: &CellLanguage<T>, request: Request) -> Result<()> {
         let mut plan = Plan::new(Class::Activations);
         let handles = model.handles(&mut plan, request, &self.purpose);
         if plan.scratch_bytes() > self.stream.scratch_bytes() {

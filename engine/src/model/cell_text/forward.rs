@@ -8,7 +8,7 @@ use scmmgpt_loader::batch::CellBatch;
 use scmmgpt_loader::text::TextBatch;
 
 use super::handles::Request;
-use super::{CellText, Draw, Losses, NEGATIVES, Side, Sizes, Workspace};
+use super::{CellText, Draw, Losses, NEGATIVES, Purpose, Side, Sizes, Workspace};
 use crate::layer::Dims;
 use crate::model::hard_negatives;
 use crate::model::matching_head::MATCH;
@@ -20,10 +20,23 @@ impl<T: Float> Workspace<T> {
         self.arena.bytes()
     }
 
-    pub(super) fn fit(&mut self, model: &CellText<T>, request: Request) -> Result<()> {
-        if self.handles.request == request {
+    /// Changes what the following passes are for; the memory stays.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when they need more of it and the device refuses.
+    pub fn turn_to(&mut self, model: &CellText<T>, purpose: Purpose) -> Result<()> {
+        if self.purpose == purpose {
             return Ok(());
         }
+        self.purpose = purpose;
+        self.lay(model, self.handles.request)
+    }
+
+    pub(super) fn fit(&mut self, model: &CellText<T>, request: Request) -> Result<()> {
+        if self.handles.request == request { Ok(()) } else { self.lay(model, request) }
+    }
+
+    fn lay(&mut self, model: &CellText<T>, request: Request) -> Result<()> {
         let mut plan = Plan::new(Class::Activations);
         let handles = model.handles(&mut plan, request, &self.purpose);
         if plan.scratch_bytes() > self.stream.scratch_bytes() {

@@ -17,6 +17,8 @@ pub(super) struct Request {
     pub(super) work: Work,
 }
 
+pub(super) const NONE: Dims = Dims { batch: 0, seq_len: 0 };
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// The losses of pairs of cells and texts.
@@ -32,6 +34,10 @@ pub(super) enum Work {
 impl Request {
     pub(super) fn losses(sizes: Sizes) -> Request {
         Request { cells: sizes.cells, texts: sizes.texts, work: Work::Losses }
+    }
+
+    pub(super) fn texts(texts: Dims) -> Request {
+        Request { cells: NONE, texts, work: Work::Texts }
     }
 }
 

@@ -5,7 +5,7 @@ use scmmgpt_loader::batch::CellBatch;
 use scmmgpt_loader::text::TextBatch;
 
 use super::forward::{cell_dims, rows_of, text_dims};
-use super::handles::{Request, Work};
+use super::handles::{NONE, Request, Work};
 use super::{CellText, Side, Workspace};
 use crate::Result;
 use crate::layer::Dims;
@@ -15,7 +15,6 @@ use crate::model::matching_head::MatchingHead;
 const PAIRS: usize = 64;
 
 /// Sizes of what a request does not have.
-const NONE: Dims = Dims { batch: 0, seq_len: 0 };
 
 impl<T: Float> Workspace<T> {
     /// `[batch, num_query_tokens, projection_dim]`, every vector of length 1 unless the linear expert adds to it.
@@ -43,7 +42,7 @@ impl<T: Float> Workspace<T> {
     /// `Texts` when one is longer than the model's positions; those of the kernels (`Index` when a word is not in the table).
     pub fn embed_texts(&mut self, model: &CellText<T>, texts: &TextBatch) -> Result<Vec<f32>> {
         model.check_texts(texts)?;
-        self.fit(model, Request { cells: NONE, texts: text_dims(texts), work: Work::Texts })?;
+        self.fit(model, Request::texts(text_dims(texts)))?;
         self.text_pass(model, texts, None)?;
         self.handles.embedded_texts.as_ref().map_or(Ok(Vec::new()), |kept| self.narrow(kept.projection.unit))
     }
