@@ -28,6 +28,10 @@ pub(crate) fn integers(value: &Value) -> Vec<u32> {
 
 impl Tiny {
     pub(crate) fn open() -> Tiny {
+        Tiny::on(Device::cpu(2).unwrap())
+    }
+
+    pub(crate) fn on(device: Device) -> Tiny {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let file = Checkpoint::open(folder.join("golden/language_tiny.safetensors")).unwrap();
         let model_folder = tempfile::tempdir().unwrap();
@@ -41,7 +45,6 @@ impl Tiny {
         config["tie_word_embeddings"] = json!(false);
         std::fs::write(model_folder.path().join("config.json"), config.to_string()).unwrap();
         let files = LanguageFiles::open(model_folder.path()).unwrap();
-        let device = Device::cpu(2).unwrap();
         let mut plan = ParameterPlan::new(false);
         let model = LanguageModel::declare(&mut plan, files.config(), 64, &Tuning::default());
         let parameters = plan.allocate(&device).unwrap();

@@ -75,7 +75,7 @@ impl<T: Float> Generator<T> {
         let caches = model.plan_cache(&mut cache, batch, capacity);
         let mut plan = Plan::new(Class::Activations);
         handles(model, &mut plan, Dims { batch, seq_len: 1 }, batch);
-        let stream = Stream::new(device, plan.scratch_bytes())?;
+        let stream = Stream::new(device, plan.scratch_bytes().max(cache.scratch_bytes()))?;
         let (cache, arena) = (Arena::allocate(device, cache)?, Arena::allocate(device, plan)?);
         let (lengths, origins) = (Vec::new(), vec![(0, 0); batch]);
         Ok(Generator { stream, _cache: cache, caches, arena, planned: None, capacity, lengths, origins, next_origin: 1 })

@@ -183,7 +183,8 @@ impl Draft {
 /// Every mask, lengths from 0 to all, grouped heads, head sizes around the vector's, odd lengths, packed operands, dropout. Of the
 /// Q-Former: queries before a padded text, each seeing both (a length is queries and text together); a causal text behind 32 queries
 /// that it sees, whose rows are keys alone; 32 queries over as many genes as a cell may have. Heads that share keys, with masks and
-/// dropout, over whole tiles too; no key but the own. Then the sizes of the models.
+/// dropout, over whole tiles too; no key but the own. Of decoding: whole and partial splits, none, groups from one head to more than a
+/// block takes. Then the sizes of the models.
 pub fn cases() -> Vec<Case> {
     let cases = [
         draft("self", [1, 1, 1, 1, 1, 8]),
@@ -216,6 +217,12 @@ pub fn cases() -> Vec<Case> {
         draft("grouped_prefix", [2, 140, 140, 2, 1, 8]).prefix(&[0, 70]),
         draft("causal_dropout", [1, 200, 200, 2, 1, 24]).causal().dropout(),
         draft("dropout_prefix", [1, 140, 140, 2, 1, 64]).prefix(&[70]).dropout(),
+        draft("decode", [3, 1, 300, 6, 2, 64]).keys(&[300, 0, 129]),
+        draft("decode", [2, 1, 128, 16, 2, 16]).causal().keys(&[127, 1]).queries(&[1, 0]),
+        draft("decode", [1, 1, 257, 8, 1, 128]).causal(),
+        draft("decode", [2, 1, 130, 5, 1, 24]).keys(&[130, 65]),
+        draft("decode", [1, 1, 70, 3, 3, 80]),
+        draft("decode", [3, 1, 5, 4, 2, 8]).keys(&[1, 5, 4]),
     ];
     let timed = [
         draft("encoder", [8, 512, 512, 8, 8, 64]),
@@ -225,6 +232,7 @@ pub fn cases() -> Vec<Case> {
         draft("encoder_one", [1, 1200, 1200, 8, 8, 64]),
         draft("projector_cross", [8, 32, 1200, 12, 12, 64]),
         draft("language", [1, 1024, 1024, 32, 4, 64]).causal(),
+        draft("language_decode", [16, 1, 1024, 32, 4, 64]).causal(),
         draft("research", [8, 512, 512, 4, 4, 16]),
         draft("research", [8, 512, 512, 4, 4, 32]),
     ];
