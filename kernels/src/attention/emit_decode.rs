@@ -157,7 +157,8 @@ fn queries(k: &mut Kernel, decode: Decode) -> Vec<Vec<Reg>> {
     let queries = k.grid(Kind::F32, "query", decode.heads, decode.parts() * decode.chunk());
     let raw = raw(k, decode, "query_raw", 1);
     k.note("The queries; heads that the group lacks repeat its last.");
-    ptx!(k, "ld.param.f32 %score_scale, [score_scale];\nld.param.u64 %q, [q];\ncvta.to.global.u64 %q, %q;\nld.param.u32 %q_stride, [q_stride];");
+    ptx!(k, "ld.param.f32 %score_scale, [score_scale];\nld.param.u64 %q, [q];\ncvta.to.global.u64 %q, %q;");
+    ptx!(k, "ld.param.u32 %q_stride, [q_stride];");
     ptx!(k, "mul.wide.u32 %q_row, %item, %q_stride;\nmul.lo.u64 %q_row, %q_row, {};\nadd.u64 %q, %q, %q_row;", decode.bytes);
     for (number, query) in queries.iter().enumerate() {
         ptx!(k, "add.u32 %head, %first_head, {number};\nsub.u32 %index, %group, 1;\nmin.u32 %head, %head, %index;");
@@ -318,7 +319,8 @@ fn weights(k: &mut Kernel, decode: Decode) {
         if decode.heads < 4 {
             ptx!(k, "setp.ge.u32 %absent, %own_head, {};\n@%absent bra WEIGHED;", decode.heads);
         }
-        ptx!(k, "mad.lo.u32 %weights_at, %own_head, {PITCH}, %shared;\nshl.b32 %index, %lane, 2;\nadd.u32 %weights_at, %weights_at, %index;");
+        ptx!(k, "mad.lo.u32 %weights_at, %own_head, {PITCH}, %shared;\nshl.b32 %index, %lane, 2;");
+        ptx!(k, "add.u32 %weights_at, %weights_at, %index;");
         for (at, weight) in weights.iter().enumerate() {
             ptx!(k, "ld.shared.f32 {weight}, [%weights_at + {}];", 128 * at);
         }
@@ -412,7 +414,8 @@ fn write(k: &mut Kernel, decode: Decode, sums: &[Vec<Reg>]) {
             ptx!(k, "add.rn.f32 {total}, {total}, {team};");
         }
     }
-    ptx!(k, "div.u32 %own_head, %thread, {quarter};\nmul.lo.u32 %element, %own_head, {quarter};\nsub.u32 %element, %thread, %element;", quarter = d / 4);
+    ptx!(k, "div.u32 %own_head, %thread, {quarter};\nmul.lo.u32 %element, %own_head, {quarter};", quarter = d / 4);
+    ptx!(k, "sub.u32 %element, %thread, %element;");
     if halves == 2 {
         ptx!(k, "setp.ge.u32 %upper, %element, {};\nshl.b32 %element, %element, 1;", d / 8);
         ptx!(k, "@%upper sub.u32 %element, %element, {};", d / 4 - 1);
