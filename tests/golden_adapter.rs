@@ -3,6 +3,7 @@
 //!
 //! The file comes from `tools/golden/make_adapter_golden.py`.
 
+mod driver;
 #[path = "language/golden.rs"]
 mod golden;
 
@@ -63,13 +64,13 @@ fn with_adapter<T: Float>(device: &Device, fixture: &Fixture, trainable: bool) -
     loaded
 }
 
-fn equals_peft<T: Float>() {
-    let (golden, device) = (Golden::open("adapter_tiny"), Device::cpu(2).unwrap());
+fn equals_peft<T: Float>(device: &Device) {
+    let golden = Golden::open("adapter_tiny");
     let batch = golden.batch();
     for variant in VARIANTS {
         let fixture = fixture(&golden, variant);
-        let Loaded { model, parameters, .. } = with_adapter::<T>(&device, &fixture, true);
-        let mut workspace = model.workspace(&device, Dims { batch: 1, seq_len: 4 }, true).unwrap();
+        let Loaded { model, parameters, .. } = with_adapter::<T>(device, &fixture, true);
+        let mut workspace = model.workspace(device, Dims { batch: 1, seq_len: 4 }, true).unwrap();
         let loss = workspace.loss(&model, &batch, Some(1.0)).unwrap();
         check("loss", &golden.reals(&format!("loss.{variant}")), &[loss]);
         let learning: Vec<_> = parameters.declared().iter().filter(|declared| declared.parameter.gradient.is_some()).collect();
@@ -84,12 +85,12 @@ fn equals_peft<T: Float>() {
 
 #[test]
 fn losses_and_gradients_equal_peft_in_f32() {
-    equals_peft::<f32>();
+    equals_peft::<f32>(&Device::cpu(2).unwrap());
 }
 
 #[test]
 fn losses_and_gradients_equal_peft_in_f64() {
-    equals_peft::<f64>();
+    equals_peft::<f64>(&Device::cpu(2).unwrap());
 }
 
 /// The logits after each sequence, `[sequences, vocabulary]`, of which `cached` tokens come one by one.
@@ -109,34 +110,41 @@ fn last_logits<T: Float>(device: &Device, model: &LanguageModel<T>, golden: &Gol
     all
 }
 
-fn logits_equal_peft<T: Float>() {
-    let (golden, device) = (Golden::open("adapter_tiny"), Device::cpu(2).unwrap());
+fn logits_equal_peft<T: Float>(device: &Device) {
+    let golden = Golden::open("adapter_tiny");
     for variant in VARIANTS {
         let fixture = fixture(&golden, variant);
-        let Loaded { mut model, parameters, stream } = with_adapter::<T>(&device, &fixture, false);
+        let Loaded { mut model, parameters, stream } = with_adapter::<T>(device, &fixture, false);
         let expected = golden.reals(&format!("logits.{variant}"));
         for cached in [0, 1, 4, 10] {
-            check(&format!("{cached} tokens from the cache"), &expected, &wide(last_logits(&device, &model, &golden, cached)));
+            check(&format!("{cached} tokens from the cache"), &expected, &wide(last_logits(device, &model, &golden, cached)));
         }
-        let (beside, weights) = (last_logits(&device, &model, &golden, 4), parameters.fetch(&stream).unwrap());
+        let (beside, weights) = (last_logits(device, &model, &golden, 4), parameters.fetch(&stream).unwrap());
         let merged = model.merge(&stream).unwrap();
         let changed = parameters.fetch(&stream).unwrap().iter().zip(&weights).filter(|(now, before)| now != before).count();
         assert_eq!(changed, model.config().num_hidden_layers * model.tuning().lora.target_modules.len(), "projections that changed");
-        check("merged", &expected, &wide(last_logits(&device, &model, &golden, 4)));
+        check("merged", &expected, &wide(last_logits(device, &model, &golden, 4)));
         model.unmerge(&stream, merged).unwrap();
         assert!(parameters.fetch(&stream).unwrap() == weights, "unmerging left something in the weights");
-        assert!(last_logits(&device, &model, &golden, 4) == beside);
+        assert!(last_logits(device, &model, &golden, 4) == beside);
     }
 }
 
 #[test]
 fn logits_equal_peft_beside_the_cache_and_merged_in_f32() {
-    logits_equal_peft::<f32>();
+    logits_equal_peft::<f32>(&Device::cpu(2).unwrap());
+}
+
+#[test]
+fn losses_gradients_and_logits_equal_peft_on_a_cuda_device() {
+    let Some(device) = driver::device() else { return };
+    equals_peft::<f32>(&device);
+    logits_equal_peft::<f32>(&device);
 }
 
 #[test]
 fn logits_equal_peft_beside_the_cache_and_merged_in_f64() {
-    logits_equal_peft::<f64>();
+    logits_equal_peft::<f64>(&Device::cpu(2).unwrap());
 }
 
 fn every_projection(lora_dropout: f32) -> Tuning {

@@ -16,7 +16,7 @@ use sass::Loop;
 use toolchain::root;
 
 /// Emitted texts that stand in the ledger; the marked ones are kept whole.
-const EMITTED: [(&str, bool); 38] = [
+const EMITTED: [(&str, bool); 43] = [
     ("attention_forward_f32_d8", true),
     ("attention_backward_queries_f32_d8", true),
     ("attention_backward_keys_f32_d8", true),
@@ -34,6 +34,11 @@ const EMITTED: [(&str, bool); 38] = [
     ("attention_forward_bf16_d128_128x64_w8", false),
     ("attention_backward_queries_bf16_d128_128x32_w8", false),
     ("attention_backward_keys_bf16_d128_128x32_w8", false),
+    ("attention_decode_f32_d8_h1", true),
+    ("attention_decode_f32_d64_h8", false),
+    ("attention_decode_bf16_d64_h8", false),
+    ("attention_decode_bf16_d128_h1", false),
+    ("attention_combine_f32", true),
     ("contrastive_forward_cells_f32", true),
     ("contrastive_forward_texts_f32", false),
     ("contrastive_backward_cells_f32_many", true),

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use driver::device;
 use program::{program, root};
-use scmmgpt_loader::h5ad::{AnnData, Column};
+use scmmgpt_loader::h5ad::{Additions, AnnData, Column, Slot, create};
 use serde_json::Value;
 
 const CELLS: &str = "tests/data/pbmc68k_700.h5ad";
@@ -69,6 +69,40 @@ const SMALL_TEXT: [&str; 16] = [
     "text.max_length=16",
     "stage1.train.epochs=2",
     "stage1.train.warmup_steps=2",
+];
+
+/// All three stages, for 36 cells.
+const SMALL_LANGUAGE: [&str; 30] = [
+    "model.hidden_size=16",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=16",
+    "train.epochs=1",
+    "data.test_fraction=0.2",
+    "data.validation_fraction=0.2",
+    "data.tokens.max_seq_len=24",
+    "qformer.hidden_size=16",
+    "qformer.num_attention_heads=2",
+    "qformer.intermediate_size=16",
+    "qformer.num_query_tokens=2",
+    "qformer.projection_dim=8",
+    "text.max_length=16",
+    "stage1.train.epochs=1",
+    "stage1.train.warmup_steps=2",
+    "language.hidden_size=16",
+    "language.intermediate_size=24",
+    "language.num_hidden_layers=2",
+    "language.num_attention_heads=2",
+    "language.num_key_value_heads=1",
+    "language.max_position_embeddings=48",
+    "stage2.pairs.max_length=40",
+    "stage2.projection_dim=8",
+    "stage2.expression.max_genes=24",
+    "stage2.expression.zero_genes=8",
+    "stage2.expression.num_attention_heads=2",
+    "stage2.neighbors.k=2",
+    "stage2.train.epochs=2",
+    "stage2.train.warmup_steps=2",
+    "stage2.train.learning_rate=3e-3",
 ];
 
 fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -187,6 +221,73 @@ fn training_with_texts_and_labels_by_text_are_the_cpus() {
     assert_eq!(label(&folders[0], "cuda"), expected);
     assert_eq!(label(&folders[1], "cpu"), expected);
     assert!(expected.iter().collect::<std::collections::BTreeSet<_>>().len() > 1, "{expected:?}");
+}
+
+/// Twelve cells of each of three types.
+fn few_cells(path: &Path) {
+    let data = AnnData::open(&root().join(CELLS)).unwrap();
+    let (names, types) = (data.obs_names().unwrap(), data.obs("cell_type").unwrap().labels());
+    let of = |kind: &str| (0..names.len()).filter(|&row| types[row].as_deref() == Some(kind)).take(12).collect::<Vec<_>>();
+    let rows = ["B cell", "dendritic cell", "natural killer cell"].map(of).concat();
+    let x = data.matrix(&Slot::X).unwrap().rows(0..names.len()).unwrap().select(&rows).unwrap();
+    let cells: Vec<String> = rows.iter().map(|&row| names[row].clone()).collect();
+    let kinds = rows.iter().map(|&row| types[row].clone().unwrap()).collect();
+    let additions = Additions { obs: vec![("cell_type".into(), Column::Text(kinds))], ..Additions::default() };
+    create(path, &cells, &data.var_names(&Slot::X).unwrap(), &x, &additions, false).unwrap();
+}
+
+/// Lines of JSON.
+fn lines(path: &str) -> Vec<Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_language_model_trains_describes_labels_and_makes_cells_as_on_the_cpu() {
+    if device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (cells, folders) = (path("few.h5ad"), ["cuda", "cpu"].map(path));
+    few_cells(Path::new(&cells));
+    let data = format!("data.train=['{cells}']");
+    for (out, device) in folders.iter().zip(["cuda", "cpu"]) {
+        ends(0, &[], &train_as("configs/cell_language.toml", &SMALL_LANGUAGE, out, &["--set", &data, "--device", device]));
+    }
+    same_log(&folders[0], &folders[1]);
+
+    // One model on both, and each device's own model.
+    let on = |model: &str, device: &str, task: &str, more: &[&str], file: &str| {
+        let output = path(&format!("{device}_{file}"));
+        let arguments = ["infer", task, "--model", model, "--output", &output, "--overwrite", "--device", device];
+        ends(0, &[], &[&arguments[..], more].concat());
+        output
+    };
+    let runs = [(&folders[0], "cpu"), (&folders[0], "cuda"), (&folders[1], "cpu")];
+    let describe = ["--cells", &cells, "--group-key", "cell_type", "--max-new-tokens", "10"];
+    let described = runs.map(|(model, device)| lines(&on(model, device, "describe", &describe, "described.jsonl")));
+    for (expected, got) in described[1..].iter().flat_map(|run| described[0].iter().zip(run)) {
+        assert_eq!((&got["cell"], &got["description"]), (&expected["cell"], &expected["description"]));
+        let [got, expected] = [got, expected].map(|line| line["score"].as_f64().unwrap());
+        assert!((got - expected).abs() <= 1e-4 * expected.abs(), "{got} and {expected}");
+    }
+    assert!(described[0].len() == 3 && described[0].iter().all(|line| line["description"] != ""));
+
+    let method = ["--cells", &cells, "--method", "generative"];
+    let labelled = runs.map(|(model, device)| labels(&on(model, device, "annotate", &method, "labelled.h5ad")));
+    assert!(labelled[0].len() == 36 && labelled[1] == labelled[0] && labelled[2] == labelled[0]);
+
+    let texts = ["--prompt", "cell type: B cell.", "--prompt", "cell type: dendritic cell.", "--mean"];
+    let made = runs.map(|(model, device)| {
+        let data = AnnData::open(Path::new(&on(model, device, "generate", &texts, "made.h5ad"))).unwrap();
+        let block = data.matrix(&Slot::X).unwrap().rows(0..2).unwrap();
+        (block.indices.clone(), block.values.clone())
+    });
+    for got in &made[1..] {
+        assert!(got.0 == made[0].0 && got.0.len() > 2);
+        let worst = got.1.iter().zip(&made[0].1).map(|(got, expected)| (got / expected - 1.0).abs()).fold(0.0, f32::max);
+        assert!(worst <= 1e-3, "means of counts differ by {worst} of themselves");
+    }
 }
 
 #[test]

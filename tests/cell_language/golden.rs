@@ -4,8 +4,9 @@
 
 use scmmgpt_engine::config::{ExpressionHead, ExpressionKeys, Tuning, TuningMode};
 use scmmgpt_engine::model::cell_language::{LossWeights, Losses};
-use scmmgpt_kernels::runtime::Float;
+use scmmgpt_kernels::runtime::{Device, Float};
 
+use crate::driver::device;
 use crate::setup::{Decoder, Golden, Model, check, purpose, tuned};
 
 const NONE: LossWeights = LossWeights { language: 0.0, reconstruction: 0.0, expression: 0.0 };
@@ -45,11 +46,11 @@ fn check_gradients<T: Float>(golden: &Golden, objective: &str, model: &Model<T>)
     compared
 }
 
-fn every_objective<T: Float>(gradient_checkpointing: bool) {
+fn every_objective<T: Float>(device: &Device, gradient_checkpointing: bool) {
     let golden = Golden::open();
     let tuned = tuned(&golden, Tuning { gradient_checkpointing, ..Tuning::full() }, true, true);
     for (objective, weights, decoder, neighbours) in OBJECTIVES {
-        let mut model = Model::<T>::new(&golden, purpose(weights), &tuned, decoder);
+        let mut model = Model::<T>::on(device, &golden, purpose(weights), &tuned, decoder);
         let batch = if decoder.head == ExpressionHead::Zinb { golden.counts() } else { golden.batch(neighbours) };
         let losses = model.forward(&batch);
         check::<T>(objective, &golden.reals(&format!("loss.{objective}")), &[losses.total(&weights)]);
@@ -62,12 +63,19 @@ fn every_objective<T: Float>(gradient_checkpointing: bool) {
 
 #[test]
 fn every_objective_equals_pytorch_in_f32() {
-    every_objective::<f32>(false);
+    every_objective::<f32>(&Device::cpu(2).unwrap(), false);
+}
+
+/// The CPU's step is PyTorch's, and so is a device's: losses, and every gradient by name.
+#[test]
+fn every_objective_equals_pytorch_on_a_cuda_device() {
+    let Some(device) = device() else { return };
+    every_objective::<f32>(&device, false);
 }
 
 #[test]
 fn every_objective_equals_pytorch_in_f64() {
-    every_objective::<f64>(false);
+    every_objective::<f64>(&Device::cpu(2).unwrap(), false);
 }
 
 #[test]
@@ -96,7 +104,7 @@ fn distributions_equal_pytorch() {
 
 #[test]
 fn gradient_checkpointing_changes_nothing() {
-    every_objective::<f32>(true);
+    every_objective::<f32>(&Device::cpu(2).unwrap(), true);
 }
 
 #[test]

@@ -209,14 +209,17 @@ pub(crate) struct Model<T: Float> {
 
 impl<T: Float> Model<T> {
     pub(crate) fn new(golden: &Golden, purpose: Purpose, tuned: &Tuned, decoder: Decoder) -> Self {
+        Model::on(&Device::cpu(2).unwrap(), golden, purpose, tuned, decoder)
+    }
+
+    pub(crate) fn on(device: &Device, golden: &Golden, purpose: Purpose, tuned: &Tuned, decoder: Decoder) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let device = Device::cpu(2).unwrap();
         let mut plan = ParameterPlan::<T>::new(purpose.training);
         let model = CellLanguage::declare(&mut plan, &golden.config(decoder), tuned, golden.size("cell_pad") as u32);
-        let parameters = plan.allocate(&device).unwrap();
+        let parameters = plan.allocate(device).unwrap();
         let dims = Dims { batch: 1, seq_len: 8 };
         let sizes = Sizes { cells: dims, tokens: 8, generated: 1, genes: 8, neighbours: 0 };
-        let workspace = model.workspace(&device, sizes, purpose).unwrap();
+        let workspace = model.workspace(device, sizes, purpose).unwrap();
         parameters.load(&workspace.stream, &golden.parameters(folder.path(), decoder.head)).unwrap();
         model.refresh(&workspace.stream).unwrap();
         Model { parameters, model, workspace }

@@ -17,7 +17,10 @@ fn config(settings: &Value) -> GenerationConfig {
 
 #[test]
 fn greedy_and_beams_equal_hugging_face() {
-    let tiny = Tiny::open();
+    hugging_face(&Tiny::open());
+}
+
+pub(crate) fn hugging_face(tiny: &Tiny) {
     for case in tiny.golden["cases"].as_array().unwrap() {
         let settings = &case["settings"];
         let config = config(settings);

@@ -15,9 +15,14 @@ fn close(what: &str, expected: &[f32], got: &[f32]) {
 #[test]
 fn pieces_equal_the_whole() {
     let tiny = Tiny::open();
+    pieces(&tiny, 1..tiny.prompts[2].len());
+}
+
+/// The third prompt in two pieces, cut at each of these places.
+pub(crate) fn pieces(tiny: &Tiny, splits: impl IntoIterator<Item = usize>) {
     let long = &tiny.prompts[2];
     let whole = tiny.generator(1, 16).prefill(&tiny.model, &[Prompt::from(long.as_slice())]).unwrap();
-    for split in 1..long.len() {
+    for split in splits {
         let mut generator = tiny.generator(3, 16);
         let parts = [&long[..split], &tiny.prompts[1], &tiny.prompts[3]].map(Prompt::from);
         generator.prefill(&tiny.model, &parts).unwrap();
@@ -44,7 +49,10 @@ fn pieces_equal_the_whole() {
 
 #[test]
 fn copies_and_cuts_are_what_they_copy() {
-    let tiny = Tiny::open();
+    copies_and_cuts(&Tiny::open());
+}
+
+pub(crate) fn copies_and_cuts(tiny: &Tiny) {
     let prompts: Vec<Prompt<'_>> = tiny.prompts.iter().map(|tokens| Prompt::from(tokens.as_slice())).collect();
     let mut generator = tiny.generator(6, 24);
     // What each sequence is, by its tokens.
@@ -78,7 +86,10 @@ fn copies_and_cuts_are_what_they_copy() {
 
 #[test]
 fn rows_take_the_place_of_tokens() {
-    let tiny = Tiny::open();
+    rows_for_tokens(&Tiny::open());
+}
+
+pub(crate) fn rows_for_tokens(tiny: &Tiny) {
     let stream = Stream::new(&tiny.device, 0).unwrap();
     let table = stream.fetch(tiny.parameters.named("model.embed_tokens.weight").unwrap().parameter.value).unwrap();
     let row = |token: u32| &table[token as usize * 64..][..64];

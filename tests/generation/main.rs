@@ -2,5 +2,8 @@
 
 mod answers;
 mod cache;
+mod cuda;
+#[path = "../driver/mod.rs"]
+mod driver;
 mod labels;
 mod setup;

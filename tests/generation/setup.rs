@@ -7,14 +7,14 @@ use scmmgpt_engine::generate::answer::{Answer, Request, Words, answer};
 use scmmgpt_engine::generate::{GenerationConfig, Generator, Prompt};
 use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
-use scmmgpt_kernels::runtime::{Device, Stream};
+use scmmgpt_kernels::runtime::{Device, Float, Stream};
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
 use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer};
 use serde_json::{Value, json};
 
-pub(crate) struct Tiny {
-    pub(crate) model: LanguageModel<f32>,
-    pub(crate) parameters: Parameters<f32>,
+pub(crate) struct Tiny<T: Float = f32> {
+    pub(crate) model: LanguageModel<T>,
+    pub(crate) parameters: Parameters<T>,
     pub(crate) device: Device,
     pub(crate) tokenizer: LanguageTokenizer,
     pub(crate) eos: Vec<u32>,
@@ -28,6 +28,12 @@ pub(crate) fn integers(value: &Value) -> Vec<u32> {
 
 impl Tiny {
     pub(crate) fn open() -> Tiny {
+        Tiny::on(Device::cpu(2).unwrap())
+    }
+}
+
+impl<T: Float> Tiny<T> {
+    pub(crate) fn on(device: Device) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let file = Checkpoint::open(folder.join("golden/language_tiny.safetensors")).unwrap();
         let model_folder = tempfile::tempdir().unwrap();
@@ -41,7 +47,6 @@ impl Tiny {
         config["tie_word_embeddings"] = json!(false);
         std::fs::write(model_folder.path().join("config.json"), config.to_string()).unwrap();
         let files = LanguageFiles::open(model_folder.path()).unwrap();
-        let device = Device::cpu(2).unwrap();
         let mut plan = ParameterPlan::new(false);
         let model = LanguageModel::declare(&mut plan, files.config(), 64, &Tuning::default());
         let parameters = plan.allocate(&device).unwrap();
@@ -58,7 +63,7 @@ impl Tiny {
         Words { tokenizer: &self.tokenizer, eos: &self.eos, suppress: &[] }
     }
 
-    pub(crate) fn generator(&self, batch: usize, capacity: usize) -> Generator<f32> {
+    pub(crate) fn generator(&self, batch: usize, capacity: usize) -> Generator<T> {
         Generator::new(&self.model, &self.device, batch, capacity).unwrap()
     }
 

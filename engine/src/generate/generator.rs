@@ -75,7 +75,7 @@ impl<T: Float> Generator<T> {
         let caches = model.plan_cache(&mut cache, batch, capacity);
         let mut plan = Plan::new(Class::Activations);
         handles(model, &mut plan, Dims { batch, seq_len: 1 }, batch);
-        let stream = Stream::new(device, plan.scratch_bytes())?;
+        let stream = Stream::new(device, plan.scratch_bytes().max(cache.scratch_bytes()))?;
         let (cache, arena) = (Arena::allocate(device, cache)?, Arena::allocate(device, plan)?);
         let (lengths, origins) = (Vec::new(), vec![(0, 0); batch]);
         Ok(Generator { stream, _cache: cache, caches, arena, planned: None, capacity, lengths, origins, next_origin: 1 })
@@ -246,6 +246,12 @@ impl<T: Float> Generator<T> {
         let (stream, seq_len) = (&self.stream, dims.seq_len);
         let padding = |part: &Prompt<'_>| std::iter::repeat_n(0, seq_len - part.tokens.len());
         let ids: Vec<u32> = parts.iter().flat_map(|part| part.tokens.iter().copied().chain(padding(part))).collect();
+        let bound = model.vocab_size();
+        if let Some(position) = ids.iter().position(|&id| id as usize >= bound) {
+            // A CUDA device would make NaN of it.
+            let index = u64::from(ids[position]);
+            return Err(scmmgpt_kernels::Error::Index { op: "generate", tensor: "ids", position, index, bound }.into());
+        }
         // Padding behind the last position reads the last: its result is nobody's.
         let last = model.positions() as u32 - 1;
         let positions = |&first: &usize| (first as u32..).take(seq_len).map(move |place| place.min(last));

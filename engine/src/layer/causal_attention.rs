@@ -198,8 +198,9 @@ impl<T: Float> CausalAttention<T> {
         self.qkv.backward(stream, &saved.qkv_adapters, dx, g.qkv, x, places.dropout)
     }
 
-    /// Plans the cache of one layer: keys and values of `capacity` places a sequence.
+    /// Plans the cache of one layer: keys and values of `capacity` places a sequence, and the scratch of one more token each.
     pub fn plan_cache(&self, plan: &mut Plan, batch: usize, capacity: usize) -> Cache<T> {
+        plan.scratch(attention::scratch::<T>(&self.dims(Dims { batch, seq_len: 1 }, capacity)));
         let (_, keys) = self.widths();
         Cache { keys: plan.tensor("keys", [batch * capacity, keys]), values: plan.tensor("values", [batch * capacity, keys]), capacity }
     }

@@ -100,6 +100,8 @@ struct Draft {
     name: &'static str,
     op: Attention,
     lengths: [Vec<u32>; 3],
+    /// Largest element of the queries: above 1, exponentials of scores overflow unless the maximum is taken out, and forward alone is run.
+    hottest: f64,
 }
 
 /// `[batch, query_len, key_len, num_heads, num_kv_heads, head_dim]`.
@@ -107,7 +109,7 @@ fn draft(name: &'static str, sizes: [usize; 6]) -> Draft {
     let [batch, query_len, key_len, num_heads, num_kv_heads, head_dim] = sizes;
     let dims = Dims { batch, query_len, key_len, num_heads, num_kv_heads, head_dim };
     let op = Attention { dims, seen: Seen::Full, query_lengths: false, key_lengths: false, packed: false, dropout: None };
-    Draft { name, op, lengths: Default::default() }
+    Draft { name, op, lengths: Default::default(), hottest: 1.0 }
 }
 
 impl Draft {
@@ -128,6 +130,11 @@ impl Draft {
 
     fn prefix(mut self, known: &[u32]) -> Draft {
         (self.op.seen, self.lengths[2]) = (Seen::Prefix, known.to_vec());
+        self
+    }
+
+    fn hot(mut self) -> Draft {
+        self.hottest = 200.0;
         self
     }
 
@@ -164,13 +171,15 @@ impl Draft {
         let mut case = if self.op.packed {
             case.input("qkv", [query_rows, queries + 2 * keys])
         } else {
-            case.input("q", [query_rows, queries]).input("k", [key_rows, keys]).input("v", [key_rows, keys])
+            let fill = Fill::Range(-self.hottest, self.hottest);
+            case.input_filled("q", [query_rows, queries], fill).input("k", [key_rows, keys]).input("v", [key_rows, keys])
         };
         for (name, lengths) in ["query_lengths", "key_lengths", "known_lengths"].into_iter().zip(self.lengths) {
             if !lengths.is_empty() {
                 case = case.index(name, [batch], Fill::Integers(lengths));
             }
         }
+        let case = if self.hottest > 1.0 { case.forward_only() } else { case };
         case.output("out", [query_rows, queries])
             .statistic("logsumexp", [batch, num_heads, query_len])
             .tolerance(Tolerance::f32().reduction(key_len.max(query_len)))
@@ -183,7 +192,8 @@ impl Draft {
 /// Every mask, lengths from 0 to all, grouped heads, head sizes around the vector's, odd lengths, packed operands, dropout. Of the
 /// Q-Former: queries before a padded text, each seeing both (a length is queries and text together); a causal text behind 32 queries
 /// that it sees, whose rows are keys alone; 32 queries over as many genes as a cell may have. Heads that share keys, with masks and
-/// dropout, over whole tiles too; no key but the own. Then the sizes of the models.
+/// dropout, over whole tiles too; no key but the own. Of decoding: whole and partial splits, none, groups from one head to more than a
+/// block takes. Scores of hundreds, of which the maximum must be taken out. Then the sizes of the models.
 pub fn cases() -> Vec<Case> {
     let cases = [
         draft("self", [1, 1, 1, 1, 1, 8]),
@@ -216,6 +226,14 @@ pub fn cases() -> Vec<Case> {
         draft("grouped_prefix", [2, 140, 140, 2, 1, 8]).prefix(&[0, 70]),
         draft("causal_dropout", [1, 200, 200, 2, 1, 24]).causal().dropout(),
         draft("dropout_prefix", [1, 140, 140, 2, 1, 64]).prefix(&[70]).dropout(),
+        draft("decode", [3, 1, 300, 6, 2, 64]).keys(&[300, 0, 129]),
+        draft("decode", [2, 1, 128, 16, 2, 16]).causal().keys(&[127, 1]).queries(&[1, 0]),
+        draft("decode", [1, 1, 257, 8, 1, 128]).causal(),
+        draft("decode", [2, 1, 130, 5, 1, 24]).keys(&[130, 65]),
+        draft("decode", [1, 1, 70, 3, 3, 80]),
+        draft("decode", [3, 1, 5, 4, 2, 8]).keys(&[1, 5, 4]),
+        draft("decode_hot", [1, 1, 300, 3, 1, 64]).hot(),
+        draft("self_hot", [1, 70, 70, 1, 1, 64]).hot(),
     ];
     let timed = [
         draft("encoder", [8, 512, 512, 8, 8, 64]),
@@ -225,6 +243,7 @@ pub fn cases() -> Vec<Case> {
         draft("encoder_one", [1, 1200, 1200, 8, 8, 64]),
         draft("projector_cross", [8, 32, 1200, 12, 12, 64]),
         draft("language", [1, 1024, 1024, 32, 4, 64]).causal(),
+        draft("language_decode", [16, 1, 1024, 32, 4, 64]).causal(),
         draft("research", [8, 512, 512, 4, 4, 16]),
         draft("research", [8, 512, 512, 4, 4, 32]),
     ];

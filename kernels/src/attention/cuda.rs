@@ -1,9 +1,9 @@
-//! Launches of attention: f32 to the texts without tensor cores, bf16 to those with.
+//! Launches of attention: f32 to the texts without tensor cores, bf16 to those with, one query an item to those of `emit_decode`.
 
 use super::emit::{MAX_DROPOUT_HEAD_DIM, MAX_HEAD_DIM, Shape};
 use super::emit_mma::Tile;
 use super::{
-    Backward, Dims, Dropout, Forward, Mask, emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys, scratch,
+    Backward, Dims, Dropout, Forward, Mask, cuda_decode, emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys, scratch,
 };
 use crate::runtime::emit::{Text, kept};
 use crate::runtime::{CudaStream, Float, Launch, Tensor};
@@ -99,8 +99,12 @@ fn tensor_cores<T: Float>(stream: &CudaStream, op: &'static str, scale: f64, ten
 
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let dims = args.dims;
+    let head_dim = head_dim::<T>(op, &dims)?;
+    if cuda_decode::suits(stream, &args) {
+        return cuda_decode::forward(stream, op, args);
+    }
     let launch = if T::NAME == "bf16" {
-        let (head_dim, dropout) = (head_dim::<T>(op, &dims)?, args.dropout.is_some());
+        let dropout = args.dropout.is_some();
         let few = Tile::forward_few(head_dim, dropout);
         let tile = if dims.query_len <= few.rows() { few } else { Tile::forward(head_dim, dropout) };
         tensor_cores(stream, op, args.scale, &[("out", args.out), ("q", args.q), ("k", args.k), ("v", args.v)])?;

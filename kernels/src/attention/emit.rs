@@ -5,7 +5,7 @@
 //! columns `4 x .. 4 x + 4`. Of a head's elements it holds `x, x + 8, ..`: rows never leave their eight lanes.
 
 use super::emit_mma::Tile;
-use super::{emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys};
+use super::{emit_backward, emit_decode, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys};
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
 
@@ -80,6 +80,7 @@ pub(super) fn all() -> Vec<Text> {
             std::iter::once(emit_forward::text(shape)).chain(backward.into_iter().flatten())
         })
         .chain(on_tensor_cores)
+        .chain(emit_decode::all())
         .collect()
 }
 

@@ -10,8 +10,11 @@ mod cpu_backward;
 mod cpu_simd;
 mod cpu_tile;
 mod cuda;
+mod cuda_decode;
 mod emit;
 mod emit_backward;
+mod emit_combine;
+mod emit_decode;
 mod emit_dropout;
 mod emit_forward;
 mod emit_mma;
@@ -141,10 +144,12 @@ pub struct Backward<T: Float> {
     pub dims: Dims,
 }
 
-/// Bytes of stream scratch that either pass needs: in bf16, two numbers a query and head for gradients on CUDA devices; else none, since
-/// the CPU keeps its tiles and sums in buffers of its threads.
+/// Bytes of stream scratch that either pass needs on CUDA devices: in bf16 two numbers a query and head for gradients, and for one query
+/// an item the splits of its keys. The CPU keeps its tiles and sums in buffers of its threads.
 pub fn scratch<T: Float>(dims: &Dims) -> usize {
-    if T::NAME == "bf16" { 8 * dims.batch * dims.num_heads * dims.query_len.next_multiple_of(emit_mma_backward::STATISTICS) } else { 0 }
+    let statistics = 8 * dims.batch * dims.num_heads * dims.query_len.next_multiple_of(emit_mma_backward::STATISTICS);
+    let splits = if cuda_decode::is_decoding(dims) { cuda_decode::scratch_bytes(dims) } else { 0 };
+    splits.max(if T::NAME == "bf16" { statistics } else { 0 })
 }
 
 /// `out = softmax(scale * q k^T) v` for every head, and the logarithm of each row's normaliser.
@@ -153,14 +158,15 @@ pub fn scratch<T: Float>(dims: &Dims) -> usize {
 /// place in the batch too).
 ///
 /// # Shapes
-/// See [`Forward`].
+/// See [`Forward`]. Scratch: [`scratch`].
 /// # Errors
-/// `Shape` when a tensor does not fit `dims`; `Argument` when a size is 0, `head_dim` is no multiple of 8, `num_kv_heads` does not
+/// `Shape` when a tensor does not fit `dims`; `Scratch` when a CUDA stream has too little; `Argument` when a size is 0, `head_dim` is no multiple of 8, `num_kv_heads` does not
 /// divide `num_heads`, a prefix mask meets `query_len != key_len`, or the dropout probability is outside [0, 1); `Index` when a length
 /// exceeds its dimension. On CUDA devices `Argument` also when `head_dim` is above 128, and in bf16, where tensor cores work, when a
 /// row does not begin at a multiple of 16 bytes or `scale` is not above 0.
 /// # Source
-/// Milakov & Gimelshein 2018, algorithm 3 (online softmax); Dao 2023, "FlashAttention-2", algorithm 1.
+/// Milakov & Gimelshein 2018, algorithm 3 (online softmax); Dao 2023, "FlashAttention-2", algorithm 1. One query an item, on CUDA devices:
+/// splits of the keys that are combined afterwards, as in Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding".
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     const OP: &str = "attention::forward";
     check_dims(OP, &args.dims, &args.mask, args.dropout.as_ref())?;

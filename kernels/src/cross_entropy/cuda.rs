@@ -2,9 +2,10 @@
 
 use super::{Backward, Forward};
 use crate::Result;
-use crate::runtime::{CudaStream, Float, entry};
+use crate::runtime::{CudaStream, Float, variant};
 
-const TEXT: &str = include_str!("cross_entropy.ptx");
+/// In f32 and in bf16.
+const TEXTS: [&str; 2] = [include_str!("cross_entropy.ptx"), include_str!("bf16.ptx")];
 
 /// Threads of a row's CTA.
 fn threads(classes: usize) -> u32 {
@@ -20,8 +21,9 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
     let (rows, classes) = (args.logits.rows(), args.logits.width());
     let (sharp, spread) = shares(args.label_smoothing, classes);
     stream.need_scratch(op, super::scratch(rows))?;
+    let (text, entry) = variant::<T>(op, "cross_entropy_forward", TEXTS)?;
     stream
-        .launch(TEXT, entry::<T>(op, "cross_entropy_forward")?, [rows as u32, 1, 1], threads(classes))
+        .launch(text, entry, [rows as u32, 1, 1], threads(classes))
         .scratch("row_loss", 0)
         .write("logsumexp", args.logsumexp)
         .read("logits", args.logits)
@@ -33,7 +35,7 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
         .value("spread", spread)
         .submit()?;
     stream
-        .launch(TEXT, entry::<T>(op, "cross_entropy_mean")?, [1, 1, 1], 256)
+        .launch(TEXTS[0], "cross_entropy_mean_f32", [1, 1, 1], 256)
         .write("loss", args.loss)
         .write("weight_sum", args.weight_sum)
         .scratch("row_loss", 0)
@@ -47,8 +49,9 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
 pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Backward<T>) -> Result<()> {
     let (rows, classes) = (args.logits.rows(), args.logits.width());
     let (sharp, spread) = shares(args.label_smoothing, classes);
+    let (text, entry) = variant::<T>(op, "cross_entropy_backward", TEXTS)?;
     stream
-        .launch(TEXT, entry::<T>(op, "cross_entropy_backward")?, [rows as u32, 1, 1], threads(classes))
+        .launch(text, entry, [rows as u32, 1, 1], threads(classes))
         .write("dlogits", args.dlogits)
         .read("dloss", args.dloss)
         .read("logits", args.logits)

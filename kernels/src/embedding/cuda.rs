@@ -3,9 +3,10 @@
 
 use super::{Backward, Forward};
 use crate::Result;
-use crate::runtime::{CudaStream, Float, Launch, Tensor, entry};
+use crate::runtime::{CudaStream, Float, Launch, Tensor, variant};
 
-const TEXT: &str = include_str!("embedding.ptx");
+/// In f32 and in bf16.
+const TEXTS: [&str; 2] = [include_str!("embedding.ptx"), include_str!("bf16.ptx")];
 const SORTED: &str = include_str!("sorted.ptx");
 
 /// Threads of a CTA, and its warps.
@@ -21,8 +22,9 @@ const DIGITS: usize = 1 << BITS;
 
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let tokens = args.ids.len();
+    let (text, entry) = variant::<T>(op, "embedding_forward", TEXTS)?;
     stream
-        .launch(TEXT, entry::<T>(op, "embedding_forward")?, [tokens.div_ceil(WARPS) as u32, 1, 1], THREADS)
+        .launch(text, entry, [tokens.div_ceil(WARPS) as u32, 1, 1], THREADS)
         .write("y", args.y)
         .read("table", args.table)
         .read("ids", args.ids)
@@ -36,10 +38,10 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
 
 pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Backward<T>) -> Result<()> {
     let (tokens, rows, width) = (args.ids.len(), args.dtable.rows(), args.dtable.width());
-    let entry = entry::<T>(op, "embedding_backward")?;
+    let (text, entry) = variant::<T>(op, "embedding_backward", TEXTS)?;
     let order = sort(stream, op, Ids::Tensor(args.ids), tokens, rows, 0)?;
     stream
-        .launch(TEXT, entry, [tokens.div_ceil(WARPS) as u32, width.div_ceil(COLUMNS) as u32, 1], THREADS)
+        .launch(text, entry, [tokens.div_ceil(WARPS) as u32, width.div_ceil(COLUMNS) as u32, 1], THREADS)
         .write("dtable", args.dtable)
         .read("dy", args.dy)
         .read("ids", args.ids)

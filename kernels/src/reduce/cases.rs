@@ -32,6 +32,7 @@ impl Op for Update {
     fn forward<T: Float>(&self, stream: &Stream, t: &Bindings<T>) -> Result<()> {
         if self.fresh {
             stream.copy(t.value("y"), t.value("start"))?;
+            scale(stream, &[t.value("y")], 1.5)?;
             stream.copy(t.accumulated("scaled"), t.accumulated("gradient"))?;
             scale(stream, &[t.accumulated("scaled")], -0.75)?;
         }

@@ -2,9 +2,11 @@
 
 use super::{AddAssign, CHUNK_ROWS, ColumnSum};
 use crate::Result;
-use crate::runtime::{CudaStream, Float, Tensor, entry};
+use crate::runtime::{CudaStream, Float, Tensor, entry, variant};
 
 const TEXT: &str = include_str!("reduce.ptx");
+/// Updates in bf16; sums are of f32.
+const BF16: &str = include_str!("bf16.ptx");
 
 /// Threads of a CTA that sums columns or updates, and of one that sums squares.
 const THREADS: u32 = 128;
@@ -90,8 +92,9 @@ pub(super) fn scale<T: Float>(stream: &CudaStream, op: &'static str, tensors: &[
 
 fn update<T: Float>(stream: &CudaStream, op: &'static str, y: Tensor<T>, x: Option<Tensor<T>>, factor: f64) -> Result<()> {
     let [rows, width] = shape(&[y, x.unwrap_or(y)]);
+    let (text, entry) = variant::<T>(op, "reduce_update", [TEXT, BF16])?;
     stream
-        .launch(TEXT, entry::<T>(op, "reduce_update")?, [width.div_ceil(COLUMNS) as u32, rows.min(TALLEST) as u32, 1], THREADS)
+        .launch(text, entry, [width.div_ceil(COLUMNS) as u32, rows.min(TALLEST) as u32, 1], THREADS)
         .write("y", y)
         .optional("x", x)
         .value("rows", rows as u32)

@@ -2,9 +2,10 @@
 
 use super::{Backward, CHUNK, Forward};
 use crate::Result;
-use crate::runtime::{CudaStream, Float, entry};
+use crate::runtime::{CudaStream, Float, variant};
 
-const TEXT: &str = include_str!("rms_norm.ptx");
+/// In f32 and in bf16.
+const TEXTS: [&str; 2] = [include_str!("rms_norm.ptx"), include_str!("bf16.ptx")];
 
 /// Rows a CTA: one a warp.
 const ROWS: usize = 4;
@@ -13,8 +14,9 @@ const THREADS: u32 = 128;
 
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let (rows, width) = (args.x.rows(), args.x.width());
+    let (text, entry) = variant::<T>(op, "rms_norm_forward", TEXTS)?;
     stream
-        .launch(TEXT, entry::<T>(op, "rms_norm_forward")?, [rows.div_ceil(ROWS) as u32, 1, 1], THREADS)
+        .launch(text, entry, [rows.div_ceil(ROWS) as u32, 1, 1], THREADS)
         .write("y", args.y)
         .write("rstd", args.rstd)
         .read("x", args.x)
@@ -35,8 +37,9 @@ pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Ba
     if let Some(dweight) = args.dweight {
         stream.need_scratch(op, super::scratch::<T>(rows, width))?;
         let columns = (width as u32).div_ceil(THREADS);
+        let (text, entry) = variant::<T>(op, "rms_norm_partial", TEXTS)?;
         stream
-            .launch(TEXT, entry::<T>(op, "rms_norm_partial")?, [columns, chunks as u32, 1], THREADS)
+            .launch(text, entry, [columns, chunks as u32, 1], THREADS)
             .scratch("partial", 0)
             .read("dy", args.dy)
             .read("x", args.x)
@@ -48,15 +51,16 @@ pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Ba
             .value("chunk", CHUNK as u32)
             .submit()?;
         stream
-            .launch(TEXT, entry::<T>(op, "rms_norm_combine")?, [columns, 1, 1], THREADS)
+            .launch(TEXTS[0], "rms_norm_combine_f32", [columns, 1, 1], THREADS)
             .write("dweight", dweight)
             .scratch("partial", 0)
             .value("width", width as u32)
             .value("chunks", chunks as u32)
             .submit()?;
     }
+    let (text, entry) = variant::<T>(op, "rms_norm_input_gradient", TEXTS)?;
     stream
-        .launch(TEXT, entry::<T>(op, "rms_norm_input_gradient")?, [rows.div_ceil(ROWS) as u32, 1, 1], THREADS)
+        .launch(text, entry, [rows.div_ceil(ROWS) as u32, 1, 1], THREADS)
         .write("dx", args.dx)
         .optional("residual", args.residual)
         .read("dy", args.dy)

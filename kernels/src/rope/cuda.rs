@@ -2,15 +2,17 @@
 
 use super::Rotate;
 use crate::Result;
-use crate::runtime::{CudaStream, Float, elementwise, entry};
+use crate::runtime::{CudaStream, Float, elementwise, variant};
 
-const TEXT: &str = include_str!("rope.ptx");
+/// In f32 and in bf16.
+const TEXTS: [&str; 2] = [include_str!("rope.ptx"), include_str!("bf16.ptx")];
 
 pub(super) fn rotate<T: Float>(stream: &CudaStream, op: &'static str, args: Rotate<T>, direction: f32) -> Result<()> {
     let (rows, width) = (args.x.rows(), args.x.width());
     let (grid, threads) = elementwise(rows, width / 2);
+    let (text, entry) = variant::<T>(op, "rope_rotate", TEXTS)?;
     stream
-        .launch(TEXT, entry::<T>(op, "rope_rotate")?, grid, threads)
+        .launch(text, entry, grid, threads)
         .write("y", args.y)
         .read("x", args.x)
         .read("positions", args.positions)

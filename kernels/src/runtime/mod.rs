@@ -22,7 +22,7 @@ mod tensor;
 
 pub use arena::Arena;
 pub use cpu::{Access, Cpu, with_buffer};
-pub use cuda::{Cuda, CudaStream, Launch, Value, elementwise, entry};
+pub use cuda::{Cuda, CudaStream, Launch, Value, elementwise, entry, variant};
 pub use device::{Device, Target};
 pub use element::{Element, Float, Real};
 pub use pinned::Pinned;

@@ -2,15 +2,17 @@
 
 use super::{Backward, Forward};
 use crate::Result;
-use crate::runtime::{CudaStream, Float, elementwise, entry};
+use crate::runtime::{CudaStream, Float, elementwise, variant};
 
-const TEXT: &str = include_str!("swiglu.ptx");
+/// In f32 and in bf16.
+const TEXTS: [&str; 2] = [include_str!("swiglu.ptx"), include_str!("bf16.ptx")];
 
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let (rows, width) = (args.gate.rows(), args.gate.width());
     let (grid, threads) = elementwise(rows, width);
+    let (text, entry) = variant::<T>(op, "swiglu_forward", TEXTS)?;
     stream
-        .launch(TEXT, entry::<T>(op, "swiglu_forward")?, grid, threads)
+        .launch(text, entry, grid, threads)
         .write("y", args.y)
         .read("gate", args.gate)
         .read("up", args.up)
@@ -25,8 +27,9 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
 pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Backward<T>) -> Result<()> {
     let (rows, width) = (args.gate.rows(), args.gate.width());
     let (grid, threads) = elementwise(rows, width);
+    let (text, entry) = variant::<T>(op, "swiglu_backward", TEXTS)?;
     stream
-        .launch(TEXT, entry::<T>(op, "swiglu_backward")?, grid, threads)
+        .launch(text, entry, grid, threads)
         .write("dgate", args.dgate)
         .write("dup", args.dup)
         .read("dy", args.dy)

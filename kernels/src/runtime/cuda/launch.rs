@@ -53,6 +53,19 @@ pub fn entry<T: Float>(op: &'static str, name: &str) -> Result<String> {
     }
 }
 
+/// The text and the entry, `name_f32` or `name_bf16`, for an element type; `texts` are those of f32 and of bf16.
+///
+/// # Errors
+/// `NoCudaKernel` for other types.
+pub fn variant<T: Float>(op: &'static str, name: &str, texts: [&'static str; 2]) -> Result<(&'static str, String)> {
+    let text = match T::NAME {
+        "f32" => texts[0],
+        "bf16" => texts[1],
+        element => return Err(Error::NoCudaKernel { op, element }),
+    };
+    Ok((text, format!("{name}_{}", T::NAME)))
+}
+
 /// Grid and CTA size of a kernel with a thread an element: 128 columns a CTA, rows in steps of the grid's height.
 pub fn elementwise(rows: usize, width: usize) -> ([u32; 3], u32) {
     const THREADS: usize = 128;

@@ -54,8 +54,9 @@ impl DeviceBlock {
 impl Drop for DeviceBlock {
     fn drop(&mut self) {
         if self.cuda.bind().is_ok() {
-            // SAFETY: allocated in `zeroed`; the driver waits for work that uses it.
-            let _ = unsafe { sys::cuMemFree_v2(self.address) };
+            // A driver may wait for work that uses the memory, and may not.
+            // SAFETY: allocated in `zeroed`; whatever was queued is done.
+            let _ = unsafe { (sys::cuCtxSynchronize(), sys::cuMemFree_v2(self.address)) };
         }
     }
 }

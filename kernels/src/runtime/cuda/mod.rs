@@ -16,7 +16,7 @@ use super::device::lock;
 use crate::{Error, Result};
 
 pub(super) use driver::check;
-pub use launch::{Launch, Value, elementwise, entry};
+pub use launch::{Launch, Value, elementwise, entry, variant};
 pub(super) use memory::{DeviceBlock, PinnedBlock};
 use module::Module;
 pub(super) use stream::CudaEvent;

@@ -148,11 +148,12 @@ impl CudaStream {
     pub(in super::super) fn download<T: Element>(&self, tensor: Tensor<T>, target: &mut [T]) -> Result<()> {
         let to: *mut u8 = bytemuck::cast_slice_mut::<T, u8>(target).as_mut_ptr();
         let stream = self.handle;
-        self.rows(self.pitch(tensor), "cuMemcpyDtoHAsync", |address, at, bytes| {
-            // SAFETY: the target has the tensor's length, so that row `at` lies inside it; we wait below.
+        let queued = self.rows(self.pitch(tensor), "cuMemcpyDtoHAsync", |address, at, bytes| {
+            // SAFETY: the target has the tensor's length, so that row `at` lies inside it; we wait below, for a part of the rows too.
             unsafe { sys::cuMemcpyDtoHAsync_v2(to.add(at).cast(), address, bytes, stream) }
-        })?;
-        self.synchronize()
+        });
+        let done = self.synchronize();
+        queued.and(done)
     }
 
     pub(in super::super) fn copy<T: Element>(&self, target: Tensor<T>, source: Tensor<T>) -> Result<()> {
