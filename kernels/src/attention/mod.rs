@@ -7,6 +7,7 @@
 pub mod cases;
 mod cpu;
 mod cpu_backward;
+mod cpu_one;
 mod cpu_simd;
 mod cpu_tile;
 mod cuda;

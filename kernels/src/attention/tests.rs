@@ -145,6 +145,29 @@ fn an_item_does_not_feel_its_neighbours_or_its_padding() {
 }
 
 #[test]
+fn a_row_alone_has_the_bits_of_a_row_among_others() {
+    for (heads, kv_heads, d, keys) in [(6, 2, 64, 300), (4, 4, 16, 97), (5, 1, 32, 1), (9, 3, 48, 96)] {
+        let rows = 50;
+        for causal in [false, true] {
+            let mut many = Host::new(dims(2, rows, keys, heads, kv_heads, d), &[rows as u32; 2], &[keys as u32, keys as u32 / 2]);
+            many.causal = causal;
+            let (out, sums) = many.run(2).unwrap();
+            let width = heads * d;
+            // Under a causal mask the only row is the last one.
+            for row in if causal { rows - 1..rows } else { 0..3 } {
+                let row_of = |x: &[f32]| [0, rows].map(|item| x[(item + row) * width..][..width].to_vec()).concat();
+                let one = Host { dims: Dims { query_len: 1, ..many.dims }, q: row_of(&many.q), queries: vec![1; 2], ..many.clone() };
+                let (alone, alone_sums) = one.run(1).unwrap();
+                assert!(alone == row_of(&out), "{heads} {kv_heads} {d} {keys} row {row}");
+                let sums: Vec<f32> = sums.iter().skip(row).step_by(rows).copied().collect();
+                assert!(alone_sums == sums, "{heads} {kv_heads} {d} {keys} row {row}");
+                one.check();
+            }
+        }
+    }
+}
+
+#[test]
 fn a_generated_row_is_blind_to_the_others() {
     let mut host = Host::new(dims(1, 130, 130, 2, 2, 16), &[130], &[130]);
     host.known = Some(vec![70]);
@@ -209,6 +232,9 @@ fn leaf_and_portable_product_give_the_same_bits() {
         (24, 32, 7, 1, 24, true),
         (16, 80, 33, 1, 16, true),
         (40, 128, 1, 1, 40, false),
+        (4, 112, 9, 9, 1, true),
+        (12, 96, 64, 64, 1, false),
+        (4, 16, 3, 3, 1, false),
     ] {
         let shape = Product { m, n, k, a_row, a_step, b_row: n + 16, c_row: n, add };
         let (a, b) = (numbers(4, m * k), numbers(5, k * (n + 16)));
