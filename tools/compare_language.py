@@ -20,8 +20,8 @@ loss and gradient norm of two training steps without dropout. A peer whose resul
 
 A round is `--repeats` runs of each side, the order turning from round to round; a ratio is the peer's fastest run over our fastest in
 one round, and the table shows the median over the rounds, so that a neighbour on the machine disturbs all alike. Above 1 we are faster.
-`bandwidth` is what the threads read from a memory of 512 MiB, measured in every round (the highest is taken), and `share` what decoding
-reaches of it: bytes of all weights and of the cache, read once a run, over the time of our fastest run.
+The bandwidth is what as many threads read of 512 MiB of memory, measured behind each workload that decodes (the highest is taken); the
+share is what decoding reaches of it: bytes of all weights and of the cache, read once a run, over the time of our fastest run.
 """
 
 import argparse

@@ -82,7 +82,7 @@ pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
     let (kind, rest) = name.split_once('_').ok_or_else(unknown)?;
     match name {
         "peak_f32" => return Ok(Box::new(peak::Arithmetic { threads: device.threads() })),
-        "peak_read" => return Ok(Box::new(peak::Memory::new(device.threads()))),
+        "peak_read" => return Ok(Box::new(peak::Memory::new(device)?)),
         _ => {}
     }
     let (element, sizes) = rest.split_once('_').ok_or_else(unknown)?;

@@ -1,7 +1,10 @@
 //! Ceilings: what arithmetic on registers alone and reading memory alone reach.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use scmmgpt_kernels::gemm::fma_peak;
+use scmmgpt_kernels::runtime::{Arena, Class, Device, Plan, Stream, Tensor};
 use scmmgpt_kernels::vectorize;
 
 use super::Workload;
@@ -33,15 +36,19 @@ impl Workload for Arithmetic {
 /// Bytes that are read: far more than caches hold.
 const BYTES: usize = 1 << 29;
 
-/// Sums of one memory, each thread its own part of it.
+/// Sums of one memory, which lies where weights lie, each thread its own part of it.
 pub(super) struct Memory {
-    threads: usize,
-    words: Vec<u64>,
+    stream: Stream,
+    words: Tensor<u32>,
+    _arena: Arena,
 }
 
 impl Memory {
-    pub(super) fn new(threads: usize) -> Self {
-        Memory { threads, words: (0..(BYTES / size_of::<u64>()) as u64).collect() }
+    pub(super) fn new(device: &Device) -> Result<Self> {
+        let mut plan = Plan::new(Class::Weights);
+        let words = plan.tensor("words", [BYTES / size_of::<u32>()]);
+        let arena = Arena::allocate(device, plan)?;
+        Ok(Memory { stream: Stream::new(device, 0)?, words, _arena: arena })
     }
 }
 
@@ -60,11 +67,13 @@ impl Workload for Memory {
     }
 
     fn run(&mut self) -> Result<f64> {
-        let part = self.words.len().div_ceil(self.threads);
-        let start = std::time::Instant::now();
+        let access = self.stream.access();
+        let words = access.read(self.words);
+        let part = words.len().div_ceil(self.stream.device().threads());
+        let start = Instant::now();
         let total = std::thread::scope(|scope| {
-            let parts: Vec<_> = self.words.chunks(part).map(|part| scope.spawn(move || sum(part))).collect();
-            parts.into_iter().filter_map(|part| part.join().ok()).fold(0, u64::wrapping_add)
+            let parts: Vec<_> = words.chunks(part).map(|part| scope.spawn(move || sum(part))).collect();
+            parts.into_iter().filter_map(|part| part.join().ok()).fold(0, u32::wrapping_add)
         });
         std::hint::black_box(total);
         Ok(start.elapsed().as_secs_f64())
@@ -72,13 +81,13 @@ impl Workload for Memory {
 }
 
 vectorize! {
-    fn sum(words: &[u64]) -> u64 {
-        let mut sums = [0u64; 64];
-        for block in words.chunks_exact(64) {
+    fn sum(words: &[u32]) -> u32 {
+        let mut sums = [0u32; 128];
+        for block in words.chunks_exact(128) {
             for (sum, word) in sums.iter_mut().zip(block) {
                 *sum = sum.wrapping_add(*word);
             }
         }
-        sums.into_iter().fold(0, u64::wrapping_add)
+        sums.into_iter().fold(0, u32::wrapping_add)
     }
 }

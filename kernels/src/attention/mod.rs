@@ -9,6 +9,7 @@ mod cpu;
 mod cpu_backward;
 mod cpu_one;
 mod cpu_simd;
+mod cpu_simd_one;
 mod cpu_tile;
 mod cuda;
 mod emit;

@@ -180,7 +180,7 @@ pub fn fma_peak() -> Option<f64> {
 const CHAINS: usize = 12;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::turned;
+pub(crate) use x86::turned;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
