@@ -11,8 +11,8 @@
 | lora_f32_b4_s128 | a training step of adapters (rank 8 on queries and values, dropout 0.1): loss, gradients, clipping, AdamW |
 
 LIBRARY is any shared library that exports llama.cpp's `llama.h` (libllama.so, or the extension module of a Python binding). It computes
-on a GGUF file in bf16 that this script writes, keeps its cache in f16, and is called without sampling. PyTorch runs transformers'
-LlamaForCausalLM in bf16 with its own cache, and peft in f32. Sampling is in nobody's time.
+on a GGUF file in bf16 that this script writes, keeps its cache in f16, and is called without sampling; below the table stands what it
+was built for. PyTorch runs transformers' LlamaForCausalLM in bf16 with its own cache, and peft in f32. Sampling is in nobody's time.
 
 All weights and prompts are integer hashes (benches/workload/mod.rs): the same numbers for all, no files. Before the timing every side
 computes the workload once, and what comes out is compared: every 768th logit behind each prompt, and behind each token that is written;
@@ -34,7 +34,11 @@ import tempfile
 import time
 
 import numpy as np
+import peft
 import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from compare_with_pytorch import Ours, agree, make_parameters, mixed, processor
 from llama_cpp import Llama, write_gguf
@@ -88,8 +92,6 @@ def tokens(seed, count):
 
 def llama_model(weights):
     """transformers' model with these weights, tied."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     rope = {"rope_type": "default", "rope_theta": CONFIG["rope_theta"]}
     config = LlamaConfig(**{**CONFIG, "rope_parameters": rope, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False})
     model = LlamaForCausalLM(config)
@@ -103,12 +105,10 @@ def llama_model(weights):
 class TransformersGeneration:
     """Prompts read, or one token written behind each, by transformers in bf16."""
 
-    def __init__(self, weights, batch, length, writes, threads):
-        from transformers import DynamicCache
-
+    def __init__(self, weights, batch, length, writes):
         self.model = llama_model(weights).to(torch.bfloat16).eval()
         self.prompts = torch.from_numpy(np.stack([tokens(item, length) for item in range(batch)]))
-        self.length, self.writes, self.cache = length, writes, DynamicCache
+        self.writes = writes
         if writes:
             self.kept = DynamicCache()
             with torch.inference_mode():
@@ -118,7 +118,7 @@ class TransformersGeneration:
     def run(self):
         if not self.writes:
             start = time.perf_counter()
-            self.last = self.model(self.prompts, cache=self.cache(), use_cache=True, logits_to_keep=1).logits[:, -1]
+            self.last = self.model(self.prompts, cache=DynamicCache(), use_cache=True, logits_to_keep=1).logits[:, -1]
             return time.perf_counter() - start
         start = time.perf_counter()
         self.last = self.model(self.prompts[:, :1], cache=self.kept, use_cache=True).logits[:, -1]
@@ -167,9 +167,7 @@ class LlamaGeneration:
 class PeftStep:
     """A training step of adapters by transformers and peft in f32."""
 
-    def __init__(self, weights, batch, length, threads):
-        from peft import LoraConfig, get_peft_model
-
+    def __init__(self, weights, batch, length):
         config = LoraConfig(r=RANK, lora_alpha=32, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
         base = {name: value for name, value in weights.items() if "lora" not in name}
         self.model = get_peft_model(llama_model(base), config)
@@ -223,15 +221,16 @@ def compare(ours, name, options, bandwidths):
     with tempfile.TemporaryDirectory() as folder:
         peers = {}
         if kind == "lora":
-            peers["peft"] = PeftStep(weights, batch, length, options.threads)
+            peers["peft"] = PeftStep(weights, batch, length)
         else:
             if options.llama:
                 model = pathlib.Path(folder) / "model.gguf"
-                write_gguf(model, CONFIG, {name: value.numpy() for name, value in weights.items()}, quantized=False)
+                write_gguf(model, CONFIG, {name: value.numpy() for name, value in weights.items()})
                 peers["llama.cpp"] = LlamaGeneration(options.llama, model, batch, length, kind == "decode", options.threads)
-            peers["transformers"] = TransformersGeneration(weights, batch, length, kind == "decode", options.threads)
-        row = {"workload": name, "tokens": batch * (1 if kind == "decode" else length), "bytes": answer["bytes"], "checks": {"ours": answer["checks"]}}
-        for peer, side in list(peers.items()):
+            peers["transformers"] = TransformersGeneration(weights, batch, length, kind == "decode")
+        row = {"workload": name, "tokens": batch * (1 if kind == "decode" else length), "bytes": answer["bytes"]}
+        row["checks"] = {"ours": answer["checks"]}
+        for peer, side in peers.items():
             row["checks"][peer] = checks = side.check()
             difference = max(abs(a - b) for a, b in zip(answer["checks"], checks)) / max(map(abs, checks))
             row.setdefault("differences", {})[peer] = difference
@@ -248,7 +247,8 @@ def compare(ours, name, options, bandwidths):
                 else:
                     seconds[side] = fastest(peers[side], max(answer["repeats"], options.repeats))
             rounds.append(seconds)
-            print(f"  {name} {index + 1}/{options.rounds}: " + ", ".join(f"{side} {value:.4f} s" for side, value in seconds.items()), file=sys.stderr)
+            times = ", ".join(f"{side} {value:.4f} s" for side, value in seconds.items())
+            print(f"  {name} {index + 1}/{options.rounds}: {times}", file=sys.stderr)
         for side in peers.values():
             side.close()
     # Last: the bench forgets a workload when it is asked for another.
@@ -256,7 +256,8 @@ def compare(ours, name, options, bandwidths):
         bandwidths += [read["bytes"] / read["seconds"]["minimum"] for read in (ours.ask("peak_read") for _ in range(options.rounds))]
     ratios = {peer: [entry[peer] / entry["ours"] for entry in rounds] for peer in peers}
     best = {side: min(entry[side] for entry in rounds) for side in rounds[0]}
-    return row | {"seconds": best, "ratios": ratios, "ratio": {peer: statistics.median(values) for peer, values in ratios.items()}, "rounds": rounds}
+    medians = {peer: statistics.median(values) for peer, values in ratios.items()}
+    return row | {"seconds": best, "ratios": ratios, "ratio": medians, "rounds": rounds}
 
 
 def print_table(rows, bandwidth):
@@ -304,18 +305,19 @@ def main():
     ours.close()
     load.append(os.getloadavg())
 
-    import peft
-    import transformers
-
     bandwidth = max(bandwidths, default=float("nan"))
+    llama = Llama.system(options.llama) if options.llama else None
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
     print_table(rows, bandwidth)
     print(f"\n{processor()}, {os.cpu_count()} CPUs, {options.threads} threads, " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+    if llama:
+        print(f"llama.cpp: {llama}")
     if bandwidths:
         print(f"memory is read at {bandwidth / 1e9:.1f} GB/s (lowest seen {min(bandwidths) / 1e9:.1f})")
     print(f"load average (1 min) before {load[0][0]:.2f}, after {load[1][0]:.2f}: above {options.threads} others were computing too")
     if options.json:
-        report = {"setting": versions | {"processor": processor(), "threads": options.threads}, "bandwidths": bandwidths, "load": load, "rows": rows}
+        setting = versions | {"processor": processor(), "threads": options.threads, "llama": llama}
+        report = {"setting": setting, "bandwidths": bandwidths, "load": load, "rows": rows}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if any("error" in row for row in rows) else 0
 

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 ALIGNMENT = 32
-F32, BF16, Q8_0 = 0, 30, 8
+F32, BF16 = 0, 30
 
 
 class Parameters(ctypes.Structure):
@@ -53,7 +53,6 @@ class Llama:
             ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [ctypes.c_void_p, ctypes.c_int32]),
             ("llama_get_memory", ctypes.c_void_p, [ctypes.c_void_p]),
             ("llama_memory_seq_rm", ctypes.c_bool, [ctypes.c_void_p] + [ctypes.c_int32] * 3),
-            ("llama_print_system_info", ctypes.c_char_p, []),
             ("llama_free", None, [ctypes.c_void_p]),
             ("llama_model_free", None, [ctypes.c_void_p]),
         ]:
@@ -75,9 +74,12 @@ class Llama:
         self.memory = c.llama_get_memory(self.context)
         self.batch = c.llama_batch_init(parameters.n_batch, 0, 1)
 
-    def system(self):
-        """Which instructions it was built for."""
-        return self.c.llama_print_system_info().decode()
+    @staticmethod
+    def system(library):
+        """What it was built for."""
+        describe = ctypes.CDLL(library).llama_print_system_info
+        describe.restype = ctypes.c_char_p
+        return describe().decode().strip()
 
     def put(self, parts):
         """Fills the batch with tokens: each part is (sequence, first place, tokens), and the logits behind its last token are wanted."""
@@ -117,14 +119,6 @@ def bf16(values):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def q8_0(values):
-    """Blocks of 32: a scale in f16, the largest magnitude over 127, and 32 whole numbers."""
-    blocks = np.ascontiguousarray(values, np.float32).reshape(-1, 32)
-    scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
-    numbers = np.rint(blocks / np.where(scale == 0, 1, scale)).astype(np.int8)
-    return np.concatenate([scale.astype(np.float16).view(np.uint8), numbers.view(np.uint8)], axis=1)
-
-
 def interleaved(values, heads):
     """Rows of a query or key projection in llama.cpp's order: the two halves of a head, which turn together, pair by pair."""
     rows, width = values.shape
@@ -153,8 +147,8 @@ def gguf_name(name):
     return f"blk.{layer}.{NAMES[inner.removesuffix('.weight')]}.weight"
 
 
-def write_gguf(path, config, weights, quantized):
-    """A Llama model without a tokenizer: matrices in bf16 or q8_0, vectors in f32. `weights` under Hugging Face's names, f32."""
+def write_gguf(path, config, weights):
+    """A Llama model without a tokenizer: matrices in bf16, vectors in f32. `weights` under Hugging Face's names, f32."""
 
     def text(value):
         return struct.pack("<Q", len(value)) + value.encode()
@@ -166,7 +160,7 @@ def write_gguf(path, config, weights, quantized):
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     entries = [
         ("general.architecture", "llama"),
-        ("general.file_type", 7 if quantized else 32),
+        ("general.file_type", 32),
         ("llama.context_length", config["max_position_embeddings"]),
         ("llama.embedding_length", config["hidden_size"]),
         ("llama.block_count", config["num_hidden_layers"]),
@@ -183,8 +177,8 @@ def write_gguf(path, config, weights, quantized):
     for name, values in weights.items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             values = interleaved(values, values.shape[0] // head_dim)
-        kind = F32 if values.ndim == 1 else Q8_0 if quantized else BF16
-        content = {F32: lambda: values.astype(np.float32), BF16: lambda: bf16(values), Q8_0: lambda: q8_0(values)}[kind]().tobytes()
+        kind = F32 if values.ndim == 1 else BF16
+        content = (values.astype(np.float32) if kind == F32 else bf16(values)).tobytes()
         shape = values.shape[::-1]
         descriptions.append(text(gguf_name(name)) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset))
         data.append(content + bytes(-len(content) % ALIGNMENT))

@@ -216,6 +216,8 @@ pub fn cases() -> Vec<Case> {
         draft("grouped_prefix", [2, 140, 140, 2, 1, 8]).prefix(&[0, 70]),
         draft("causal_dropout", [1, 200, 200, 2, 1, 24]).causal().dropout(),
         draft("dropout_prefix", [1, 140, 140, 2, 1, 64]).prefix(&[70]).dropout(),
+        draft("one_query", [2, 1, 200, 6, 2, 64]).keys(&[200, 97]),
+        draft("one_query", [2, 1, 33, 4, 4, 24]).causal().queries(&[1, 0]).keys(&[33, 20]),
     ];
     let timed = [
         draft("encoder", [8, 512, 512, 8, 8, 64]),
@@ -225,6 +227,7 @@ pub fn cases() -> Vec<Case> {
         draft("encoder_one", [1, 1200, 1200, 8, 8, 64]),
         draft("projector_cross", [8, 32, 1200, 12, 12, 64]),
         draft("language", [1, 1024, 1024, 32, 4, 64]).causal(),
+        draft("decoding", [8, 1, 512, 9, 3, 64]),
         draft("research", [8, 512, 512, 4, 4, 16]),
         draft("research", [8, 512, 512, 4, 4, 32]),
     ];
