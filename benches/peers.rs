@@ -5,10 +5,10 @@
 //! names are read from the standard input, one a line, and each is answered before the next is read; the last workload stays in
 //! memory, so that asking for it again costs only the runs. [`workload`] says which names there are.
 //!
-//! A line holds `workload`, `seconds` (`minimum` and `median`), `repeats`, `flops` of one run, `threads`, `checks`: numbers
-//! computed before the timing, which whoever computes the same from the same values gets too, and `memory`: by how many bytes the
-//! process grew at most in a first run, beyond the tensors that were allocated before it: inputs and results (null where that is not
-//! known). What cannot be run has an `error` instead.
+//! A line holds `workload`, `seconds` (`minimum` and `median`), `repeats`, `flops` of one run, `bytes` that one run has to fetch from
+//! memory (null where that is not what bounds it), `threads`, `checks`: numbers computed before the timing, which whoever computes the
+//! same from the same values gets too, and `memory`: by how many bytes the process grew at most in a first run, beyond the tensors that
+//! were allocated before it: inputs and results (null where that is not known). What cannot be run has an `error` instead.
 
 mod workload;
 
@@ -131,6 +131,7 @@ impl Session {
             "seconds": { "minimum": seconds[0], "median": seconds[seconds.len() / 2] },
             "repeats": seconds.len(),
             "flops": workload.flops(),
+            "bytes": workload.bytes(),
             "threads": self.device.threads(),
             "checks": checks,
             "memory": memory,

@@ -5,10 +5,10 @@ use scmmgpt_engine::config::ModelConfig;
 use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::cell_model::{CellModel, Heads, LossWeights, Purpose, Workspace};
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
-use scmmgpt_kernels::runtime::{Device, Float, Tensor};
-use scmmgpt_kernels::{adamw, reduce};
+use scmmgpt_kernels::runtime::{Device, Float};
 use scmmgpt_loader::batch::{CellBatch, NO_LABEL};
 
+use super::optimizer::Optimizer;
 use super::{Workload, digest, fill, mixed, seconds};
 
 /// scGPT's whole-human vocabulary with its special tokens.
@@ -21,10 +21,6 @@ const BINS: u32 = 51;
 
 /// What a hidden value is read as.
 const HIDDEN: f32 = -1.0;
-
-const LEARNING_RATE: f64 = 1e-4;
-const WEIGHT_DECAY: f64 = 0.01;
-const MAX_GRAD_NORM: f64 = 1.0;
 
 fn config() -> ModelConfig {
     ModelConfig { vocab_size: GENES, hidden_dropout_prob: 0.0, ..ModelConfig::default() }
@@ -124,9 +120,7 @@ impl<T: Float> Workload for Encoder<T> {
 pub(super) struct Train {
     device: Device,
     setup: Setup<f32>,
-    groups: Vec<adamw::Group<f32>>,
-    gradients: Vec<Tensor<f32>>,
-    step: u64,
+    optimizer: Optimizer,
     /// Loss and length of the gradient in the last step.
     last: [f64; 2],
 }
@@ -135,21 +129,8 @@ impl Train {
     /// Cells and tokens.
     pub(super) fn new(device: &Device, [batch, seq_len]: [usize; 2]) -> Result<Self> {
         let setup = Setup::new(device, Dims { batch, seq_len }, true)?;
-        let group = |declared: &scmmgpt_engine::weights::Declared<f32>| {
-            let (weight, gradient, moments) = (declared.parameter.value, declared.parameter.gradient?, declared.moments?);
-            Some(adamw::Group {
-                weight,
-                master: None,
-                gradient,
-                first_moment: moments.first,
-                second_moment: moments.second,
-                learning_rate_scale: 1.0,
-                weight_decay: if weight.shape().rank() > 1 { WEIGHT_DECAY } else { 0.0 },
-            })
-        };
-        let groups: Vec<_> = setup.parameters.declared().iter().filter_map(group).collect();
-        let gradients = groups.iter().map(|group| group.gradient).collect();
-        Ok(Train { device: device.clone(), setup, groups, gradients, step: 0, last: [0.0; 2] })
+        let optimizer = Optimizer::new(&setup.parameters);
+        Ok(Train { device: device.clone(), setup, optimizer, last: [0.0; 2] })
     }
 }
 
@@ -172,25 +153,13 @@ impl Workload for Train {
     }
 
     fn run(&mut self) -> Result<f64> {
-        let Train { device, setup, groups, gradients, step, last } = self;
+        let Train { device, setup, optimizer, last } = self;
         let Setup { model, workspace, batch, .. } = setup;
         seconds(device, || {
             let losses = workspace.forward(model, batch, None)?;
             workspace.backward(model, None, 1.0)?;
-            let stream = &workspace.stream;
-            let norm = reduce::squared_norm(stream, gradients)?.sqrt();
-            *step += 1;
-            let arguments = adamw::Step {
-                learning_rate: LEARNING_RATE,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                step: *step,
-                gradient_scale: if norm > MAX_GRAD_NORM { MAX_GRAD_NORM / norm } else { 1.0 },
-            };
-            adamw::step(stream, groups, arguments)?;
-            gradients.iter().for_each(|&gradient| stream.zero(gradient));
-            model.refresh(stream)?;
+            let norm = optimizer.step(&workspace.stream)?;
+            model.refresh(&workspace.stream)?;
             *last = [losses.expression, norm];
             Ok(())
         })

@@ -3,6 +3,7 @@
 //! | name | one run |
 //! |---|---|
 //! | `peak_f32` | fused multiply-adds on registers alone in every thread: the ceiling of f32 arithmetic |
+//! | `peak_read` | every thread reads its part of 512 MiB: the ceiling of memory |
 //! | `gemm_ELEMENT_MxNxK` | `c[m, n] = a[m, k] b[n, k]^T + bias` |
 //! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
 //! | `search_ELEMENT_nN_wW_qQ_kK` | the K best of N vectors of width W for each of Q queries, from an index on disk |
@@ -11,7 +12,7 @@
 //! | `train_f32_bB_sS` | a training step of the same encoder: masked values, backward, clipping, AdamW |
 //! | `prefill_ELEMENT_bB_sS` | a language model of SmolLM2-135M's sizes reads B prompts of S tokens |
 //! | `decode_ELEMENT_bB_sS` | the same model writes one token behind S cached ones, for B sequences |
-//! | `lora_f32_bB_sS` | loss and gradients of its adapters (rank 8, queries and values) over B sequences of S tokens |
+//! | `lora_f32_bB_sS` | a training step of its adapters (rank 8, queries and values; AdamW) over B sequences of S tokens |
 //!
 //! Every input is drawn by [`uniform_values`], so that a program in any language can repeat it.
 
@@ -19,6 +20,8 @@ mod cell;
 mod contrastive;
 mod gemm;
 mod language;
+mod optimizer;
+mod peak;
 mod qformer;
 mod search;
 
@@ -26,7 +29,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use scmmgpt_engine::weights::Parameters;
-use scmmgpt_kernels::gemm::fma_peak;
 use scmmgpt_kernels::runtime::{Device, Float, Real, Stream, Tensor, bf16};
 use scmmgpt_loader::index::IndexElement;
 
@@ -53,6 +55,11 @@ pub(crate) trait Workload {
     /// Floating-point operations of one run.
     fn flops(&self) -> f64;
 
+    /// Bytes that one run has to fetch from memory, where that bounds it.
+    fn bytes(&self) -> Option<f64> {
+        None
+    }
+
     /// Warms up, and returns what came out.
     ///
     /// # Errors
@@ -73,8 +80,10 @@ pub(crate) trait Workload {
 pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
     let unknown = || anyhow!("{name}: unknown workload");
     let (kind, rest) = name.split_once('_').ok_or_else(unknown)?;
-    if name == "peak_f32" {
-        return Ok(Box::new(Peak { threads: device.threads() }));
+    match name {
+        "peak_f32" => return Ok(Box::new(peak::Arithmetic { threads: device.threads() })),
+        "peak_read" => return Ok(Box::new(peak::Memory::new(device)?)),
+        _ => {}
     }
     let (element, sizes) = rest.split_once('_').ok_or_else(unknown)?;
     let workload: Box<dyn Workload> = match (kind, element) {
@@ -169,28 +178,4 @@ pub(crate) fn seconds(device: &Device, body: impl FnOnce() -> Result<()> + Send)
         body()?;
         Ok(start.elapsed().as_secs_f64())
     })
-}
-
-/// See [`fma_peak`]; every thread by itself, at the same time.
-struct Peak {
-    threads: usize,
-}
-
-impl Workload for Peak {
-    fn flops(&self) -> f64 {
-        1e9
-    }
-
-    fn check(&mut self) -> Result<Vec<f64>> {
-        self.run()?;
-        Ok(Vec::new())
-    }
-
-    fn run(&mut self) -> Result<f64> {
-        let rate = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads).map(|_| scope.spawn(fma_peak)).collect();
-            threads.into_iter().map(|thread| thread.join().ok().flatten()).sum::<Option<f64>>()
-        });
-        Ok(self.flops() / rate.context("peak_f32: not known without AVX2")?)
-    }
 }

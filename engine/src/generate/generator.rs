@@ -221,12 +221,14 @@ impl<T: Float> Generator<T> {
         model: &LanguageModel<T>,
         parts: &[Prompt<'_>],
         all: bool,
-        run: impl FnOnce(&Self, &Handles<T>, Behind<'_>) -> Result<()>,
+        run: impl FnOnce(&Self, &Handles<T>, Behind<'_>) -> Result<()> + Send,
     ) -> Result<Vec<T>> {
         let cached = self.lengths.clone();
         let new: Vec<usize> = parts.iter().map(|part| part.tokens.len()).collect();
         self.lengths.iter_mut().zip(&new).for_each(|(length, new)| *length += new);
-        let result = self.pass_behind(model, parts, all, Behind { cached: &cached, new: &new }, run);
+        let device = self.stream.device().clone();
+        let behind = Behind { cached: &cached, new: &new };
+        let result = device.enter_awake(|| self.pass_behind(model, parts, all, behind, run));
         if result.is_err() {
             self.lengths = cached;
         }
@@ -239,7 +241,7 @@ impl<T: Float> Generator<T> {
         parts: &[Prompt<'_>],
         all: bool,
         behind: Behind<'_>,
-        run: impl FnOnce(&Self, &Handles<T>, Behind<'_>) -> Result<()>,
+        run: impl FnOnce(&Self, &Handles<T>, Behind<'_>) -> Result<()> + Send,
     ) -> Result<Vec<T>> {
         let (dims, rows) = layout(parts, all);
         let handles = self.fit(model, dims, rows.len())?;

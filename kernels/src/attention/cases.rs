@@ -234,6 +234,8 @@ pub fn cases() -> Vec<Case> {
         draft("decode", [3, 1, 5, 4, 2, 8]).keys(&[1, 5, 4]),
         draft("decode_hot", [1, 1, 300, 3, 1, 64]).hot(),
         draft("self_hot", [1, 70, 70, 1, 1, 64]).hot(),
+        draft("decode", [2, 1, 200, 6, 2, 64]).keys(&[200, 97]),
+        draft("decode", [2, 1, 33, 4, 4, 24]).causal().queries(&[1, 0]).keys(&[33, 20]),
     ];
     let timed = [
         draft("encoder", [8, 512, 512, 8, 8, 64]),
@@ -244,6 +246,7 @@ pub fn cases() -> Vec<Case> {
         draft("projector_cross", [8, 32, 1200, 12, 12, 64]),
         draft("language", [1, 1024, 1024, 32, 4, 64]).causal(),
         draft("language_decode", [16, 1, 1024, 32, 4, 64]).causal(),
+        draft("decoding", [8, 1, 512, 9, 3, 64]),
         draft("research", [8, 512, 512, 4, 4, 16]),
         draft("research", [8, 512, 512, 4, 4, 32]),
     ];

@@ -141,16 +141,16 @@ pub(super) fn forward<T: Float>(stream: &Stream, cpu: &Cpu, args: Forward<T>) ->
 }
 
 /// The query rows from `row` on of one item, for all heads that share one key head.
-struct Task<'a, T: Float> {
-    q: Rows<'a, T>,
-    k: Rows<'a, T>,
-    v: Rows<'a, T>,
-    item: Item,
-    row: usize,
-    head_dim: usize,
+pub(super) struct Task<'a, T: Float> {
+    pub(super) q: Rows<'a, T>,
+    pub(super) k: Rows<'a, T>,
+    pub(super) v: Rows<'a, T>,
+    pub(super) item: Item,
+    pub(super) row: usize,
+    pub(super) head_dim: usize,
     plane: usize,
-    scale: f64,
-    dropping: Option<Dropping>,
+    pub(super) scale: f64,
+    pub(super) dropping: Option<Dropping>,
 }
 
 /// One tile's worth of memory.
@@ -175,6 +175,9 @@ impl<T: Float> Task<'_, T> {
         }
         if end == self.row {
             return;
+        }
+        if self.is_one(out.rows()) {
+            return self.run_one(out.row_mut(0), &mut logsumexp);
         }
         // Limits rise with the row.
         let seen = self.item.limit(end - 1);

@@ -146,6 +146,7 @@ mod avx512 {
     /// AVX-512 F; the slices behind the pointers passed [`Product::check`].
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn product(shape: &Product, c: *mut f32, a: *const f32, b: *const f32) {
+        let low = !shape.m.is_multiple_of(8);
         let mut column = 0;
         while column < shape.n {
             let vectors = ((shape.n - column) / 16).min(4);
@@ -156,10 +157,13 @@ mod avx512 {
                     (4, true) => panel::<4, 4, true>(shape, c, a, b),
                     (4, false) => panel::<4, 4, false>(shape, c, a, b),
                     (3, true) => panel::<8, 3, true>(shape, c, a, b),
+                    (3, false) if low => panel::<4, 3, false>(shape, c, a, b),
                     (3, false) => panel::<8, 3, false>(shape, c, a, b),
                     (2, true) => panel::<8, 2, true>(shape, c, a, b),
+                    (2, false) if low => panel::<4, 2, false>(shape, c, a, b),
                     (2, false) => panel::<8, 2, false>(shape, c, a, b),
                     (_, true) => panel::<8, 1, true>(shape, c, a, b),
+                    (_, false) if low => panel::<4, 1, false>(shape, c, a, b),
                     (_, false) => panel::<8, 1, false>(shape, c, a, b),
                 }
             }
@@ -175,7 +179,7 @@ mod avx512 {
     unsafe fn panel<const ROWS: usize, const VECTORS: usize, const UNIT: bool>(s: &Product, c: *mut f32, a: *const f32, b: *const f32) {
         let a_row = if UNIT { 1 } else { s.a_row };
         for row in (0..s.m).step_by(ROWS) {
-            // SAFETY: `m` is a multiple of 8, so that all of `ROWS` rows exist; every index below is inside the checked shape.
+            // SAFETY: `m` is a multiple of `ROWS`, so that all rows exist; every index below is inside the checked shape.
             unsafe {
                 let (c, a) = (c.add(row * s.c_row), a.add(row * a_row));
                 let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];

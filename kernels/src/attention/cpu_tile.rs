@@ -14,14 +14,16 @@ pub(super) const QUERIES: usize = 48;
 /// Keys a tile: scores, queries and a panel of values stay in the first cache together.
 pub(super) const KEYS: usize = 96;
 /// How far above its base, in powers of two, a score may lie before the base follows.
-const SLACK: f64 = 8.0;
+pub(super) const SLACK: f64 = 8.0;
 /// Rows of keys and values are padded to a multiple of this.
 pub(super) const ROWS: usize = 8;
+/// Rows of a product that has few are padded to a multiple of this.
+pub(super) const LOW_ROWS: usize = 4;
 
 /// Sizes of `c[m, n] = a[m, k] b[k, n]`: elements `c[i * c_row + j]`, `a[i * a_row + p * a_step]`, `b[p * b_row + j]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product {
-    /// A multiple of 8.
+    /// A multiple of [`LOW_ROWS`]; of 8 where `a_row` is 1.
     pub(super) m: usize,
     /// A multiple of 16.
     pub(super) n: usize,
@@ -37,7 +39,7 @@ pub(super) struct Product {
 impl Product {
     /// Asserts that slices of these lengths hold every element.
     pub(super) fn check(&self, c: usize, a: usize, b: usize) {
-        assert!(self.m.is_multiple_of(ROWS) && self.n.is_multiple_of(LANES));
+        assert!(self.m.is_multiple_of(if self.a_row == 1 { ROWS } else { LOW_ROWS }) && self.n.is_multiple_of(LANES));
         let end = |rows: usize, row: usize, columns: usize, step: usize| match (rows, columns) {
             (0, _) | (_, 0) => 0,
             _ => (rows - 1) * row + (columns - 1) * step + 1,

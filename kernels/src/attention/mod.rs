@@ -7,7 +7,9 @@
 pub mod cases;
 mod cpu;
 mod cpu_backward;
+mod cpu_one;
 mod cpu_simd;
+mod cpu_simd_one;
 mod cpu_tile;
 mod cuda;
 mod cuda_decode;

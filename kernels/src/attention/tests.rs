@@ -3,7 +3,7 @@
 use super::cpu_tile::{Product, exp2, portable, transpose};
 use super::{Dims, Dropout, Forward, Mask, forward};
 use crate::runtime::philox::{Site, uniform};
-use crate::runtime::{Arena, Class, Device, Plan, Stream, Tensor, bf16};
+use crate::runtime::{Arena, Class, Device, Float, Plan, Stream, Tensor, bf16};
 use crate::{Error, Result};
 
 /// Uniform in [-2, 2): scores spread far enough for the running maximum to move.
@@ -36,18 +36,23 @@ impl Host {
 
     /// `out` and `logsumexp`.
     fn run(&self, threads: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.run_in::<f32>(threads)
+    }
+
+    /// The same with inputs and output in another type.
+    fn run_in<T: Float<Acc = f32>>(&self, threads: usize) -> Result<(Vec<T>, Vec<f32>)> {
         let Dims { batch, query_len, key_len, num_heads, num_kv_heads, head_dim } = self.dims;
         let mut plan = Plan::new(Class::Activations);
         let (wide, narrow) = (num_heads * head_dim, num_kv_heads * head_dim);
-        let [out, q]: [Tensor<f32>; 2] = ["out", "q"].map(|name| plan.tensor(name, [batch * query_len, wide]));
-        let [k, v]: [Tensor<f32>; 2] = ["k", "v"].map(|name| plan.tensor(name, [batch * key_len, narrow]));
+        let [out, q]: [Tensor<T>; 2] = ["out", "q"].map(|name| plan.tensor(name, [batch * query_len, wide]));
+        let [k, v]: [Tensor<T>; 2] = ["k", "v"].map(|name| plan.tensor(name, [batch * key_len, narrow]));
         let logsumexp = plan.tensor("logsumexp", [batch, num_heads, query_len]);
         let [queries, keys, known]: [Tensor<u32>; 3] = ["queries", "keys", "known"].map(|name| plan.tensor(name, [batch]));
         let device = Device::cpu(threads)?;
         let _arena = Arena::allocate(&device, plan)?;
         let stream = Stream::new(&device, 0)?;
         for (tensor, values) in [(q, &self.q), (k, &self.k), (v, &self.v)] {
-            stream.upload(tensor, values)?;
+            stream.upload(tensor, &values.iter().map(|&value| T::from_acc(value)).collect::<Vec<_>>())?;
         }
         stream.upload(queries, &self.queries)?;
         stream.upload(keys, &self.keys)?;
@@ -144,6 +149,35 @@ fn an_item_does_not_feel_its_neighbours_or_its_padding() {
     }
 }
 
+fn a_row_alone_is_the_row_among_others<T: Float<Acc = f32>>() {
+    for (heads, kv_heads, d, keys) in [(6, 2, 64, 300), (4, 4, 16, 97), (5, 1, 32, 1), (9, 3, 80, 96)] {
+        let rows = 50;
+        for causal in [false, true] {
+            let mut many = Host::new(dims(2, rows, keys, heads, kv_heads, d), &[rows as u32; 2], &[keys as u32, keys as u32 / 2]);
+            many.causal = causal;
+            let (out, sums) = many.run_in::<T>(2).unwrap();
+            let width = heads * d;
+            // Under a causal mask the only row is the last one.
+            for row in if causal { rows - 1..rows } else { 0..3 } {
+                let at = |item: usize| (item * rows + row) * width..(item * rows + row + 1) * width;
+                let q = [0, 1].map(|item| many.q[at(item)].to_vec()).concat();
+                let one = Host { dims: Dims { query_len: 1, ..many.dims }, q, queries: vec![1; 2], ..many.clone() };
+                let (alone, alone_sums) = one.run_in::<T>(1).unwrap();
+                assert!(alone == [0, 1].map(|item| out[at(item)].to_vec()).concat(), "{heads} {kv_heads} {d} {keys} row {row}");
+                let sums: Vec<f32> = sums.iter().skip(row).step_by(rows).copied().collect();
+                assert!(alone_sums == sums, "{heads} {kv_heads} {d} {keys} row {row}");
+                one.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_alone_has_the_bits_of_a_row_among_others() {
+    a_row_alone_is_the_row_among_others::<f32>();
+    a_row_alone_is_the_row_among_others::<bf16>();
+}
+
 #[test]
 fn a_generated_row_is_blind_to_the_others() {
     let mut host = Host::new(dims(1, 130, 130, 2, 2, 16), &[130], &[130]);
@@ -209,6 +243,9 @@ fn leaf_and_portable_product_give_the_same_bits() {
         (24, 32, 7, 1, 24, true),
         (16, 80, 33, 1, 16, true),
         (40, 128, 1, 1, 40, false),
+        (4, 112, 9, 9, 1, true),
+        (12, 96, 64, 64, 1, false),
+        (4, 16, 3, 3, 1, false),
     ] {
         let shape = Product { m, n, k, a_row, a_step, b_row: n + 16, c_row: n, add };
         let (a, b) = (numbers(4, m * k), numbers(5, k * (n + 16)));

@@ -8,9 +8,10 @@ use rayon::prelude::*;
 
 use super::cpu_finish::{Finish, Output, store};
 use super::cpu_pack::{KC, Operand, Part, pack_a, pack_b};
-use super::cpu_simd::{Kernel, Panels, prefetch};
+use super::cpu_simd::{Kernel, Panels};
 use super::cpu_simd_few as few;
 use super::{Accumulate, Epilogue, Forward, Layout};
+use crate::runtime::simd::prefetch;
 use crate::runtime::{Cpu, Float, Real, Rows, RowsMut, Stream, with_buffer};
 
 /// Panels of a that one task packs at most: with [`KC`] a third of a second-level cache.
@@ -99,7 +100,8 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> Product<'a, T, U> {
         if self.m == 0 || self.n == 0 || (self.k == 0 && output.adds()) {
             return;
         }
-        if self.m <= few::ROWS && self.a.deep && self.b.deep && !output.adds() && few::can::<T, U>(self.kernel, self.k) {
+        let few = self.m <= few::ROWS && self.n >= few::GROUP && !output.adds() && few::can::<T, U>(self.kernel, self.k);
+        if few && self.a.deep && self.b.deep {
             return self.run_few(output, threads);
         }
         let (rows, columns) = self.grid(self.n, threads);
@@ -114,11 +116,23 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> Product<'a, T, U> {
 
     /// A few rows: every thread streams its rows of b, and nothing is packed.
     fn run_few<C: Float<Acc = T::Acc>>(&self, output: Output<'_, C>, threads: usize) {
-        let columns = self.n.div_ceil(4 * threads).next_multiple_of(few::COLUMNS);
-        each(threads, output.into_tiles(self.m, columns), |mut output| {
-            let mut tile = [[0.0; few::COLUMNS]; few::ROWS];
-            for column in (0..output.c.width()).step_by(few::COLUMNS) {
-                let count = few::COLUMNS.min(output.c.width() - column);
+        let groups = self.n / few::GROUP;
+        let cuts = if threads > 1 { groups.min(2 * threads) } else { 1 };
+        let (mut tasks, mut rest) = (Vec::with_capacity(cuts), output);
+        for cut in 1..cuts {
+            let at = few::GROUP * (groups * cut / cuts) - rest.column;
+            let (task, right) = rest.split_columns(at);
+            tasks.push(task);
+            rest = right;
+        }
+        tasks.push(rest);
+        each(threads, tasks, |mut output| {
+            let (mut tile, width) = ([[0.0; few::COLUMNS]; few::ROWS], output.c.width());
+            few::begin(self.b.matrix.tile(output.column, width, 0, self.k));
+            for column in (0..width).step_by(few::COLUMNS) {
+                // Less than a group is left: some columns once more.
+                let column = column.min(width - few::GROUP);
+                let count = few::COLUMNS.min(width - column);
                 let b = self.b.matrix.tile(output.column + column, count, 0, self.k);
                 few::multiply(self.kernel, &mut tile, self.a.matrix, b);
                 store(&mut output, 0, column, self.m, count, bytemuck::cast_slice(tile.as_flattened()), few::COLUMNS);

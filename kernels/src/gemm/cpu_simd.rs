@@ -151,17 +151,6 @@ pub(super) fn transpose<A: Real>(square: &[[A; 16]; 16], packed: &mut [A], colum
     }
 }
 
-/// Asks for the cache lines of a slice that will be written soon.
-#[inline(always)]
-pub(super) fn prefetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(values)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint; it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(line)) };
-    }
-}
-
 /// Floating-point operations a second (two a fused multiply-add) that one thread reaches on registers alone in f32: the ceiling of a
 /// product here. None without AVX2.
 #[cfg(feature = "testing")]
@@ -191,7 +180,7 @@ pub fn fma_peak() -> Option<f64> {
 const CHAINS: usize = 12;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::turned;
+pub(crate) use x86::turned;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

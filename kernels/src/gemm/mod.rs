@@ -24,6 +24,8 @@ mod tests;
 pub(crate) use cpu::multiply;
 #[cfg(feature = "testing")]
 pub use cpu_simd::fma_peak;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use cpu_simd::turned;
 
 use crate::Result;
 use crate::error::expect_shape;

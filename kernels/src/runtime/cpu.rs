@@ -2,8 +2,11 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::device::{Borrow, HostBlock};
+use super::memory::Memory;
 use super::{Device, Element, Rows, RowsMut, Tensor};
 use crate::{Error, Result};
 
@@ -27,9 +30,53 @@ impl Cpu {
         self.pool.install(body)
     }
 
+    /// As [`Cpu::install`], for many short kernels in a row: between them the other workers look for work instead of sleeping, since to
+    /// wake one takes longer than such a kernel. They give way to whoever else wants their cores.
+    pub fn install_awake<R: Send>(&self, body: impl FnOnce() -> R + Send) -> R {
+        self.install(|| {
+            let (me, done) = (self.pool.current_thread_index(), AtomicBool::new(false));
+            rayon::in_place_scope(|scope| {
+                scope.spawn_broadcast(|_, worker| {
+                    if Some(worker.index()) != me {
+                        stay_awake(&done);
+                    }
+                });
+                let _ends = Ends(&done);
+                body()
+            })
+        })
+    }
+
     /// Number of worker threads. It may decide how work is cut for speed, never how a sum is ordered.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
+    }
+}
+
+/// How long a worker looks for work in vain.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Does what work there is until `done`. The patience ends, because this may have been started by a worker that waits inside a task
+/// which others wait for.
+fn stay_awake(done: &AtomicBool) {
+    let mut last = Instant::now();
+    while !done.load(Ordering::Acquire) {
+        if rayon::yield_now() == Some(rayon::Yield::Executed) {
+            last = Instant::now();
+        } else if last.elapsed() < PATIENCE {
+            std::thread::yield_now();
+        } else {
+            return;
+        }
+    }
+}
+
+/// Says that the body has ended, also by a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -104,21 +151,20 @@ impl Drop for Access {
 }
 
 thread_local! {
-    static BUFFERS: RefCell<Vec<Vec<u128>>> = const { RefCell::new(Vec::new()) };
+    static BUFFERS: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends `body` a buffer of `len` elements with whatever an earlier user left in it; kept by the thread for the next call.
 /// For packing and tiles of bounded size inside CPU kernels.
+///
+/// # Panics
+/// When the system has no memory left.
+#[expect(clippy::expect_used, reason = "as when a vector cannot grow")]
 pub fn with_buffer<T: Element, R>(len: usize, body: impl FnOnce(&mut [T]) -> R) -> R {
-    let align = size_of::<u128>();
-    let bytes = len * size_of::<T>() + super::plan::ALIGNMENT;
-    let mut buffer = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if buffer.len() * align < bytes {
-        buffer.resize(bytes.div_ceil(align), 0);
-    }
-    let raw: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer);
-    let skip = raw.as_ptr().align_offset(super::plan::ALIGNMENT);
-    let result = body(bytemuck::cast_slice_mut(&mut raw[skip..skip + len * size_of::<T>()]));
+    let bytes = len * size_of::<T>();
+    let kept = BUFFERS.with_borrow_mut(Vec::pop).filter(|buffer| buffer.bytes() >= bytes);
+    let mut buffer = kept.unwrap_or_else(|| Memory::zeroed(bytes).expect("memory for a buffer of a kernel"));
+    let result = body(bytemuck::cast_slice_mut(&mut buffer.as_mut_slice()[..bytes]));
     BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
     result
 }

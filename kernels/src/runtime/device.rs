@@ -1,12 +1,12 @@
 //! Devices and the memory blocks registered with them.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cuda::DeviceBlock;
-use super::plan::{ALIGNMENT, PlanId};
+use super::memory::Memory;
+use super::plan::PlanId;
 use super::{Cpu, Cuda, CudaStream};
 use crate::{Error, Result};
 
@@ -99,6 +99,11 @@ impl Device {
         self.inner.cpu.install(body)
     }
 
+    /// As [`Device::enter`], for many short kernels in a row: see [`Cpu::install_awake`]. Another device has its own workers.
+    pub fn enter_awake<R: Send>(&self, body: impl FnOnce() -> R + Send) -> R {
+        if self.is_cuda() { body() } else { self.inner.cpu.install_awake(body) }
+    }
+
     /// Number of worker threads.
     pub fn threads(&self) -> usize {
         self.inner.cpu.threads()
@@ -177,7 +182,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(super) struct HostBlock {
     pointer: NonNull<u8>,
-    layout: Layout,
+    memory: Memory,
     borrows: Mutex<Vec<Borrow>>,
 }
 
@@ -217,15 +222,14 @@ impl Borrow {
 
 impl HostBlock {
     pub(super) fn zeroed(class: &'static str, bytes: usize) -> Result<HostBlock> {
-        let out_of_memory = Error::OutOfMemory { class, requested: bytes };
-        let Ok(layout) = Layout::from_size_align(bytes.max(1), ALIGNMENT) else { return Err(out_of_memory) };
-        // SAFETY: the layout has a non-zero size.
-        let Some(pointer) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { return Err(out_of_memory) };
-        Ok(HostBlock { pointer, layout, borrows: Mutex::default() })
+        let Some(mut memory) = Memory::zeroed(bytes.max(1)) else { return Err(Error::OutOfMemory { class, requested: bytes }) };
+        // Touched now: memory that does not exist shows here, and no kernel waits for pages.
+        memory.as_mut_slice().fill(0);
+        Ok(HostBlock { pointer: NonNull::from(memory.as_mut_slice()).cast(), memory, borrows: Mutex::default() })
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.layout.size()
+        self.memory.bytes()
     }
 
     /// Marks a range as used and returns its first byte.
@@ -251,13 +255,6 @@ impl HostBlock {
         if let Some(index) = borrows.iter().position(|other| *other == borrow) {
             borrows.swap_remove(index);
         }
-    }
-}
-
-impl Drop for HostBlock {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout.
-        unsafe { dealloc(self.pointer.as_ptr(), self.layout) }
     }
 }
 

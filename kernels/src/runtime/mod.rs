@@ -11,6 +11,7 @@ mod device;
 mod element;
 pub mod emit;
 pub mod math;
+mod memory;
 pub mod philox;
 mod pinned;
 mod plan;

@@ -66,6 +66,17 @@ fn detect() -> Level {
     Level::Portable
 }
 
+/// Asks for the cache lines of a slice that will be read or written soon.
+#[inline(always)]
+pub fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(values)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint; it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(line)) };
+    }
+}
+
 /// Compiles a safe function for every [`Level`] and dispatches at the call; see the module's text.
 ///
 /// At most one type parameter: `vectorize! { /// Sum of products.
