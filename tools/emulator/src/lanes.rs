@@ -7,6 +7,23 @@ pub(crate) type L32 = [u32; 32];
 /// 64-bit values of a warp.
 pub(crate) type L64 = [u64; 32];
 
+/// The bit of each lane in a mask.
+const BIT: L32 = {
+    let mut bits = [0; 32];
+    let mut lane = 0;
+    while lane < 32 {
+        bits[lane] = 1 << lane;
+        lane += 1;
+    }
+    bits
+};
+
+/// `a` in the lanes of a mask, else `b`.
+#[inline]
+pub(crate) fn blend<T: Copy>(mask: u32, a: &[T; 32], b: &[T; 32]) -> [T; 32] {
+    std::array::from_fn(|lane| if mask & BIT[lane] != 0 { a[lane] } else { b[lane] })
+}
+
 /// A lane function by its operands: `N` narrow (32 bits and less), `W` wide; `C` compares.
 #[derive(Clone, Copy)]
 pub(crate) enum Lanes {

@@ -128,6 +128,10 @@ impl Decoder<'_> {
                     _ => return self.unsupported(),
                 };
                 let (s, count) = self.sources(s, part)?;
+                if count == 2 && part == Type::B16 {
+                    let f = n2!(|low: u32, high: u32| (low & 0xffff) | (high << 16));
+                    return Ok(Op::Lanes { f, d: self.target(d)?, s: [s[0], s[1], s[2]] });
+                }
                 Op::Pack { d: self.target(d)?, s, count, bits: 8 * part.size() as u8 }
             }
             _ if element == Type::Pred => {

@@ -4,9 +4,9 @@ use super::block::{Block, Flow};
 use super::execute::lanes_of;
 use super::warp::State;
 use crate::error::Fault;
-use crate::lanes::{L32, Lanes};
+use crate::lanes::{L32, L64, Lanes};
 use crate::numeric::matrix::{self, Shape};
-use crate::program::{Instr, Op, PredicateSrc, Shuffle, Src, Vote, Where};
+use crate::program::{Instr, Op, PredicateSrc, Shuffle, Src, Vote};
 
 impl Block<'_> {
     /// The mask operand: the same in every active lane.
@@ -94,9 +94,7 @@ impl Block<'_> {
             Op::LoadMatrix { d, count, transposed, at } => {
                 let addresses = self.addresses(warp, active, *at)?;
                 for (matrix, d) in d.iter().enumerate().take(usize::from(*count)) {
-                    let lanes = 0xffu32 << (8 * matrix);
-                    let mut rows = [[0u32; 4]; 8];
-                    self.fetch(warp, lanes, Where::Shared, &addresses, 16, false, |lane, words| rows[lane % 8] = *words)?;
+                    let rows = self.rows(warp, &addresses, matrix)?;
                     self.warps[warp].put_narrow(*d, active, &tile(&rows, *transposed));
                 }
             }
@@ -112,6 +110,17 @@ impl Block<'_> {
             _ => {}
         }
         Ok(Flow::Next)
+    }
+
+    /// Matrix number `matrix` of `ldmatrix`: eight lanes give the addresses of its rows.
+    fn rows(&mut self, warp: usize, addresses: &L64, matrix: usize) -> Result<[[u32; 4]; 8], Fault> {
+        self.count_shared(addresses, 0xff << (8 * matrix), 16);
+        let mut rows = [[0; 4]; 8];
+        for (row, words) in rows.iter_mut().enumerate() {
+            let lane = 8 * matrix + row;
+            *words = self.fetch_shared(warp, lane, addresses[lane], 16)?;
+        }
+        Ok(rows)
     }
 
     #[expect(clippy::too_many_arguments, reason = "fields of one instruction")]
@@ -184,9 +193,10 @@ impl Block<'_> {
                             let (major, minor) = if *rows { (row, column) } else { (column, row) };
                             addresses[lane].wrapping_add(((major * stride[lane] as usize + minor) * size) as u64)
                         });
-                        self.fetch(warp, active, *space, &places, size as u32, false, |lane, words| {
-                            values[lane] |= words[0] << (16 * part)
-                        })?;
+                        let words = self.fetch(warp, active, *space, &places, size as u32, false)?;
+                        for (value, words) in values.iter_mut().zip(words) {
+                            *value |= words[0] << (16 * part);
+                        }
                     }
                     self.warps[warp].put_narrow(*d, active, &values);
                 }
@@ -228,22 +238,22 @@ impl Block<'_> {
                     false => c[(row * 16 + column) / 32][(row * 16 + column) % 32],
                 };
                 let shape = Shape { element: *element, depth: 16, half: false };
-                let left = std::array::from_fn(|register| {
+                let left: [L32; 4] = std::array::from_fn(|register| {
                     std::array::from_fn(|lane| word(&a, lane / 4 + 8 * (register % 2), lane % 4 + 4 * (register / 2)))
                 });
                 let mut out = [[0u32; 16]; 16];
                 for side in 0..2 {
                     let column = |lane: usize| lane / 4 + 8 * side;
-                    let right = std::array::from_fn(|register| {
+                    let right: [L32; 2] = std::array::from_fn(|register| {
                         std::array::from_fn(|lane| {
                             let k = 2 * (lane % 4) + 8 * register;
                             half_at(&b, k, column(lane)) | (half_at(&b, k + 1, column(lane)) << 16)
                         })
                     });
-                    let sum = std::array::from_fn(|register| {
+                    let sum: [L32; 4] = std::array::from_fn(|register| {
                         std::array::from_fn(|lane| cell(lane / 4 + 8 * (register / 2), 8 * side + 2 * (lane % 4) + register % 2))
                     });
-                    let product = matrix::multiply(shape, self.grid.config.numerics.mma, &left, &right, &sum);
+                    let product = matrix::multiply(shape, self.grid.config.numerics.mma, left.each_ref(), right.each_ref(), sum.each_ref());
                     for (register, values) in product.iter().enumerate() {
                         for (lane, value) in values.iter().enumerate() {
                             out[lane / 4 + 8 * (register / 2)][8 * side + 2 * (lane % 4) + register % 2] = *value;
