@@ -162,18 +162,24 @@ impl Allocation {
 
     /// Reads `size` (1, 2, 4, 8 or 16) bytes at a multiple of `size` as words. Checked reads were announced.
     #[inline]
-    pub(crate) fn load(&self, address: u64, size: usize, who: Accessor, check: bool) -> std::result::Result<[u32; 4], Fault> {
+    pub(crate) fn load(
+        &self,
+        address: u64,
+        size: usize,
+        who: Accessor,
+        check: bool,
+        words: &mut [u32; 4],
+    ) -> std::result::Result<(), Fault> {
         let (span, bytes) = self.span(address, size);
-        let mut words = [0; 4];
         if size < 4 {
             let shift = 8 * bytes.trailing_zeros();
             words[0] = (self.read_word(span.start, bytes, who, check)? >> shift) & ((1 << (8 * size)) - 1);
-            return Ok(words);
+            return Ok(());
         }
         for (word, index) in words.iter_mut().zip(span) {
             *word = self.read_word(index, 15, who, check)?;
         }
-        Ok(words)
+        Ok(())
     }
 
     /// Writes `size` bytes at a multiple of `size`.
@@ -421,7 +427,8 @@ mod tests {
         let who = |cta| Accessor { launch: 3, cta, ordered: false };
         let load = |address, size, who| {
             allocation.announce(address, size, who);
-            allocation.load(address, size, who, true)
+            let mut words = [0; 4];
+            allocation.load(address, size, who, true, &mut words).map(|()| words)
         };
         allocation.store(BASE, 4, [7; 4], who(1), true).unwrap();
         assert_eq!(load(BASE, 4, who(1)).unwrap()[0], 7);

@@ -195,19 +195,26 @@ impl Shared {
 
     /// Reads `size` bytes at a checked address.
     #[inline]
-    pub(crate) fn load(&mut self, address: u64, size: u32, who: &Accessor<'_>, lane: u8, check: bool) -> Result<[u32; 4], Fault> {
+    pub(crate) fn load(
+        &mut self,
+        address: u64,
+        size: u32,
+        who: &Accessor<'_>,
+        lane: u8,
+        check: bool,
+        words: &mut [u32; 4],
+    ) -> Result<(), Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
         if check {
             self.each(address, size, |shadow, address, bytes| Self::note_read(shadow, address, bytes, who, lane))?;
         }
-        let mut words = [0; 4];
         match size {
             16 => words.copy_from_slice(&self.words[index..index + 4]),
             8 => words[..2].copy_from_slice(&self.words[index..index + 2]),
             4 => words[0] = self.words[index],
             _ => words[0] = (self.words[index] >> (8 * shift)) & ((1 << (8 * size)) - 1),
         }
-        Ok(words)
+        Ok(())
     }
 
     /// Writes `size` bytes at a checked address. Lanes of one instruction may write the same value to the same place.
@@ -279,7 +286,7 @@ impl Shared {
     }
 
     /// Delivers `size` bytes (4, 8 or 16) of an asynchronous copy.
-    pub(crate) fn land(&mut self, address: u64, size: u32, words: [u32; 4], who: &Accessor<'_>, lane: u8) {
+    pub(crate) fn land(&mut self, address: u64, size: u32, words: &[u32; 4], who: &Accessor<'_>, lane: u8) {
         let (index, count) = ((address / 4) as usize, size as usize / 4);
         let writer = Stamp { generation: who.generation + 1, sync: who.sync, warp: who.warp, lane, bytes: 15 };
         let landed = Shadow { writer, written: 15, ..Shadow::default() };

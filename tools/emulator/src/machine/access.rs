@@ -85,12 +85,12 @@ impl<'a> Block<'a> {
             Src::N(_) => {
                 let mut narrow = None;
                 let base = state.narrow(at.base, active, self.grid.program, &mut narrow, &special)?;
-                std::array::from_fn(|lane| moved(u64::from(base[lane])))
+                each!(lane, moved(u64::from(base[lane])))
             }
             base => {
                 let mut wide = None;
                 let base = state.wide(base, active, self.grid.program, &mut wide, &special)?;
-                std::array::from_fn(|lane| moved(base[lane]))
+                each!(lane, moved(base[lane]))
             }
         })
     }
@@ -179,10 +179,10 @@ impl<'a> Block<'a> {
         let words = self.fetch(warp, active, space, &addresses, size, ordered)?;
         for (index, d) in d.iter().enumerate() {
             if element.size() == 4 && (!element.is_signed() || matches!(d, Reg::N(_))) {
-                self.warps[warp].put_narrow(*d, active, &words.map(|words| words[index % 4]));
+                self.warps[warp].put_narrow(*d, active, &each!(lane, words[lane][index % 4]));
                 continue;
             }
-            let mut values = words.map(|words| element_of(&words, index, element.size()));
+            let mut values = each!(lane, element_of(&words[lane], index, element.size()));
             if element.is_signed() && element.size() < 8 {
                 let shift = 64 - 8 * element.size();
                 let wide = matches!(d, Reg::W(_));
@@ -224,16 +224,17 @@ impl<'a> Block<'a> {
         let mut fetched = [[0; 4]; 32];
         for lane in lanes_of(active) {
             let (space, address) = resolve(space, addresses[lane]);
-            fetched[lane] = match space {
-                Where::Global | Where::Generic => self.allocation(address, size)?.load(address, size as usize, who, check)?,
-                Where::Shared => self.fetch_shared(warp, lane, address, size)?,
+            let words = &mut fetched[lane];
+            match space {
+                Where::Global | Where::Generic => self.allocation(address, size)?.load(address, size as usize, who, check, words)?,
+                Where::Shared => self.fetch_shared(warp, lane, address, size, words)?,
                 Where::Param => {
                     let params = &self.grid.launch.params;
                     let (start, end) = (address as usize, address as usize + size as usize);
                     if end > params.len() {
                         return Err(Fault::Bounds { space: "param", address, size });
                     }
-                    words_of(&params[start..end])
+                    *words = words_of(&params[start..end]);
                 }
                 Where::Local | Where::Frame => {
                     let (bytes, name) = self.private(warp, space);
@@ -242,20 +243,20 @@ impl<'a> Block<'a> {
                     if space == Where::Local && check && !state.local_written[range.clone()].iter().all(|written| *written) {
                         return Err(Fault::UninitialisedMemory { space: name, address });
                     }
-                    words_of(if space == Where::Local { &state.local[range] } else { &state.frame[range] })
+                    *words = words_of(if space == Where::Local { &state.local[range] } else { &state.frame[range] });
                 }
-            };
+            }
         }
         Ok(fetched)
     }
 
     /// The bytes of one lane out of shared memory.
     #[inline]
-    pub(super) fn fetch_shared(&mut self, warp: usize, lane: usize, address: u64, size: u32) -> Result<[u32; 4], Fault> {
+    pub(super) fn fetch_shared(&mut self, warp: usize, lane: usize, address: u64, size: u32, words: &mut [u32; 4]) -> Result<(), Fault> {
         let (_, address) = resolve(Where::Shared, address);
         self.shared.check(address, size)?;
         let accessor = Block::accessor(&self.warps[warp], self.generation);
-        self.shared.load(address, size, &accessor, lane as u8, self.grid.config.checks)
+        self.shared.load(address, size, &accessor, lane as u8, self.grid.config.checks, words)
     }
 
     /// A thread's own bytes and their name.

@@ -12,8 +12,8 @@ impl Block<'_> {
     pub(super) fn asynchronous(&mut self, warp: usize, active: u32, instr: &Instr) -> Result<(), Fault> {
         match &instr.op {
             Op::CopyAsync { to, from, bytes, valid } => {
-                let to = self.addresses(warp, active, *to)?.map(|address| address % (1 << 32));
-                let from = self.addresses(warp, active, *from)?;
+                let (to, from) = (self.addresses(warp, active, *to)?, self.addresses(warp, active, *from)?);
+                let to = each!(lane, to[lane] % (1u64 << 32));
                 let size = u32::from(*bytes);
                 let valid = match valid {
                     Some(valid) => self.narrow(warp, active, *valid)?,
@@ -114,16 +114,16 @@ impl Block<'_> {
         let (who, check) = (self.global_accessor(false), self.grid.config.checks);
         let mut words = [0u32; 4];
         for (address, size) in flight.reads(lane) {
-            let read = self.allocation(address, size)?.load(address, size as usize, who, check)?;
             if size == 16 {
-                words = read;
-            } else {
-                let at = (address - flight.from[lane]) as usize;
-                words[at / 4] |= read[0] << (8 * (at % 4));
+                self.allocation(address, size)?.load(address, size as usize, who, check, &mut words)?;
+                continue;
             }
+            let (at, mut read) = ((address - flight.from[lane]) as usize, [0; 4]);
+            self.allocation(address, size)?.load(address, size as usize, who, check, &mut read)?;
+            words[at / 4] |= read[0] << (8 * (at % 4));
         }
         let accessor = Block::accessor(&self.warps[warp], self.generation);
-        self.shared.land(flight.to[lane], flight.bytes, words, &accessor, lane as u8);
+        self.shared.land(flight.to[lane], flight.bytes, &words, &accessor, lane as u8);
         Ok(())
     }
 }

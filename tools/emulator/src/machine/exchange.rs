@@ -118,7 +118,7 @@ impl Block<'_> {
         let mut rows = [[0; 4]; 8];
         for (row, words) in rows.iter_mut().enumerate() {
             let lane = 8 * matrix + row;
-            *words = self.fetch_shared(warp, lane, addresses[lane], 16)?;
+            self.fetch_shared(warp, lane, addresses[lane], 16, words)?;
         }
         Ok(rows)
     }
@@ -303,8 +303,9 @@ fn partner(kind: Shuffle, lane: u32, operand: u32, clamp: u32) -> (u32, bool) {
 /// Lane 4 g + t gets elements 2 t, 2 t + 1 of row g, or, transposed, rows 2 t, 2 t + 1 of column g.
 fn tile(rows: &[[u32; 4]; 8], transposed: bool) -> L32 {
     let element = |row: usize, column: usize| (rows[row][column / 2] >> (16 * (column % 2))) & 0xffff;
-    std::array::from_fn(|lane| {
-        let (g, t) = (lane / 4, lane % 4);
-        if transposed { element(2 * t, g) | (element(2 * t + 1, g) << 16) } else { rows[g][t] }
-    })
+    if transposed {
+        each!(lane, element(2 * (lane % 4), lane / 4) | (element(2 * (lane % 4) + 1, lane / 4) << 16))
+    } else {
+        each!(lane, rows[lane / 4][lane % 4])
+    }
 }

@@ -93,8 +93,8 @@ impl Block<'_> {
             }
             Op::Unpack { d, s, count: 2, bits: 16 } => {
                 let whole = self.narrow(warp, active, *s)?;
-                self.warps[warp].put_narrow(d[0], active, &whole.map(|value| value & 0xffff));
-                self.warps[warp].put_narrow(d[1], active, &whole.map(|value| value >> 16));
+                self.warps[warp].put_narrow(d[0], active, &each!(lane, whole[lane] & 0xffff));
+                self.warps[warp].put_narrow(d[1], active, &each!(lane, whole[lane] >> 16));
             }
             Op::Unpack { d, s, count, bits } => {
                 let whole = self.wide(warp, active, *s)?;

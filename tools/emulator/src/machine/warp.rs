@@ -136,17 +136,17 @@ impl Warp {
             Src::W(slot) => {
                 self.check(1, slot, mask, program)?;
                 let wide = &self.wide[usize::from(slot)];
-                std::array::from_fn(|lane| wide[lane] as u32)
+                each!(lane, wide[lane] as u32)
             }
             Src::P(slot) => {
                 self.check(2, slot, mask, program)?;
                 let bits = self.predicates[usize::from(slot)];
-                std::array::from_fn(|lane| bits >> lane & 1)
+                each!(lane, bits >> lane & 1)
             }
             Src::Imm(value) => [value as u32; 32],
             Src::Special(_) => {
                 let wide = special(s);
-                std::array::from_fn(|lane| wide[lane] as u32)
+                each!(lane, wide[lane] as u32)
             }
         };
         Ok(buffer.insert(values))
@@ -170,12 +170,12 @@ impl Warp {
             Src::N(slot) => {
                 self.check(0, slot, mask, program)?;
                 let narrow = &self.narrow[usize::from(slot)];
-                std::array::from_fn(|lane| u64::from(narrow[lane]))
+                each!(lane, u64::from(narrow[lane]))
             }
             Src::P(slot) => {
                 self.check(2, slot, mask, program)?;
                 let bits = self.predicates[usize::from(slot)];
-                std::array::from_fn(|lane| u64::from(bits >> lane & 1))
+                each!(lane, u64::from(bits >> lane & 1))
             }
             Src::Imm(value) => [value; 32],
             Src::Special(_) => special(s),
@@ -207,7 +207,7 @@ impl Warp {
                 let register = &mut self.narrow[slot];
                 *register = if mask == u32::MAX { *values } else { blend(mask, values, register) };
             }
-            Reg::W(_) => self.put_wide(d, mask, &std::array::from_fn(|lane| u64::from(values[lane]))),
+            Reg::W(_) => self.put_wide(d, mask, &each!(lane, u64::from(values[lane]))),
             Reg::P(_) | Reg::Sink => {}
         }
     }
@@ -221,7 +221,7 @@ impl Warp {
                 let register = &mut self.wide[slot];
                 *register = if mask == u32::MAX { *values } else { blend(mask, values, register) };
             }
-            Reg::N(_) => self.put_narrow(d, mask, &std::array::from_fn(|lane| values[lane] as u32)),
+            Reg::N(_) => self.put_narrow(d, mask, &each!(lane, values[lane] as u32)),
             Reg::P(_) | Reg::Sink => {}
         }
     }

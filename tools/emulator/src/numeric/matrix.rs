@@ -38,12 +38,12 @@ fn unfold<const N: usize>(element: Type, registers: &[&L32]) -> [L32; N] {
     let mut planes = [[0; 32]; N];
     for (planes, bits) in planes.chunks_mut(folds(element)).zip(registers) {
         match (element, planes) {
-            (Type::Bf16, [low, high]) => (*low, *high) = (bits.map(|bits| bits << 16), bits.map(|bits| bits & 0xffff_0000)),
+            (Type::Bf16, [low, high]) => (*low, *high) = (each!(lane, bits[lane] << 16), each!(lane, bits[lane] & 0xffff_0000)),
             (Type::F16, [low, high]) => {
-                *low = bits.map(|bits| f16_to_f32(bits & 0xffff).to_bits());
-                *high = bits.map(|bits| f16_to_f32(bits >> 16).to_bits());
+                *low = each!(lane, f16_to_f32(bits[lane] & 0xffff).to_bits());
+                *high = each!(lane, f16_to_f32(bits[lane] >> 16).to_bits());
             }
-            (_, [plane, ..]) => *plane = bits.map(|bits| bits & !0x1fff),
+            (_, [plane, ..]) => *plane = each!(lane, bits[lane] & !0x1fff),
             _ => {}
         }
     }
