@@ -250,30 +250,7 @@ pub(crate) enum Op {
         b: [Src; 2],
         c: [Src; 4],
     },
-    WmmaLoad {
-        element: Type,
-        rows: bool,
-        d: [Reg; 8],
-        at: Address,
-        stride: Src,
-        space: Where,
-    },
-    WmmaStore {
-        element: Type,
-        rows: bool,
-        s: [Src; 8],
-        at: Address,
-        stride: Src,
-        space: Where,
-    },
-    WmmaMma {
-        element: Type,
-        half: [bool; 2],
-        d: [Reg; 8],
-        a: [Src; 8],
-        b: [Src; 8],
-        c: [Src; 8],
-    },
+    Wmma(Box<Wmma>),
     Shuffle {
         kind: Shuffle,
         d: Reg,
@@ -323,6 +300,14 @@ pub(crate) enum Op {
     Return,
     Exit,
     Trap,
+}
+
+/// Rare and large: matrices of `wmma`.
+#[derive(Clone)]
+pub(crate) enum Wmma {
+    Load { element: Type, rows: bool, d: [Reg; 8], at: Address, stride: Src, space: Where },
+    Store { element: Type, rows: bool, s: [Src; 8], at: Address, stride: Src, space: Where },
+    Multiply { element: Type, half: [bool; 2], d: [Reg; 8], a: [Src; 8], b: [Src; 8], c: [Src; 8] },
 }
 
 /// A predicate operand or a constant.

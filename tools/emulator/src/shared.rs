@@ -45,6 +45,18 @@ struct Shadow {
     written: u8,
 }
 
+impl Shadow {
+    /// Drops accesses that nothing can race with any more, so that they do not tell a line's words apart.
+    fn forget(&mut self, past: u32) {
+        if self.writer.generation <= past {
+            self.writer = Stamp::default();
+        }
+        if self.reader.generation <= past {
+            (self.reader, self.readers) = (Stamp::default(), 0);
+        }
+    }
+}
+
 /// Words of a line, which the widest access covers.
 const LINE: usize = 4;
 
@@ -56,6 +68,8 @@ pub(crate) struct Shared {
     /// Lines whose words have the same state, that of the first one; the others' shadows are stale.
     alike: Vec<bool>,
     bytes: u32,
+    /// Accesses of generations below are ordered before all that are to come.
+    pub(crate) past: u32,
     /// Addresses at or above this were never touched.
     pub(crate) peak: u32,
 }
@@ -64,7 +78,7 @@ impl Shared {
     pub(crate) fn new(bytes: u32) -> Shared {
         let lines = bytes.div_ceil(4 * LINE as u32) as usize;
         let words = LINE * lines;
-        Shared { words: vec![u32::MAX; words], shadow: vec![Shadow::default(); words], alike: vec![true; lines], bytes, peak: 0 }
+        Shared { words: vec![u32::MAX; words], shadow: vec![Shadow::default(); words], alike: vec![true; lines], bytes, past: 0, peak: 0 }
     }
 
     /// Forgets everything, for the next CTA.
@@ -73,14 +87,16 @@ impl Shared {
         self.words[..LINE * lines].fill(u32::MAX);
         self.shadow[..LINE * lines].fill(Shadow::default());
         self.alike[..lines].fill(true);
+        self.past = 0;
     }
 
-    /// Checks that a range lies inside.
+    /// Checks that a range, whose size is a power of two, lies inside.
+    #[inline]
     pub(crate) fn check(&self, address: u64, size: u32) -> Result<(), Fault> {
-        if address + u64::from(size) > u64::from(self.bytes) {
+        if address >= u64::from(self.bytes) || u64::from(size) > u64::from(self.bytes) - address {
             return Err(Fault::Bounds { space: "shared", address, size });
         }
-        if !address.is_multiple_of(u64::from(size)) {
+        if address & u64::from(size - 1) != 0 {
             return Err(Fault::Misaligned { space: "shared", address, alignment: size });
         }
         Ok(())
@@ -116,6 +132,7 @@ impl Shared {
                 return note(&mut states[0], address, 15);
             }
             for (place, state) in states.iter_mut().enumerate() {
+                state.forget(self.past);
                 note(state, address + 4 * place as u64, 15)?;
             }
             self.alike[line] = states[1..].iter().all(|state| *state == states[0]);
@@ -315,4 +332,69 @@ fn warps_of(mask: u32) -> impl Iterator<Item = u8> {
         rest &= rest.wrapping_sub(1);
         (warp < 32).then_some(warp as u8)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random accesses of four warps between barriers of all or two of them: what is said of lines as wholes, and forgotten, is what is
+    /// said of each word for itself.
+    #[test]
+    fn lines_say_what_their_words_would() {
+        let mut state = 7u64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        let (mut races, mut clean) = (0, 0);
+        for _ in 0..400 {
+            let (mut lines, mut words) = (Shared::new(96), Shared::new(96));
+            let (mut generation, mut ordered, mut sync) = (0, [[0u32; 32]; 4], [0u32; 4]);
+            for address in (0..96).step_by(16) {
+                let who = Accessor { warp: 0, sync: 0, generation, ordered: &ordered[0] };
+                for shared in [&mut lines, &mut words] {
+                    shared.store(address, 16, [1; 4], &who, 0, true).unwrap();
+                }
+            }
+            for _ in 0..40 {
+                for (line, alike) in words.shadow.chunks_mut(LINE).zip(&mut words.alike).filter(|(_, alike)| **alike) {
+                    line.fill(line[0]);
+                    *alike = false;
+                }
+                if below(4) == 0 {
+                    let members = if below(3) == 0 { 2 } else { 4 };
+                    let mut after = [0u32; 32];
+                    for warp in 0..members {
+                        (0..4).for_each(|other| after[other] = after[other].max(ordered[warp][other]));
+                    }
+                    generation += 1;
+                    after[..members].fill(generation);
+                    ordered[..members].fill(after);
+                    sync[..members].iter_mut().for_each(|sync| *sync += 1);
+                    lines.past = ordered.iter().map(|known| *known[..4].iter().min().unwrap()).min().unwrap();
+                    continue;
+                }
+                let (warp, lane, size) = (below(4) as usize, below(2) as u8, 1 << below(5));
+                let address = below(96 / size) * size;
+                let who = Accessor { warp: warp as u8, sync: sync[warp], generation, ordered: &ordered[warp] };
+                let kind = below(3);
+                let access = |shared: &mut Shared| match kind {
+                    0 => shared.store(address, size as u32, [2; 4], &who, lane, true),
+                    1 if size >= 4 => shared
+                        .begin_flight(address, size as u32, &who, lane)
+                        .map(|()| shared.land(address, size as u32, &[3; 4], &who, lane)),
+                    _ => shared.load(address, size as u32, &who, lane, true, &mut [0; 4]),
+                };
+                let (ours, expected) = (access(&mut lines), access(&mut words));
+                assert_eq!(ours, expected);
+                if ours.is_err() {
+                    races += 1;
+                    break;
+                }
+                clean += 1;
+            }
+        }
+        assert!(races > 100 && clean > 400, "{races} races, {clean} other accesses");
+    }
 }

@@ -15,7 +15,7 @@ use crate::count::Class;
 use crate::device::Parameter;
 use crate::error::{Error, Result};
 use crate::numeric::Numerics;
-use crate::program::{Instr, Op, Program, Reg, Where};
+use crate::program::{Instr, Op, Program, Reg, Where, Wmma};
 use crate::syntax::{Function, Instruction, Space, Statement, Text, Type, Variable};
 
 /// What a name means.
@@ -366,14 +366,17 @@ impl Decoder<'_> {
 fn class(op: &Op, element: Option<Type>, part: &str) -> Class {
     match op {
         Op::Convert { .. } | Op::ConvertPair { .. } => Class::Convert,
-        Op::Mma { .. } | Op::WmmaMma { .. } => Class::Matrix,
+        Op::Mma { .. } => Class::Matrix,
+        Op::Wmma(wmma) => match **wmma {
+            Wmma::Multiply { .. } => Class::Matrix,
+            _ => Class::Shared,
+        },
         Op::LoadMatrix { .. } | Op::MoveMatrix { .. } => Class::LoadMatrix,
         Op::Load { space, .. } | Op::Store { space, .. } | Op::Atomic { space, .. } => match space {
             Where::Shared => Class::Shared,
             Where::Global | Where::Generic => Class::Global,
             _ => Class::Local,
         },
-        Op::WmmaLoad { .. } | Op::WmmaStore { .. } => Class::Shared,
         Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => Class::Async,
         Op::Shuffle { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Reduce { .. } | Op::ActiveMask { .. } => Class::Exchange,
         Op::Barrier { .. } | Op::WarpBarrier { .. } | Op::Fence => Class::Barrier,

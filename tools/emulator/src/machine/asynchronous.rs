@@ -30,7 +30,7 @@ impl Block<'_> {
                     if valid[lane] > size {
                         return Err(Fault::Illegal { reason: format!("cp.async of {size} bytes of which {} are valid", valid[lane]) });
                     }
-                    if !source.is_multiple_of(u64::from(size)) {
+                    if source & u64::from(size - 1) != 0 {
                         return Err(Fault::Misaligned { space: "global", address: source, alignment: size });
                     }
                     let found = self.grid.heap.find_near(source, u64::from(valid[lane]), &mut self.found);

@@ -238,6 +238,9 @@ impl<'a> Block<'a> {
                     }
                 }
             }
+            let count = self.warps.len();
+            let known = self.warps.iter().filter(|warp| warp.live != 0).map(|warp| warp.ordered[..count].iter().min());
+            self.shared.past = known.min().flatten().copied().unwrap_or(0);
             self.progress = true;
         }
         Ok(())

@@ -6,7 +6,7 @@ use super::warp::State;
 use crate::error::Fault;
 use crate::lanes::{L32, L64, Lanes};
 use crate::numeric::matrix::{self, Shape};
-use crate::program::{Instr, Op, PredicateSrc, Shuffle, Src, Vote};
+use crate::program::{Instr, Op, PredicateSrc, Shuffle, Src, Vote, Wmma};
 
 impl Block<'_> {
     /// The mask operand: the same in every active lane.
@@ -103,7 +103,7 @@ impl Block<'_> {
                 let rows = std::array::from_fn(|row| std::array::from_fn(|word| values[4 * row + word]));
                 self.warps[warp].put_narrow(*d, active, &tile(&rows, true));
             }
-            Op::WmmaLoad { .. } | Op::WmmaStore { .. } | Op::WmmaMma { .. } => self.wmma(warp, active, &instr.op)?,
+            Op::Wmma(wmma) => self.wmma(warp, active, wmma)?,
             Op::Barrier { id, threads, waits, reduce } => return self.arrive(warp, fragment, active, *id, *threads, *waits, reduce),
             // Of all that brings a warp's lanes together, this alone orders their memory.
             Op::WarpBarrier { .. } => self.warps[warp].sync += 1,
@@ -176,9 +176,9 @@ impl Block<'_> {
 
     /// `wmma`: a fragment's register r of lane l holds elements 32 r + l (pairs for 16-bit types), in rows of 16. Nothing outside this
     /// function depends on that order, since the ISA leaves it open.
-    fn wmma(&mut self, warp: usize, active: u32, op: &Op) -> Result<(), Fault> {
-        match op {
-            Op::WmmaLoad { element, rows, d, at, stride, space } => {
+    fn wmma(&mut self, warp: usize, active: u32, wmma: &Wmma) -> Result<(), Fault> {
+        match wmma {
+            Wmma::Load { element, rows, d, at, stride, space } => {
                 let size = element.size();
                 let (addresses, stride) = (self.addresses(warp, active, *at)?, self.narrow(warp, active, *stride)?);
                 let pairs = if size == 2 { 2 } else { 1 };
@@ -201,7 +201,7 @@ impl Block<'_> {
                     self.warps[warp].put_narrow(*d, active, &values);
                 }
             }
-            Op::WmmaStore { element, rows, s, at, stride, space } => {
+            Wmma::Store { element, rows, s, at, stride, space } => {
                 let size = element.size();
                 let (addresses, stride) = (self.addresses(warp, active, *at)?, self.narrow(warp, active, *stride)?);
                 let pairs = if size == 2 { 2 } else { 1 };
@@ -221,7 +221,7 @@ impl Block<'_> {
                     }
                 }
             }
-            Op::WmmaMma { element, half, d, a, b, c } => {
+            Wmma::Multiply { element, half, d, a, b, c } => {
                 let read = |block: &Self, s: &[Src], count: usize| -> Result<Vec<L32>, Fault> {
                     s[..count].iter().map(|s| block.narrow(warp, active, *s)).collect()
                 };
@@ -275,7 +275,6 @@ impl Block<'_> {
                     self.warps[warp].put_narrow(*d, active, &values);
                 }
             }
-            _ => {}
         }
         Ok(())
     }

@@ -213,9 +213,7 @@ impl Block<'_> {
             Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => self.asynchronous(warp, active, instr)?,
             Op::LoadMatrix { .. }
             | Op::MoveMatrix { .. }
-            | Op::WmmaLoad { .. }
-            | Op::WmmaStore { .. }
-            | Op::WmmaMma { .. }
+            | Op::Wmma(_)
             | Op::Shuffle { .. }
             | Op::Vote { .. }
             | Op::Match { .. }
