@@ -365,8 +365,8 @@ mod tests {
                 if below(4) == 0 {
                     let members = if below(3) == 0 { 2 } else { 4 };
                     let mut after = [0u32; 32];
-                    for warp in 0..members {
-                        (0..4).for_each(|other| after[other] = after[other].max(ordered[warp][other]));
+                    for known in &ordered[..members] {
+                        (0..4).for_each(|other| after[other] = after[other].max(known[other]));
                     }
                     generation += 1;
                     after[..members].fill(generation);

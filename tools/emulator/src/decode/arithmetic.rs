@@ -41,12 +41,12 @@ impl Decoder<'_> {
                 return Ok(Op::Insert { d: self.target(d)?, s, wide: element.size() == 8 });
             }
             "and" | "or" | "xor" | "not" if parts.contains(&"pred") => {
-                let (d, _) = self.predicate(&operands[0])?;
-                let a = self.predicate_source(operands.get(1).unwrap_or(&Operand::Sink))?;
+                let (d, _) = self.predicate(self.nth(operands, 0)?)?;
+                let a = self.predicate_source(self.nth(operands, 1)?)?;
                 if name == "not" {
                     return Ok(Op::Predicates { logic: None, d, s: [a, a], negate: true });
                 }
-                let b = self.predicate_source(operands.get(2).unwrap_or(&Operand::Sink))?;
+                let b = self.predicate_source(self.nth(operands, 2)?)?;
                 return Ok(Op::Predicates { logic: logic(name), d, s: [a, b], negate: false });
             }
             _ => {}
@@ -118,6 +118,9 @@ impl Decoder<'_> {
         Ok(match (d, s) {
             (Operand::Vector(_), _) => {
                 let (d, count) = self.targets(d)?;
+                if count < 2 {
+                    return self.unsupported();
+                }
                 Op::Unpack { d, s: self.source(s, element)?, count, bits: (whole / usize::from(count.max(1))) as u8 }
             }
             (_, Operand::Vector(elements)) => {
@@ -146,6 +149,9 @@ impl Decoder<'_> {
     fn convert(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
         let types: Vec<Type> = parts.iter().filter_map(|part| Type::parse(part)).collect();
         let [to, from] = types[..] else { return self.unsupported() };
+        if types.iter().any(|element| matches!(element, Type::Pred | Type::B128)) {
+            return self.unsupported();
+        }
         let rounding = parts.iter().find(|part| Rounding::parse(part).is_some());
         let has = |part: &str| parts.contains(&part);
         let mut c = Conversion {

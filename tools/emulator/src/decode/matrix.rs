@@ -88,14 +88,14 @@ impl Decoder<'_> {
         match (parts.first(), rows) {
             (Some(&"load"), Some(rows)) => {
                 let Some(&element) = types.last() else { return self.unsupported() };
-                let (d, _) = self.targets(&operands[0])?;
+                let (d, _) = self.targets(self.nth(operands, 0)?)?;
                 let (at, _) = self.address(operands.get(1).unwrap_or(&Operand::Sink))?;
                 let stride = self.source(operands.get(2).unwrap_or(&Operand::Integer(16)), Type::U32)?;
                 Ok(Op::Wmma(Box::new(Wmma::Load { element, rows, d, at, stride, space })))
             }
             (Some(&"store"), Some(rows)) => {
                 let Some(&element) = types.last() else { return self.unsupported() };
-                let (at, _) = self.address(&operands[0])?;
+                let (at, _) = self.address(self.nth(operands, 0)?)?;
                 let (s, _) = self.sources(operands.get(1).unwrap_or(&Operand::Sink), Type::B32)?;
                 let stride = self.source(operands.get(2).unwrap_or(&Operand::Integer(16)), Type::U32)?;
                 Ok(Op::Wmma(Box::new(Wmma::Store { element, rows, s, at, stride, space })))

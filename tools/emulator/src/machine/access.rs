@@ -230,11 +230,8 @@ impl<'a> Block<'a> {
                 Where::Shared => self.fetch_shared(warp, lane, address, size, words)?,
                 Where::Param => {
                     let params = &self.grid.launch.params;
-                    let (start, end) = (address as usize, address as usize + size as usize);
-                    if end > params.len() {
-                        return Err(Fault::Bounds { space: "param", address, size });
-                    }
-                    *words = words_of(&params[start..end]);
+                    let bytes = usize::try_from(address).ok().and_then(|start| params.get(start..)?.get(..size as usize));
+                    *words = words_of(bytes.ok_or(Fault::Bounds { space: "param", address, size })?);
                 }
                 Where::Local | Where::Frame => {
                     let (bytes, name) = self.private(warp, space);
@@ -404,7 +401,7 @@ fn words_of(bytes: &[u8]) -> [u32; 4] {
 
 /// Where a lane's private bytes stand.
 fn private_range(bytes: usize, space: &'static str, lane: usize, address: u64, size: u32) -> Result<std::ops::Range<usize>, Fault> {
-    if address + u64::from(size) > bytes as u64 {
+    if address.checked_add(u64::from(size)).is_none_or(|end| end > bytes as u64) {
         return Err(Fault::Bounds { space, address, size });
     }
     if !address.is_multiple_of(u64::from(size)) {
