@@ -271,8 +271,8 @@ impl Device {
     pub fn check_launch(&self, function: &Function, launch: &Launch) -> Result<()> {
         let program = &function.program;
         let refuse = |reason: String| Err(Error::Launch { kernel: program.name.clone(), reason });
-        let threads = launch.block.iter().fold(1u64, |product, &size| product * u64::from(size));
-        let ctas = launch.grid.iter().fold(1u64, |product, &size| product * u64::from(size));
+        let product = |sizes: &[u32; 3]| sizes.iter().fold(1u64, |product, &size| product.saturating_mul(u64::from(size)));
+        let (threads, ctas) = (product(&launch.block), product(&launch.grid));
         if threads == 0 || threads > 1024 || launch.block[2] > 64 {
             return refuse(format!("a CTA of {:?} threads; between 1 and 1024 are possible", launch.block));
         }
@@ -285,12 +285,12 @@ impl Device {
             return refuse(format!("a grid of {:?} CTAs", launch.grid));
         }
         if let Some(limit) = program.max_threads {
-            let most: u64 = limit.iter().fold(1, |product, &size| product * u64::from(size));
+            let most = product(&limit);
             if threads > most || (program.required && limit != launch.block) {
                 return refuse(format!("a CTA of {:?} threads where the text says {limit:?}", launch.block));
             }
         }
-        let shared = program.static_shared + launch.dynamic_shared;
+        let shared = program.static_shared.saturating_add(launch.dynamic_shared);
         let most = if launch.max_dynamic_shared > 0 { 163 << 10 } else { SHARED_DEFAULT };
         if shared > most || (shared > SHARED_DEFAULT && launch.dynamic_shared > launch.max_dynamic_shared) {
             return refuse(format!("{shared} bytes of shared memory, {most} are allowed"));

@@ -7,6 +7,35 @@ pub(crate) type L32 = [u32; 32];
 /// 64-bit values of a warp.
 pub(crate) type L64 = [u64; 32];
 
+/// The bit of each lane in a mask.
+const BIT: L32 = {
+    let mut bits = [0; 32];
+    let mut lane = 0;
+    while lane < 32 {
+        bits[lane] = 1 << lane;
+        lane += 1;
+    }
+    bits
+};
+
+/// An array of 32 values by lane. A loop that stands where it is used is compiled with the features of that place; what
+/// `std::array::from_fn` makes of it need not be.
+macro_rules! each {
+    ($lane:ident, $value:expr) => {{
+        let mut values = [Default::default(); 32];
+        for ($lane, place) in values.iter_mut().enumerate() {
+            *place = $value;
+        }
+        values
+    }};
+}
+
+/// `a` in the lanes of a mask, else `b`.
+#[inline]
+pub(crate) fn blend<T: Copy + Default>(mask: u32, a: &[T; 32], b: &[T; 32]) -> [T; 32] {
+    each!(lane, if mask & BIT[lane] != 0 { a[lane] } else { b[lane] })
+}
+
 /// A lane function by its operands: `N` narrow (32 bits and less), `W` wide; `C` compares.
 #[derive(Clone, Copy)]
 pub(crate) enum Lanes {
@@ -61,7 +90,7 @@ macro_rules! n1 {
     ($f:expr) => {
         $crate::lanes::Lanes::N1(twice!((a: &$crate::lanes::L32) -> $crate::lanes::L32 {
             let f = $f;
-            std::array::from_fn(|lane| f(a[lane]))
+            each!(lane, f(a[lane]))
         }))
     };
 }
@@ -69,7 +98,7 @@ macro_rules! n2 {
     ($f:expr) => {
         $crate::lanes::Lanes::N2(twice!((a: &$crate::lanes::L32, b: &$crate::lanes::L32) -> $crate::lanes::L32 {
             let f = $f;
-            std::array::from_fn(|lane| f(a[lane], b[lane]))
+            each!(lane, f(a[lane], b[lane]))
         }))
     };
 }
@@ -77,7 +106,7 @@ macro_rules! n3 {
     ($f:expr) => {
         $crate::lanes::Lanes::N3(twice!((a: &$crate::lanes::L32, b: &$crate::lanes::L32, c: &$crate::lanes::L32) -> $crate::lanes::L32 {
             let f = $f;
-            std::array::from_fn(|lane| f(a[lane], b[lane], c[lane]))
+            each!(lane, f(a[lane], b[lane], c[lane]))
         }))
     };
 }
@@ -85,7 +114,7 @@ macro_rules! w1 {
     ($f:expr) => {
         $crate::lanes::Lanes::W1(twice!((a: &$crate::lanes::L64) -> $crate::lanes::L64 {
             let f = $f;
-            std::array::from_fn(|lane| f(a[lane]))
+            each!(lane, f(a[lane]))
         }))
     };
 }
@@ -93,7 +122,7 @@ macro_rules! w2 {
     ($f:expr) => {
         $crate::lanes::Lanes::W2(twice!((a: &$crate::lanes::L64, b: &$crate::lanes::L64) -> $crate::lanes::L64 {
             let f = $f;
-            std::array::from_fn(|lane| f(a[lane], b[lane]))
+            each!(lane, f(a[lane], b[lane]))
         }))
     };
 }
@@ -101,7 +130,7 @@ macro_rules! w3 {
     ($f:expr) => {
         $crate::lanes::Lanes::W3(twice!((a: &$crate::lanes::L64, b: &$crate::lanes::L64, c: &$crate::lanes::L64) -> $crate::lanes::L64 {
             let f = $f;
-            std::array::from_fn(|lane| f(a[lane], b[lane], c[lane]))
+            each!(lane, f(a[lane], b[lane], c[lane]))
         }))
     };
 }

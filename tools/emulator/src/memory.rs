@@ -73,22 +73,44 @@ impl Allocation {
         }
     }
 
-    /// The bytes `bits` of a word, shifted down by the caller.
+    /// The words of an access and the bits of their bytes.
+    fn span(&self, address: u64, size: usize) -> (std::ops::Range<usize>, u32) {
+        let (index, byte) = (((address - self.base) / 4) as usize, (address - self.base) % 4);
+        (index..index + size.div_ceil(4), if size < 4 { ((1 << size) - 1) << byte } else { 15 })
+    }
+
+    /// Notes a read that is about to come. Where this returns true a fence must stand between the note and the read, so that of a reader
+    /// and a writer on two threads at least one sees the other.
+    pub(crate) fn announce(&self, address: u64, size: usize, who: Accessor) -> bool {
+        let (span, bytes) = self.span(address, size);
+        let mine = stamp(who.launch, who.cta, bytes);
+        let mut news = false;
+        for reader in &self.readers[span] {
+            let before = reader.load(Ordering::Relaxed);
+            let after = match (launch_of(before) == launch_of(mine), cta_of(before)) {
+                (false, _) => mine,
+                (true, cta) if cta == who.cta => before | u64::from(bytes),
+                (true, SEVERAL) => before,
+                (true, _) => stamp(who.launch, SEVERAL, 15),
+            };
+            if after != before {
+                reader.store(after, Ordering::Relaxed);
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// A word of which `bytes` are read, and which was announced.
+    #[inline]
     fn read_word(&self, index: usize, bytes: u32, who: Accessor, check: bool) -> std::result::Result<u32, Fault> {
-        let address = self.base + 4 * index as u64;
         if check {
+            let address = self.base + 4 * index as u64;
             if u32::from(self.written[index].load(Ordering::Relaxed)) & bytes != bytes {
                 return Err(Fault::UninitialisedMemory { space: "global", address });
             }
-            let mine = stamp(who.launch, who.cta, bytes);
-            let before = self.readers[index].load(Ordering::Relaxed);
-            if launch_of(before) != launch_of(mine) {
-                self.readers[index].store(mine, Ordering::SeqCst);
-            } else if cta_of(before) != who.cta && cta_of(before) != SEVERAL {
-                self.readers[index].store(stamp(who.launch, SEVERAL, 15), Ordering::SeqCst);
-            }
             let writer = self.writers[index].load(Ordering::SeqCst);
-            let foreign = launch_of(writer) == launch_of(mine) && cta_of(writer) != who.cta && writer as u32 & bytes != 0;
+            let foreign = writer as u32 & bytes != 0 && launch_of(writer) == who.launch & 0xff_ffff && cta_of(writer) != who.cta;
             if foreign && !who.ordered && cta_of(writer) != SEVERAL {
                 return Err(Fault::Race { space: "global", address, access: "read", other: Self::describe(writer, "write") });
             }
@@ -106,7 +128,8 @@ impl Allocation {
             (true, true) => before | u64::from(bytes),
             (true, false) => stamp(who.launch, SEVERAL, bytes | (before as u32 & 15)),
         };
-        let before = self.writers[index].swap(merged, Ordering::SeqCst);
+        // What stands there already needs no second announcement.
+        let before = if merged == before { before } else { self.writers[index].swap(merged, Ordering::SeqCst) };
         let same_launch = launch_of(before) == launch_of(mine);
         let foreign = same_launch && cta_of(before) != who.cta && cta_of(before) != SEVERAL && before as u32 & bytes != 0;
         if foreign && !who.ordered {
@@ -131,23 +154,32 @@ impl Allocation {
             let merge = |old| Some((old & !mask) | (value & mask));
             let _ = self.words[index].fetch_update(Ordering::Relaxed, Ordering::Relaxed, merge);
         }
-        self.written[index].fetch_or(bytes as u8, Ordering::Relaxed);
+        if u32::from(self.written[index].load(Ordering::Relaxed)) & bytes != bytes {
+            self.written[index].fetch_or(bytes as u8, Ordering::Relaxed);
+        }
         Ok(())
     }
 
-    /// Reads `size` (1, 2, 4, 8 or 16) bytes at a multiple of `size` as words.
-    pub(crate) fn load(&self, address: u64, size: usize, who: Accessor, check: bool) -> std::result::Result<[u32; 4], Fault> {
-        let (index, shift) = (((address - self.base) / 4) as usize, ((address - self.base) % 4) as u32);
-        let mut words = [0; 4];
+    /// Reads `size` (1, 2, 4, 8 or 16) bytes at a multiple of `size` as words. Checked reads were announced.
+    #[inline]
+    pub(crate) fn load(
+        &self,
+        address: u64,
+        size: usize,
+        who: Accessor,
+        check: bool,
+        words: &mut [u32; 4],
+    ) -> std::result::Result<(), Fault> {
+        let (span, bytes) = self.span(address, size);
         if size < 4 {
-            let bytes = ((1 << size) - 1) << shift;
-            words[0] = (self.read_word(index, bytes, who, check)? >> (8 * shift)) & ((1 << (8 * size)) - 1);
-            return Ok(words);
+            let shift = 8 * bytes.trailing_zeros();
+            words[0] = (self.read_word(span.start, bytes, who, check)? >> shift) & ((1 << (8 * size)) - 1);
+            return Ok(());
         }
-        for (place, word) in words.iter_mut().enumerate().take(size / 4) {
-            *word = self.read_word(index + place, 15, who, check)?;
+        for (word, index) in words.iter_mut().zip(span) {
+            *word = self.read_word(index, 15, who, check)?;
         }
-        Ok(words)
+        Ok(())
     }
 
     /// Writes `size` bytes at a multiple of `size`.
@@ -268,6 +300,11 @@ impl Memory {
         let allocation = self.host(address, bytes.len() as u64)?;
         let start = (address - allocation.base) as usize;
         for (word, values) in grouped(start, bytes.len()) {
+            if let Ok(whole) = <[u8; 4]>::try_from(&bytes[values.clone()]) {
+                allocation.words[word].store(u32::from_le_bytes(whole), Ordering::Relaxed);
+                allocation.written[word].store(15, Ordering::Relaxed);
+                continue;
+            }
             let (mut value, mut mask) = (0, 0);
             for at in values {
                 let byte = (start + at) % 4;
@@ -288,6 +325,10 @@ impl Memory {
         let start = (address - allocation.base) as usize;
         for (word, values) in grouped(start, bytes.len()) {
             let value = allocation.words[word].load(Ordering::Relaxed);
+            if values.len() == 4 {
+                bytes[values].copy_from_slice(&value.to_le_bytes());
+                continue;
+            }
             for at in values {
                 bytes[at] = (value >> (8 * ((start + at) % 4))) as u8;
             }
@@ -338,8 +379,20 @@ pub(crate) struct Heap {
 impl Heap {
     /// The allocation that holds all of a range.
     pub(crate) fn find(&self, address: u64, size: u64) -> Option<&Arc<Allocation>> {
+        self.find_near(address, size, &mut 0)
+    }
+
+    /// The same, beginning with the allocation that was found last.
+    #[inline]
+    pub(crate) fn find_near(&self, address: u64, size: u64, last: &mut usize) -> Option<&Arc<Allocation>> {
+        if let Some(allocation) = self.allocations.get(*last)
+            && allocation.holds(address, size)
+        {
+            return Some(allocation);
+        }
         let after = self.allocations.partition_point(|allocation| allocation.base <= address);
-        let allocation = self.allocations.get(after.checked_sub(1)?)?;
+        *last = after.checked_sub(1)?;
+        let allocation = self.allocations.get(*last)?;
         allocation.holds(address, size).then_some(allocation)
     }
 }
@@ -372,19 +425,29 @@ mod tests {
     fn ctas_that_share_words_are_found() {
         let allocation = Allocation::new(BASE, 64);
         let who = |cta| Accessor { launch: 3, cta, ordered: false };
+        let load = |address, size, who| {
+            allocation.announce(address, size, who);
+            let mut words = [0; 4];
+            allocation.load(address, size, who, true, &mut words).map(|()| words)
+        };
         allocation.store(BASE, 4, [7; 4], who(1), true).unwrap();
-        assert_eq!(allocation.load(BASE, 4, who(1), true).unwrap()[0], 7);
-        assert!(matches!(allocation.load(BASE, 4, who(2), true), Err(Fault::Race { .. })));
+        assert_eq!(load(BASE, 4, who(1)).unwrap()[0], 7);
+        assert!(matches!(load(BASE, 4, who(2)), Err(Fault::Race { .. })));
         assert!(matches!(allocation.store(BASE, 4, [7; 4], who(2), true), Err(Fault::Race { .. })));
         // Neighbouring halves of a word are no conflict.
         allocation.store(BASE + 8, 2, [1; 4], who(1), true).unwrap();
         allocation.store(BASE + 10, 2, [2; 4], who(2), true).unwrap();
         let later = Accessor { launch: 4, cta: 9, ordered: false };
-        assert_eq!(allocation.load(BASE + 8, 4, later, true).unwrap()[0], 0x0002_0001);
-        assert!(matches!(allocation.load(BASE + 16, 4, later, true), Err(Fault::UninitialisedMemory { .. })));
+        assert_eq!(load(BASE + 8, 4, later).unwrap()[0], 0x0002_0001);
+        assert!(matches!(load(BASE + 16, 4, later), Err(Fault::UninitialisedMemory { .. })));
         let mut other = who(5);
-        allocation.load(BASE + 8, 4, who(5), true).unwrap_or_default();
+        load(BASE + 8, 4, who(5)).unwrap_or_default();
         other.cta = 6;
         assert!(matches!(allocation.store(BASE + 8, 4, [0; 4], other, true), Err(Fault::Race { .. })));
+        // Every half that a CTA has read counts, not the first alone.
+        allocation.store(BASE + 12, 4, [0; 4], Accessor { launch: 2, cta: 0, ordered: false }, true).unwrap();
+        load(BASE + 12, 2, who(5)).unwrap();
+        load(BASE + 14, 2, who(5)).unwrap();
+        assert!(matches!(allocation.store(BASE + 14, 2, [0; 4], other, true), Err(Fault::Race { .. })));
     }
 }

@@ -129,7 +129,6 @@ pub(crate) type Predicate = (u16, bool);
 
 /// What an instruction does.
 #[derive(Clone)]
-#[expect(clippy::large_enum_variant, reason = "a flat list is walked faster than boxes")]
 pub(crate) enum Op {
     Nop,
     Lanes {
@@ -250,30 +249,7 @@ pub(crate) enum Op {
         b: [Src; 2],
         c: [Src; 4],
     },
-    WmmaLoad {
-        element: Type,
-        rows: bool,
-        d: [Reg; 8],
-        at: Address,
-        stride: Src,
-        space: Where,
-    },
-    WmmaStore {
-        element: Type,
-        rows: bool,
-        s: [Src; 8],
-        at: Address,
-        stride: Src,
-        space: Where,
-    },
-    WmmaMma {
-        element: Type,
-        half: [bool; 2],
-        d: [Reg; 8],
-        a: [Src; 8],
-        b: [Src; 8],
-        c: [Src; 8],
-    },
+    Wmma(Box<Wmma>),
     Shuffle {
         kind: Shuffle,
         d: Reg,
@@ -325,6 +301,15 @@ pub(crate) enum Op {
     Trap,
 }
 
+/// Matrices of `wmma`: rare, and larger than all else.
+#[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "boxed as a whole")]
+pub(crate) enum Wmma {
+    Load { element: Type, rows: bool, d: [Reg; 8], at: Address, stride: Src, space: Where },
+    Store { element: Type, rows: bool, s: [Src; 8], at: Address, stride: Src, space: Where },
+    Multiply { element: Type, half: [bool; 2], d: [Reg; 8], a: [Src; 8], b: [Src; 8], c: [Src; 8] },
+}
+
 /// A predicate operand or a constant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PredicateSrc {
@@ -365,6 +350,6 @@ pub(crate) struct Program {
 impl Program {
     /// A line of the text, trimmed.
     pub(crate) fn text(&self, line: u32) -> String {
-        self.lines.get(line as usize - 1).map(|line| line.trim().to_string()).unwrap_or_default()
+        (line as usize).checked_sub(1).and_then(|at| self.lines.get(at)).map(|line| line.trim().to_string()).unwrap_or_default()
     }
 }

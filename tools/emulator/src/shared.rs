@@ -21,56 +21,82 @@ pub(crate) struct Accessor<'a> {
 /// No lane: several of them.
 const SEVERAL: u8 = 0xff;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Stamp {
     /// Generation + 1; 0: never.
     generation: u32,
     sync: u32,
-    /// Warps (readers only).
-    warps: u32,
     warp: u8,
     lane: u8,
     bytes: u8,
 }
 
 /// A word's state.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Shadow {
-    written: u8,
+    writer: Stamp,
+    /// The last one.
+    reader: Stamp,
+    /// Warps that have read.
+    readers: u32,
     /// Owner of a copy in flight: 1 + warp * 32 + lane.
     flight: u16,
-    writer: Stamp,
-    reader: Stamp,
+    /// Bytes that hold something.
+    written: u8,
 }
+
+impl Shadow {
+    /// Drops accesses that nothing can race with any more, so that they do not tell a line's words apart.
+    fn forget(&mut self, past: u32) {
+        if self.writer.generation <= past {
+            self.writer = Stamp::default();
+        }
+        if self.reader.generation <= past {
+            (self.reader, self.readers) = (Stamp::default(), 0);
+        }
+    }
+}
+
+/// Words of a line, which the widest access covers.
+const LINE: usize = 4;
 
 /// Shared memory of one CTA.
 #[derive(Debug)]
 pub(crate) struct Shared {
     words: Vec<u32>,
     shadow: Vec<Shadow>,
+    /// Lines whose words have the same state, that of the first one; the others' shadows are stale.
+    alike: Vec<bool>,
     bytes: u32,
-    /// Addresses at or above this were touched; for the peak.
+    /// Accesses of generations below are ordered before all that are to come.
+    pub(crate) past: u32,
+    /// Addresses at or above this were never touched.
     pub(crate) peak: u32,
 }
 
 impl Shared {
     pub(crate) fn new(bytes: u32) -> Shared {
-        let words = bytes.div_ceil(4) as usize;
-        Shared { words: vec![u32::MAX; words], shadow: vec![Shadow::default(); words], bytes, peak: 0 }
+        let lines = bytes.div_ceil(4 * LINE as u32) as usize;
+        let words = LINE * lines;
+        Shared { words: vec![u32::MAX; words], shadow: vec![Shadow::default(); words], alike: vec![true; lines], bytes, past: 0, peak: 0 }
     }
 
     /// Forgets everything, for the next CTA.
     pub(crate) fn clear(&mut self) {
-        self.words.fill(u32::MAX);
-        self.shadow.fill(Shadow::default());
+        let lines = self.peak.div_ceil(4 * LINE as u32) as usize;
+        self.words[..LINE * lines].fill(u32::MAX);
+        self.shadow[..LINE * lines].fill(Shadow::default());
+        self.alike[..lines].fill(true);
+        self.past = 0;
     }
 
-    /// Checks that a range lies inside.
+    /// Checks that a range, whose size is a power of two, lies inside.
+    #[inline]
     pub(crate) fn check(&self, address: u64, size: u32) -> Result<(), Fault> {
-        if address + u64::from(size) > u64::from(self.bytes) {
+        if address >= u64::from(self.bytes) || u64::from(size) > u64::from(self.bytes) - address {
             return Err(Fault::Bounds { space: "shared", address, size });
         }
-        if !address.is_multiple_of(u64::from(size)) {
+        if address & u64::from(size - 1) != 0 {
             return Err(Fault::Misaligned { space: "shared", address, alignment: size });
         }
         Ok(())
@@ -96,27 +122,55 @@ impl Shared {
         warp != who.warp || (stamp.sync == who.sync && stamp.lane != lane)
     }
 
-    fn note_read(&mut self, index: usize, bytes: u8, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
-        let address = 4 * index as u64;
-        let shadow = &mut self.shadow[index];
+    /// Applies `note` to the state of every word of an access, with the word's address and bytes; once for a whole line that is alike.
+    #[inline]
+    fn each(&mut self, address: u64, size: u32, note: impl Fn(&mut Shadow, u64, u8) -> Result<(), Fault>) -> Result<(), Fault> {
+        let (index, line) = ((address / 4) as usize, (address / 4) as usize / LINE);
+        if size as usize == 4 * LINE {
+            let states = &mut self.shadow[index..index + LINE];
+            if self.alike[line] {
+                return note(&mut states[0], address, 15);
+            }
+            for (place, state) in states.iter_mut().enumerate() {
+                state.forget(self.past);
+                note(state, address + 4 * place as u64, 15)?;
+            }
+            self.alike[line] = states[1..].iter().all(|state| *state == states[0]);
+            return Ok(());
+        }
+        if self.alike[line] {
+            let state = self.shadow[LINE * line];
+            self.shadow[LINE * line..LINE * (line + 1)].fill(state);
+            self.alike[line] = false;
+        }
+        let bytes = bytes_of(address, size) as u8;
+        for (place, state) in self.shadow[index..].iter_mut().enumerate().take(size.div_ceil(4) as usize) {
+            note(state, 4 * (index + place) as u64, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn note_read(shadow: &mut Shadow, address: u64, bytes: u8, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
         Self::settled(shadow, address)?;
         if shadow.written & bytes != bytes {
             return Err(Fault::UninitialisedMemory { space: "shared", address });
         }
-        let writer = shadow.writer;
-        if writer.bytes & bytes != 0 && Self::concurrent(&writer, writer.warp, who, lane) {
+        let writer = &shadow.writer;
+        if writer.bytes & bytes != 0 && Self::concurrent(writer, writer.warp, who, lane) {
             let other = format!("a write {}", Self::name(writer.warp, writer.lane));
             return Err(Fault::Race { space: "shared", address, access: "read", other });
         }
-        let reader = &mut shadow.reader;
+        let reader = shadow.reader;
         let (generation, mine) = (who.generation + 1, 1u32 << who.warp);
-        let old = reader.warps & !mine;
-        let ordered = (0..32).all(|warp| old >> warp & 1 == 0 || reader.generation <= who.ordered[warp as usize]);
-        let alone = reader.warps & mine == 0 || reader.sync != who.sync || reader.warp != who.warp || reader.generation != generation;
-        *reader = Stamp {
+        let others = shadow.readers & !mine;
+        // What the present generation has read is ordered before nobody.
+        let before = |warp: u8| reader.generation <= who.ordered[usize::from(warp)];
+        let ordered = others == 0 || (reader.generation < generation && warps_of(others).all(before));
+        let alone = shadow.readers & mine == 0 || reader.sync != who.sync || reader.warp != who.warp || reader.generation != generation;
+        shadow.readers = if ordered { mine } else { shadow.readers | mine };
+        shadow.reader = Stamp {
             generation,
             sync: who.sync,
-            warps: if ordered { mine } else { reader.warps | mine },
             warp: who.warp,
             lane: if alone || reader.lane == lane { lane } else { SEVERAL },
             bytes: if ordered && alone { bytes } else { reader.bytes | bytes },
@@ -124,30 +178,30 @@ impl Shared {
         Ok(())
     }
 
-    fn note_write(&mut self, index: usize, bytes: u8, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
-        let address = 4 * index as u64;
-        let shadow = &mut self.shadow[index];
+    /// A read that an access of `lane` would race with.
+    fn unordered_read(shadow: &Shadow, who: &Accessor<'_>, lane: u8) -> Option<String> {
+        let reader = &shadow.reader;
+        let races = |warp: &u8| (*warp != who.warp || *warp == reader.warp) && Self::concurrent(reader, *warp, who, lane);
+        let warp = warps_of(shadow.readers).find(races)?;
+        Some(format!("a read {}", Self::name(warp, if warp == reader.warp { reader.lane } else { SEVERAL })))
+    }
+
+    fn note_write(shadow: &mut Shadow, address: u64, bytes: u8, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
         Self::settled(shadow, address)?;
         let writer = shadow.writer;
         if writer.bytes & bytes != 0 && Self::concurrent(&writer, writer.warp, who, lane) {
             let other = format!("a write {}", Self::name(writer.warp, writer.lane));
             return Err(Fault::Race { space: "shared", address, access: "write", other });
         }
-        let reader = shadow.reader;
-        if reader.bytes & bytes != 0 {
-            for warp in (0..32u8).filter(|warp| reader.warps >> warp & 1 == 1) {
-                let own = warp == reader.warp;
-                if (warp != who.warp || own) && Self::concurrent(&reader, warp, who, lane) {
-                    let other = format!("a read {}", Self::name(warp, if own { reader.lane } else { SEVERAL }));
-                    return Err(Fault::Race { space: "shared", address, access: "write", other });
-                }
-            }
+        if shadow.reader.bytes & bytes != 0
+            && let Some(other) = Self::unordered_read(shadow, who, lane)
+        {
+            return Err(Fault::Race { space: "shared", address, access: "write", other });
         }
         let merged = writer.generation == who.generation + 1 && writer.warp == who.warp && writer.sync == who.sync;
         shadow.writer = Stamp {
             generation: who.generation + 1,
             sync: who.sync,
-            warps: 0,
             warp: who.warp,
             lane: if merged && writer.bytes & bytes == 0 { SEVERAL } else { lane },
             bytes: if merged { writer.bytes | bytes } else { bytes },
@@ -157,23 +211,31 @@ impl Shared {
     }
 
     /// Reads `size` bytes at a checked address.
-    pub(crate) fn load(&mut self, address: u64, size: u32, who: &Accessor<'_>, lane: u8, check: bool) -> Result<[u32; 4], Fault> {
+    #[inline]
+    pub(crate) fn load(
+        &mut self,
+        address: u64,
+        size: u32,
+        who: &Accessor<'_>,
+        lane: u8,
+        check: bool,
+        words: &mut [u32; 4],
+    ) -> Result<(), Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
-        let mut words = [0; 4];
-        for (place, word) in words.iter_mut().enumerate().take(size.div_ceil(4) as usize) {
-            if check {
-                let bytes = if size < 4 { ((1u32 << size) - 1) << shift } else { 15 };
-                self.note_read(index + place, bytes as u8, who, lane)?;
-            }
-            *word = self.words[index + place];
+        if check {
+            self.each(address, size, |shadow, address, bytes| Self::note_read(shadow, address, bytes, who, lane))?;
         }
-        if size < 4 {
-            words[0] = (words[0] >> (8 * shift)) & ((1 << (8 * size)) - 1);
+        match size {
+            16 => words.copy_from_slice(&self.words[index..index + 4]),
+            8 => words[..2].copy_from_slice(&self.words[index..index + 2]),
+            4 => words[0] = self.words[index],
+            _ => words[0] = (self.words[index] >> (8 * shift)) & ((1 << (8 * size)) - 1),
         }
-        Ok(words)
+        Ok(())
     }
 
     /// Writes `size` bytes at a checked address. Lanes of one instruction may write the same value to the same place.
+    #[inline]
     pub(crate) fn store(
         &mut self,
         address: u64,
@@ -184,29 +246,31 @@ impl Shared {
         check: bool,
     ) -> Result<(), Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
-        for (place, value) in words.iter().enumerate().take(size.div_ceil(4) as usize) {
-            let bytes = if size < 4 { ((1u32 << size) - 1) << shift } else { 15 };
-            let mask = (0..4).fold(0u32, |mask, byte| mask | (((bytes >> byte) & 1) * (0xff << (8 * byte))));
-            let value = (value << (8 * shift)) & mask;
-            if check {
-                self.note_write(index + place, bytes as u8, who, lane)?;
+        if check {
+            self.each(address, size, |shadow, address, bytes| Self::note_write(shadow, address, bytes, who, lane))?;
+        }
+        match size {
+            16 => self.words[index..index + 4].copy_from_slice(&words),
+            8 => self.words[index..index + 2].copy_from_slice(&words[..2]),
+            4 => self.words[index] = words[0],
+            _ => {
+                let mask = ((1 << (8 * size)) - 1) << (8 * shift);
+                let word = &mut self.words[index];
+                *word = (*word & !mask) | ((words[0] << (8 * shift)) & mask);
             }
-            let word = &mut self.words[index + place];
-            *word = (*word & !mask) | value;
         }
         self.peak = self.peak.max(address as u32 + size);
         Ok(())
     }
 
     /// An atomic update: ordered with other atomics, a race with plain accesses that nothing orders.
-    pub(crate) fn update(&mut self, address: u64, size: u32, update: impl Fn(u64) -> u64) -> Result<u64, Fault> {
+    pub(crate) fn update(&mut self, address: u64, size: u32, update: impl Fn(u64) -> u64, check: bool) -> Result<u64, Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
-        for place in 0..size.div_ceil(4) as usize {
-            let shadow = &self.shadow[index + place];
-            Self::settled(shadow, address)?;
-            if shadow.written == 0 {
-                return Err(Fault::UninitialisedMemory { space: "shared", address });
-            }
+        if check {
+            self.each(address, size, |shadow, address, _| {
+                Self::settled(shadow, address)?;
+                if shadow.written == 0 { Err(Fault::UninitialisedMemory { space: "shared", address }) } else { Ok(()) }
+            })?;
         }
         if size == 8 {
             let old = u64::from(self.words[index]) | (u64::from(self.words[index + 1]) << 32);
@@ -223,34 +287,114 @@ impl Shared {
 
     /// Marks the target of an asynchronous copy.
     pub(crate) fn begin_flight(&mut self, address: u64, size: u32, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
-        for index in (address / 4) as usize..((address + u64::from(size)) / 4) as usize {
-            let address = 4 * index as u64;
-            let shadow = self.shadow[index];
-            Self::settled(&shadow, address)?;
-            let reader = shadow.reader;
-            for warp in (0..32u8).filter(|warp| reader.warps >> warp & 1 == 1) {
-                let own = warp == reader.warp;
-                if (warp != who.warp || own) && Self::concurrent(&reader, warp, who, lane) {
-                    let other = format!("a read {}", Self::name(warp, if own { reader.lane } else { SEVERAL }));
-                    return Err(Fault::Race { space: "shared", address, access: "asynchronous copy", other });
-                }
-            }
-            let writer = shadow.writer;
-            if Self::concurrent(&writer, writer.warp, who, lane) {
-                let other = format!("a write {}", Self::name(writer.warp, writer.lane));
-                return Err(Fault::Race { space: "shared", address, access: "asynchronous copy", other });
-            }
-            self.shadow[index].flight = 1 + u16::from(who.warp) * 32 + u16::from(lane);
-        }
-        Ok(())
+        self.each(address, size, |shadow, address, _| {
+            Self::settled(shadow, address)?;
+            let writer = &shadow.writer;
+            let race = if let Some(other) = Self::unordered_read(shadow, who, lane) {
+                other
+            } else if Self::concurrent(writer, writer.warp, who, lane) {
+                format!("a write {}", Self::name(writer.warp, writer.lane))
+            } else {
+                shadow.flight = 1 + u16::from(who.warp) * 32 + u16::from(lane);
+                return Ok(());
+            };
+            Err(Fault::Race { space: "shared", address, access: "asynchronous copy", other: race })
+        })
     }
 
-    /// Delivers one word of an asynchronous copy.
-    pub(crate) fn land(&mut self, address: u64, value: u32, who: &Accessor<'_>, lane: u8) {
-        let index = (address / 4) as usize;
-        self.words[index] = value;
-        let writer = Stamp { generation: who.generation + 1, sync: who.sync, warps: 0, warp: who.warp, lane, bytes: 15 };
-        self.shadow[index] = Shadow { written: 15, flight: 0, writer, reader: Stamp::default() };
-        self.peak = self.peak.max(address as u32 + 4);
+    /// Delivers `size` bytes (4, 8 or 16) of an asynchronous copy.
+    pub(crate) fn land(&mut self, address: u64, size: u32, words: &[u32; 4], who: &Accessor<'_>, lane: u8) {
+        let (index, count) = ((address / 4) as usize, size as usize / 4);
+        let writer = Stamp { generation: who.generation + 1, sync: who.sync, warp: who.warp, lane, bytes: 15 };
+        let landed = Shadow { writer, written: 15, ..Shadow::default() };
+        if count == LINE {
+            self.alike[index / LINE] = true;
+            self.shadow[index] = landed;
+        } else {
+            // Its flight has told the line's words apart.
+            self.shadow[index..index + count].fill(landed);
+        }
+        self.words[index..index + count].copy_from_slice(&words[..count]);
+        self.peak = self.peak.max(address as u32 + size);
+    }
+}
+
+/// The bytes of its (first) word that an access touches, as bits.
+fn bytes_of(address: u64, size: u32) -> u32 {
+    if size < 4 { ((1 << size) - 1) << (address % 4) } else { 15 }
+}
+
+/// The warps of a mask, ascending.
+fn warps_of(mask: u32) -> impl Iterator<Item = u8> {
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        let warp = rest.trailing_zeros();
+        rest &= rest.wrapping_sub(1);
+        (warp < 32).then_some(warp as u8)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Random accesses of four warps between barriers of all or two of them: what is said of lines as wholes, and forgotten, is what is
+    /// said of each word for itself.
+    #[test]
+    fn lines_say_what_their_words_would() {
+        let mut state = 7u64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        let (mut races, mut clean) = (0, 0);
+        for _ in 0..400 {
+            let (mut lines, mut words) = (Shared::new(96), Shared::new(96));
+            let (mut generation, mut ordered, mut sync) = (0, [[0u32; 32]; 4], [0u32; 4]);
+            for address in (0..96).step_by(16) {
+                let who = Accessor { warp: 0, sync: 0, generation, ordered: &ordered[0] };
+                for shared in [&mut lines, &mut words] {
+                    shared.store(address, 16, [1; 4], &who, 0, true).unwrap();
+                }
+            }
+            for _ in 0..40 {
+                for (line, alike) in words.shadow.chunks_mut(LINE).zip(&mut words.alike).filter(|(_, alike)| **alike) {
+                    line.fill(line[0]);
+                    *alike = false;
+                }
+                if below(4) == 0 {
+                    let members = if below(3) == 0 { 2 } else { 4 };
+                    let mut after = [0u32; 32];
+                    for known in &ordered[..members] {
+                        (0..4).for_each(|other| after[other] = after[other].max(known[other]));
+                    }
+                    generation += 1;
+                    after[..members].fill(generation);
+                    ordered[..members].fill(after);
+                    sync[..members].iter_mut().for_each(|sync| *sync += 1);
+                    lines.past = ordered.iter().map(|known| *known[..4].iter().min().unwrap()).min().unwrap();
+                    continue;
+                }
+                let (warp, lane, size) = (below(4) as usize, below(2) as u8, 1 << below(5));
+                let address = below(96 / size) * size;
+                let who = Accessor { warp: warp as u8, sync: sync[warp], generation, ordered: &ordered[warp] };
+                let kind = below(3);
+                let access = |shared: &mut Shared| match kind {
+                    0 => shared.store(address, size as u32, [2; 4], &who, lane, true),
+                    1 if size >= 4 => shared
+                        .begin_flight(address, size as u32, &who, lane)
+                        .map(|()| shared.land(address, size as u32, &[3; 4], &who, lane)),
+                    _ => shared.load(address, size as u32, &who, lane, true, &mut [0; 4]),
+                };
+                let (ours, expected) = (access(&mut lines), access(&mut words));
+                assert_eq!(ours, expected);
+                if ours.is_err() {
+                    races += 1;
+                    break;
+                }
+                clean += 1;
+            }
+        }
+        assert!(races > 100 && clean > 400, "{races} races, {clean} other accesses");
     }
 }

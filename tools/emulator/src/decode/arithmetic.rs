@@ -41,12 +41,12 @@ impl Decoder<'_> {
                 return Ok(Op::Insert { d: self.target(d)?, s, wide: element.size() == 8 });
             }
             "and" | "or" | "xor" | "not" if parts.contains(&"pred") => {
-                let (d, _) = self.predicate(&operands[0])?;
-                let a = self.predicate_source(operands.get(1).unwrap_or(&Operand::Sink))?;
+                let (d, _) = self.predicate(self.nth(operands, 0)?)?;
+                let a = self.predicate_source(self.nth(operands, 1)?)?;
                 if name == "not" {
                     return Ok(Op::Predicates { logic: None, d, s: [a, a], negate: true });
                 }
-                let b = self.predicate_source(operands.get(2).unwrap_or(&Operand::Sink))?;
+                let b = self.predicate_source(self.nth(operands, 2)?)?;
                 return Ok(Op::Predicates { logic: logic(name), d, s: [a, b], negate: false });
             }
             _ => {}
@@ -118,6 +118,9 @@ impl Decoder<'_> {
         Ok(match (d, s) {
             (Operand::Vector(_), _) => {
                 let (d, count) = self.targets(d)?;
+                if count < 2 {
+                    return self.unsupported();
+                }
                 Op::Unpack { d, s: self.source(s, element)?, count, bits: (whole / usize::from(count.max(1))) as u8 }
             }
             (_, Operand::Vector(elements)) => {
@@ -128,6 +131,10 @@ impl Decoder<'_> {
                     _ => return self.unsupported(),
                 };
                 let (s, count) = self.sources(s, part)?;
+                if count == 2 && part == Type::B16 {
+                    let f = n2!(|low: u32, high: u32| (low & 0xffff) | (high << 16));
+                    return Ok(Op::Lanes { f, d: self.target(d)?, s: [s[0], s[1], s[2]] });
+                }
                 Op::Pack { d: self.target(d)?, s, count, bits: 8 * part.size() as u8 }
             }
             _ if element == Type::Pred => {
@@ -142,6 +149,9 @@ impl Decoder<'_> {
     fn convert(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
         let types: Vec<Type> = parts.iter().filter_map(|part| Type::parse(part)).collect();
         let [to, from] = types[..] else { return self.unsupported() };
+        if types.iter().any(|element| matches!(element, Type::Pred | Type::B128)) {
+            return self.unsupported();
+        }
         let rounding = parts.iter().find(|part| Rounding::parse(part).is_some());
         let has = |part: &str| parts.contains(&part);
         let mut c = Conversion {

@@ -22,7 +22,7 @@ impl Decoder<'_> {
             "trap" | "brkpt" => Op::Trap,
             "membar" | "fence" => Op::Fence,
             "nanosleep" | "pmevent" => Op::Nop,
-            "activemask" => Op::ActiveMask { d: self.target(&operands[0])? },
+            "activemask" => Op::ActiveMask { d: self.target(self.nth(operands, 0)?)? },
             "bar" if has("warp") => {
                 let [members] = self.exactly(operands)?;
                 Op::WarpBarrier { members: self.source(members, Type::U32)? }
@@ -36,7 +36,7 @@ impl Decoder<'_> {
                     Some(_) => Shuffle::Down,
                     None => return self.unsupported(),
                 };
-                let (d, p) = self.pair(&operands[0])?;
+                let (d, p) = self.pair(self.nth(operands, 0)?)?;
                 let sync = has("sync");
                 if operands.len() != if sync { 5 } else { 4 } {
                     return self.wrong(format!("`{}` has {} operands", self.part, operands.len()));

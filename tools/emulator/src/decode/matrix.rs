@@ -3,7 +3,7 @@
 use super::Decoder;
 use crate::error::Result;
 use crate::numeric::matrix::Shape;
-use crate::program::{Op, Where};
+use crate::program::{Op, Where, Wmma};
 use crate::syntax::{Operand, Type};
 
 impl Decoder<'_> {
@@ -88,17 +88,17 @@ impl Decoder<'_> {
         match (parts.first(), rows) {
             (Some(&"load"), Some(rows)) => {
                 let Some(&element) = types.last() else { return self.unsupported() };
-                let (d, _) = self.targets(&operands[0])?;
+                let (d, _) = self.targets(self.nth(operands, 0)?)?;
                 let (at, _) = self.address(operands.get(1).unwrap_or(&Operand::Sink))?;
                 let stride = self.source(operands.get(2).unwrap_or(&Operand::Integer(16)), Type::U32)?;
-                Ok(Op::WmmaLoad { element, rows, d, at, stride, space })
+                Ok(Op::Wmma(Box::new(Wmma::Load { element, rows, d, at, stride, space })))
             }
             (Some(&"store"), Some(rows)) => {
                 let Some(&element) = types.last() else { return self.unsupported() };
-                let (at, _) = self.address(&operands[0])?;
+                let (at, _) = self.address(self.nth(operands, 0)?)?;
                 let (s, _) = self.sources(operands.get(1).unwrap_or(&Operand::Sink), Type::B32)?;
                 let stride = self.source(operands.get(2).unwrap_or(&Operand::Integer(16)), Type::U32)?;
-                Ok(Op::WmmaStore { element, rows, s, at, stride, space })
+                Ok(Op::Wmma(Box::new(Wmma::Store { element, rows, s, at, stride, space })))
             }
             (Some(&"mma"), Some(_)) => {
                 // f16 inputs name only the types of d and c.
@@ -112,7 +112,7 @@ impl Decoder<'_> {
                 let (a, _) = self.sources(a, Type::B32)?;
                 let (b, _) = self.sources(b, Type::B32)?;
                 let (c, _) = self.sources(c, Type::B32)?;
-                Ok(Op::WmmaMma { element, half, d, a, b, c })
+                Ok(Op::Wmma(Box::new(Wmma::Multiply { element, half, d, a, b, c })))
             }
             _ => self.unsupported(),
         }

@@ -103,9 +103,13 @@ impl Decoder<'_> {
             })
         });
         let Some(kind) = kind else { return self.unsupported() };
-        let (d, rest) = if is_reduction { (crate::program::Reg::Sink, operands) } else { (self.target(&operands[0])?, &operands[1..]) };
+        let (d, rest) =
+            if is_reduction { (crate::program::Reg::Sink, operands) } else { (self.target(self.nth(operands, 0)?)?, &operands[1..]) };
         let expected = if kind == Atomic::Compare { 3 } else { 2 };
         if rest.len() != expected || matches!(rest[1], Operand::Vector(_)) {
+            return self.unsupported();
+        }
+        if !matches!(element.size(), 2 | 4 | 8) {
             return self.unsupported();
         }
         let (at, _) = self.address(&rest[0])?;

@@ -15,7 +15,7 @@ use crate::count::Class;
 use crate::device::Parameter;
 use crate::error::{Error, Result};
 use crate::numeric::Numerics;
-use crate::program::{Instr, Op, Program, Reg, Where};
+use crate::program::{Instr, Op, Program, Reg, Where, Wmma};
 use crate::syntax::{Function, Instruction, Space, Statement, Text, Type, Variable};
 
 /// What a name means.
@@ -58,6 +58,11 @@ struct Decoder<'a> {
     line: u32,
     part: String,
 }
+
+/// Bytes of parameters at the most.
+const PARAMETERS: usize = 32_764;
+/// Bytes of a thread's local memory at the most.
+const LOCAL: u32 = 512 << 10;
 
 fn align(value: u32, to: usize) -> u32 {
     value.next_multiple_of(to.max(1) as u32)
@@ -103,10 +108,13 @@ pub(crate) fn decode(context: &Context<'_>, entry: &Function) -> Result<Program>
     let mut params = Vec::new();
     let mut offset = 0;
     for variable in &entry.params {
-        offset = align(offset, variable.align);
+        offset = align(offset, variable.align).min(PARAMETERS as u32);
         let size = variable.bytes() as usize;
         params.push(Parameter { name: variable.name.clone(), offset: offset as usize, size, align: variable.align });
         decoder.scopes[0].insert(variable.name.clone(), Symbol::Param(offset));
+        if size > PARAMETERS - offset as usize {
+            return decoder.wrong(format!("the parameters of `{}` take more than {PARAMETERS} bytes", entry.name));
+        }
         offset += size as u32;
     }
     let static_shared = start;
@@ -181,7 +189,12 @@ impl Decoder<'_> {
     /// Gives a variable inside a function, or a sized `.shared` one of the module, its place.
     fn declare(&mut self, variable: &Variable) -> Result<()> {
         let Ok(bytes) = u32::try_from(variable.bytes()) else { return self.wrong(format!("`{}` is too large", variable.name)) };
-        if bytes > 1 << 26 {
+        let (most, placed) = match variable.space {
+            Space::Local => (LOCAL, self.local),
+            Space::Param => (PARAMETERS as u32, self.frame),
+            _ => (1 << 26, self.shared),
+        };
+        if bytes > most || align(placed, variable.align) > most - bytes {
             return self.wrong(format!("`{}` is too large", variable.name));
         }
         let symbol = match variable.space {
@@ -315,7 +328,7 @@ impl Decoder<'_> {
         }
         let mut place = |variable: &Variable| {
             let at = align(self.frame, variable.align.max(4));
-            self.frame = align(at + variable.bytes().min(1 << 20) as u32, 4);
+            self.frame = align(at.saturating_add(variable.bytes().min(1 << 20) as u32).min(1 << 20), 4);
             at
         };
         let params: Vec<u32> = function.params.iter().map(&mut place).collect();
@@ -366,14 +379,17 @@ impl Decoder<'_> {
 fn class(op: &Op, element: Option<Type>, part: &str) -> Class {
     match op {
         Op::Convert { .. } | Op::ConvertPair { .. } => Class::Convert,
-        Op::Mma { .. } | Op::WmmaMma { .. } => Class::Matrix,
+        Op::Mma { .. } => Class::Matrix,
+        Op::Wmma(wmma) => match **wmma {
+            Wmma::Multiply { .. } => Class::Matrix,
+            _ => Class::Shared,
+        },
         Op::LoadMatrix { .. } | Op::MoveMatrix { .. } => Class::LoadMatrix,
         Op::Load { space, .. } | Op::Store { space, .. } | Op::Atomic { space, .. } => match space {
             Where::Shared => Class::Shared,
             Where::Global | Where::Generic => Class::Global,
             _ => Class::Local,
         },
-        Op::WmmaLoad { .. } | Op::WmmaStore { .. } => Class::Shared,
         Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => Class::Async,
         Op::Shuffle { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Reduce { .. } | Op::ActiveMask { .. } => Class::Exchange,
         Op::Barrier { .. } | Op::WarpBarrier { .. } | Op::Fence => Class::Barrier,

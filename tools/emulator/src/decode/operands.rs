@@ -162,6 +162,14 @@ impl Decoder<'_> {
         Ok((Address { base, offset: *offset }, symbol))
     }
 
+    /// An operand that must be there.
+    pub(super) fn nth<'o>(&self, operands: &'o [Operand], index: usize) -> Result<&'o Operand> {
+        match operands.get(index) {
+            Some(operand) => Ok(operand),
+            None => self.wrong(format!("`{}` takes more than {index} operands", self.part)),
+        }
+    }
+
     /// Exactly `N` operands.
     pub(super) fn exactly<'o, const N: usize>(&self, operands: &'o [Operand]) -> Result<&'o [Operand; N]> {
         match operands.try_into() {

@@ -1,10 +1,11 @@
 //! `cp.async`: a copy is noted when it is started and made when it is waited for, as late as the rules allow.
 
+use std::sync::atomic::{Ordering, fence};
+
 use super::block::Block;
 use super::execute::lanes_of;
 use super::warp::Flight;
 use crate::error::Fault;
-use crate::memory::Accessor;
 use crate::program::{Instr, Op};
 
 impl Block<'_> {
@@ -12,6 +13,7 @@ impl Block<'_> {
         match &instr.op {
             Op::CopyAsync { to, from, bytes, valid } => {
                 let (to, from) = (self.addresses(warp, active, *to)?, self.addresses(warp, active, *from)?);
+                let to = each!(lane, to[lane] % (1u64 << 32));
                 let size = u32::from(*bytes);
                 let valid = match valid {
                     Some(valid) => self.narrow(warp, active, *valid)?,
@@ -23,31 +25,31 @@ impl Block<'_> {
                 }
                 self.count_shared(&to, active, size);
                 for lane in lanes_of(active) {
-                    let (target, source) = (to[lane] % (1 << 32), from[lane]);
+                    let (target, source) = (to[lane], from[lane]);
                     self.shared.check(target, size)?;
                     if valid[lane] > size {
                         return Err(Fault::Illegal { reason: format!("cp.async of {size} bytes of which {} are valid", valid[lane]) });
                     }
-                    if !source.is_multiple_of(u64::from(size)) {
+                    if source & u64::from(size - 1) != 0 {
                         return Err(Fault::Misaligned { space: "global", address: source, alignment: size });
                     }
-                    if valid[lane] > 0 && self.grid.heap.find(source, u64::from(valid[lane])).is_none() {
+                    let found = self.grid.heap.find_near(source, u64::from(valid[lane]), &mut self.found);
+                    if valid[lane] > 0 && found.is_none() {
                         return Err(Fault::Bounds { space: "global", address: source, size: valid[lane] });
                     }
                     if self.grid.config.checks {
                         let accessor = Block::accessor(&self.warps[warp], self.generation);
                         self.shared.begin_flight(target, size, &accessor, lane as u8)?;
                     }
-                    let state = &mut self.warps[warp];
-                    let flight = Flight {
-                        lane: lane as u8,
-                        group: state.groups[lane],
-                        to: target,
-                        from: source,
-                        bytes: *bytes,
-                        valid: valid[lane] as u8,
-                    };
-                    state.flights.push(flight);
+                }
+                let state = &mut self.warps[warp];
+                let mut rest = active;
+                // Lanes that have committed different numbers of groups fly apart.
+                while rest != 0 {
+                    let group = state.groups[rest.trailing_zeros() as usize];
+                    let lanes = lanes_of(rest).filter(|lane| state.groups[*lane] == group).fold(0, |mask, lane| mask | 1 << lane);
+                    state.flights.push(Flight { lanes, group, to, from, bytes: size, valid });
+                    rest &= !lanes;
                 }
             }
             Op::Commit => {
@@ -63,42 +65,65 @@ impl Block<'_> {
 
     /// Makes the copies of all but the latest `left` groups of some lanes; `u32::MAX`: of every group, committed or not.
     pub(super) fn deliver(&mut self, warp: usize, lanes: u32, left: u32) -> Result<(), Fault> {
-        let flights = std::mem::take(&mut self.warps[warp].flights);
         let groups = self.warps[warp].groups;
+        // Lanes of a flight that the wait is about.
         let due = |flight: &Flight| {
-            let lane = usize::from(flight.lane);
-            lanes >> lane & 1 == 1 && (left == u32::MAX || flight.group + left < groups[lane])
+            let passed = |lane: &usize| left == u32::MAX || flight.group + left < groups[*lane];
+            lanes_of(flight.lanes & lanes).filter(passed).fold(0u32, |mask, lane| mask | 1 << lane)
         };
-        let who = Accessor { launch: self.grid.number, cta: self.cta, ordered: self.ordered };
-        let check = self.grid.config.checks;
-        let mut kept = Vec::with_capacity(flights.len());
+        if self.warps[warp].flights.iter().all(|flight| due(flight) == 0) {
+            return Ok(());
+        }
+        let mut flights = std::mem::take(&mut self.warps[warp].flights);
+        let mut landing = || {
+            self.announce_flights(&flights, due)?;
+            flights.iter_mut().try_for_each(|flight| {
+                let due = due(flight);
+                flight.lanes &= !due;
+                lanes_of(due).try_for_each(|lane| self.land(warp, flight, lane))
+            })
+        };
+        let result = landing();
+        flights.retain(|flight| flight.lanes != 0);
+        self.warps[warp].flights = flights;
+        result
+    }
+
+    /// Tells the CTAs on other threads what the due copies are going to read.
+    fn announce_flights(&mut self, flights: &[Flight], due: impl Fn(&Flight) -> u32) -> Result<(), Fault> {
+        if !self.grid.config.checks {
+            return Ok(());
+        }
+        let who = self.global_accessor(false);
+        let mut news = false;
         for flight in flights {
-            if !due(&flight) {
-                kept.push(flight);
-                continue;
-            }
-            let (valid, bytes) = (usize::from(flight.valid), usize::from(flight.bytes));
-            for at in (0..bytes).step_by(4) {
-                let mut value = 0;
-                if at < valid {
-                    let (address, size) = (flight.from + at as u64, (valid - at).min(4));
-                    let Some(allocation) = self.grid.heap.find(address, size as u64) else {
-                        return Err(Fault::Bounds { space: "global", address, size: size as u32 });
-                    };
-                    // Odd counts of valid bytes are read one by one.
-                    if size == 4 {
-                        value = allocation.load(address, 4, who, check)?[0];
-                    } else {
-                        for byte in 0..size {
-                            value |= allocation.load(address + byte as u64, 1, who, check)?[0] << (8 * byte);
-                        }
-                    }
+            for lane in lanes_of(due(flight)) {
+                for (address, size) in flight.reads(lane) {
+                    news |= self.allocation(address, size)?.announce(address, size as usize, who);
                 }
-                let accessor = Block::accessor(&self.warps[warp], self.generation);
-                self.shared.land(flight.to + at as u64, value, &accessor, flight.lane);
             }
         }
-        self.warps[warp].flights = kept;
+        if news {
+            fence(Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn land(&mut self, warp: usize, flight: &Flight, lane: usize) -> Result<(), Fault> {
+        let (who, check) = (self.global_accessor(false), self.grid.config.checks);
+        let mut words = [0u32; 4];
+        for (address, size) in flight.reads(lane) {
+            if size == 16 {
+                self.allocation(address, size)?.load(address, size as usize, who, check, &mut words)?;
+                continue;
+            }
+            let (at, mut read) = ((address - flight.from[lane]) as usize, [0; 4]);
+            self.allocation(address, size)?.load(address, size as usize, who, check, &mut read)?;
+            words[at / 4] |= read[0] << (8 * (at % 4));
+        }
+        let accessor = Block::accessor(&self.warps[warp], self.generation);
+        self.shared.land(flight.to[lane], flight.bytes, &words, &accessor, lane as u8);
         Ok(())
     }
 }

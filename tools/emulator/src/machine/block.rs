@@ -51,6 +51,8 @@ pub(super) struct Block<'a> {
     pub(super) cta_id: [u32; 3],
     /// Whether global accesses are ordered by atomics or fences from here on.
     pub(super) ordered: bool,
+    /// The allocation that was accessed last.
+    pub(super) found: usize,
     /// A warp has left a barrier or a fragment has moved: worth another look.
     pub(super) progress: bool,
 }
@@ -69,6 +71,7 @@ impl<'a> Block<'a> {
             cta: 0,
             cta_id: [0; 3],
             ordered: false,
+            found: 0,
             progress: false,
         }
     }
@@ -235,6 +238,9 @@ impl<'a> Block<'a> {
                     }
                 }
             }
+            let count = self.warps.len();
+            let known = self.warps.iter().filter(|warp| warp.live != 0).map(|warp| warp.ordered[..count].iter().min());
+            self.shared.past = known.min().flatten().copied().unwrap_or(0);
             self.progress = true;
         }
         Ok(())
@@ -255,8 +261,7 @@ impl<'a> Block<'a> {
 
     /// Lanes leave for good.
     pub(super) fn exit(&mut self, warp: usize, fragment: usize, lanes: u32) -> std::result::Result<(), Fault> {
-        let left = self.warps[warp].flights.iter().filter(|flight| lanes >> flight.lane & 1 == 1).count();
-        if left > 0 {
+        if self.warps[warp].flights.iter().any(|flight| lanes & flight.lanes != 0) {
             self.counters.copies_left += 1;
             self.deliver(warp, lanes, u32::MAX)?;
         }
@@ -280,8 +285,10 @@ impl<'a> Block<'a> {
         Accessor { warp: warp.index, sync: warp.sync, generation, ordered: &warp.ordered }
     }
 
-    pub(super) fn special(grid: &Grid<'_>, cta: [u32; 3], warp: u8, executed: u64, s: Src) -> L64 {
+    #[cold]
+    pub(super) fn special(&self, warp: u8, s: Src) -> L64 {
         let Src::Special(special) = s else { return [0; 32] };
+        let (grid, cta) = (self.grid, self.cta_id);
         let all = |value: u32| [u64::from(value); 32];
         let [x, y, _] = grid.launch.block;
         let thread = |lane: usize| u32::from(warp) * 32 + lane as u32;
@@ -298,7 +305,7 @@ impl<'a> Block<'a> {
             Special::Nwarp => all(grid.threads.div_ceil(32)),
             Special::Smid | Special::Gridid => all(0),
             Special::Nsmid => all(1),
-            Special::Clock => [executed; 32],
+            Special::Clock => [self.counters.total(); 32],
             Special::MaskEq => std::array::from_fn(|lane| 1 << lane),
             Special::MaskLt => std::array::from_fn(|lane| (1 << lane) - 1),
             Special::MaskLe => std::array::from_fn(|lane| (2 << lane) - 1),

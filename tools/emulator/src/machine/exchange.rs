@@ -4,9 +4,9 @@ use super::block::{Block, Flow};
 use super::execute::lanes_of;
 use super::warp::State;
 use crate::error::Fault;
-use crate::lanes::{L32, Lanes};
+use crate::lanes::{L32, L64, Lanes};
 use crate::numeric::matrix::{self, Shape};
-use crate::program::{Instr, Op, PredicateSrc, Shuffle, Src, Vote, Where};
+use crate::program::{Instr, Op, PredicateSrc, Shuffle, Src, Vote, Wmma};
 
 impl Block<'_> {
     /// The mask operand: the same in every active lane.
@@ -94,9 +94,7 @@ impl Block<'_> {
             Op::LoadMatrix { d, count, transposed, at } => {
                 let addresses = self.addresses(warp, active, *at)?;
                 for (matrix, d) in d.iter().enumerate().take(usize::from(*count)) {
-                    let lanes = 0xffu32 << (8 * matrix);
-                    let mut rows = [[0u32; 4]; 8];
-                    self.fetch(warp, lanes, Where::Shared, &addresses, 16, false, |lane, words| rows[lane % 8] = *words)?;
+                    let rows = self.rows(warp, &addresses, matrix)?;
                     self.warps[warp].put_narrow(*d, active, &tile(&rows, *transposed));
                 }
             }
@@ -105,13 +103,24 @@ impl Block<'_> {
                 let rows = std::array::from_fn(|row| std::array::from_fn(|word| values[4 * row + word]));
                 self.warps[warp].put_narrow(*d, active, &tile(&rows, true));
             }
-            Op::WmmaLoad { .. } | Op::WmmaStore { .. } | Op::WmmaMma { .. } => self.wmma(warp, active, &instr.op)?,
+            Op::Wmma(wmma) => self.wmma(warp, active, wmma)?,
             Op::Barrier { id, threads, waits, reduce } => return self.arrive(warp, fragment, active, *id, *threads, *waits, reduce),
             // Of all that brings a warp's lanes together, this alone orders their memory.
             Op::WarpBarrier { .. } => self.warps[warp].sync += 1,
             _ => {}
         }
         Ok(Flow::Next)
+    }
+
+    /// Matrix number `matrix` of `ldmatrix`: eight lanes give the addresses of its rows.
+    fn rows(&mut self, warp: usize, addresses: &L64, matrix: usize) -> Result<[[u32; 4]; 8], Fault> {
+        self.count_shared(addresses, 0xff << (8 * matrix), 16);
+        let mut rows = [[0; 4]; 8];
+        for (row, words) in rows.iter_mut().enumerate() {
+            let lane = 8 * matrix + row;
+            self.fetch_shared(warp, lane, addresses[lane], 16, words)?;
+        }
+        Ok(rows)
     }
 
     #[expect(clippy::too_many_arguments, reason = "fields of one instruction")]
@@ -167,9 +176,9 @@ impl Block<'_> {
 
     /// `wmma`: a fragment's register r of lane l holds elements 32 r + l (pairs for 16-bit types), in rows of 16. Nothing outside this
     /// function depends on that order, since the ISA leaves it open.
-    fn wmma(&mut self, warp: usize, active: u32, op: &Op) -> Result<(), Fault> {
-        match op {
-            Op::WmmaLoad { element, rows, d, at, stride, space } => {
+    fn wmma(&mut self, warp: usize, active: u32, wmma: &Wmma) -> Result<(), Fault> {
+        match wmma {
+            Wmma::Load { element, rows, d, at, stride, space } => {
                 let size = element.size();
                 let (addresses, stride) = (self.addresses(warp, active, *at)?, self.narrow(warp, active, *stride)?);
                 let pairs = if size == 2 { 2 } else { 1 };
@@ -184,14 +193,15 @@ impl Block<'_> {
                             let (major, minor) = if *rows { (row, column) } else { (column, row) };
                             addresses[lane].wrapping_add(((major * stride[lane] as usize + minor) * size) as u64)
                         });
-                        self.fetch(warp, active, *space, &places, size as u32, false, |lane, words| {
-                            values[lane] |= words[0] << (16 * part)
-                        })?;
+                        let words = self.fetch(warp, active, *space, &places, size as u32, false)?;
+                        for (value, words) in values.iter_mut().zip(words) {
+                            *value |= words[0] << (16 * part);
+                        }
                     }
                     self.warps[warp].put_narrow(*d, active, &values);
                 }
             }
-            Op::WmmaStore { element, rows, s, at, stride, space } => {
+            Wmma::Store { element, rows, s, at, stride, space } => {
                 let size = element.size();
                 let (addresses, stride) = (self.addresses(warp, active, *at)?, self.narrow(warp, active, *stride)?);
                 let pairs = if size == 2 { 2 } else { 1 };
@@ -211,7 +221,7 @@ impl Block<'_> {
                     }
                 }
             }
-            Op::WmmaMma { element, half, d, a, b, c } => {
+            Wmma::Multiply { element, half, d, a, b, c } => {
                 let read = |block: &Self, s: &[Src], count: usize| -> Result<Vec<L32>, Fault> {
                     s[..count].iter().map(|s| block.narrow(warp, active, *s)).collect()
                 };
@@ -228,22 +238,22 @@ impl Block<'_> {
                     false => c[(row * 16 + column) / 32][(row * 16 + column) % 32],
                 };
                 let shape = Shape { element: *element, depth: 16, half: false };
-                let left = std::array::from_fn(|register| {
+                let left: [L32; 4] = std::array::from_fn(|register| {
                     std::array::from_fn(|lane| word(&a, lane / 4 + 8 * (register % 2), lane % 4 + 4 * (register / 2)))
                 });
                 let mut out = [[0u32; 16]; 16];
                 for side in 0..2 {
                     let column = |lane: usize| lane / 4 + 8 * side;
-                    let right = std::array::from_fn(|register| {
+                    let right: [L32; 2] = std::array::from_fn(|register| {
                         std::array::from_fn(|lane| {
                             let k = 2 * (lane % 4) + 8 * register;
                             half_at(&b, k, column(lane)) | (half_at(&b, k + 1, column(lane)) << 16)
                         })
                     });
-                    let sum = std::array::from_fn(|register| {
+                    let sum: [L32; 4] = std::array::from_fn(|register| {
                         std::array::from_fn(|lane| cell(lane / 4 + 8 * (register / 2), 8 * side + 2 * (lane % 4) + register % 2))
                     });
-                    let product = matrix::multiply(shape, self.grid.config.numerics.mma, &left, &right, &sum);
+                    let product = matrix::multiply(shape, self.grid.config.numerics.mma, left.each_ref(), right.each_ref(), sum.each_ref());
                     for (register, values) in product.iter().enumerate() {
                         for (lane, value) in values.iter().enumerate() {
                             out[lane / 4 + 8 * (register / 2)][8 * side + 2 * (lane % 4) + register % 2] = *value;
@@ -265,7 +275,6 @@ impl Block<'_> {
                     self.warps[warp].put_narrow(*d, active, &values);
                 }
             }
-            _ => {}
         }
         Ok(())
     }
@@ -293,8 +302,9 @@ fn partner(kind: Shuffle, lane: u32, operand: u32, clamp: u32) -> (u32, bool) {
 /// Lane 4 g + t gets elements 2 t, 2 t + 1 of row g, or, transposed, rows 2 t, 2 t + 1 of column g.
 fn tile(rows: &[[u32; 4]; 8], transposed: bool) -> L32 {
     let element = |row: usize, column: usize| (rows[row][column / 2] >> (16 * (column % 2))) & 0xffff;
-    std::array::from_fn(|lane| {
-        let (g, t) = (lane / 4, lane % 4);
-        if transposed { element(2 * t, g) | (element(2 * t + 1, g) << 16) } else { rows[g][t] }
-    })
+    if transposed {
+        each!(lane, element(2 * (lane % 4), lane / 4) | (element(2 * (lane % 4) + 1, lane / 4) << 16))
+    } else {
+        each!(lane, rows[lane / 4][lane % 4])
+    }
 }

@@ -4,30 +4,28 @@ use super::block::{Block, Flow};
 use super::warp::{Fragment, State};
 use crate::error::Fault;
 use crate::integer::{insert32, insert64};
-use crate::lanes::{L32, L64, Lanes};
+use crate::lanes::{L32, L64, Lanes, blend};
 use crate::numeric::matrix;
 use crate::program::{Carry, Instr, Logic, Op, Reg, Src};
 
 /// Reads operands of a warp: `narrow!(block, warp, mask, source => name)`.
 macro_rules! operand {
-    ($kind:ident, $block:expr, $warp:expr, $mask:expr, $source:expr, $buffer:ident) => {{
-        let (grid, cta, executed) = ($block.grid, $block.cta_id, $block.counters.total());
+    ($kind:ident, $block:expr, $warp:expr, $mask:expr, $source:expr, $buffer:expr) => {{
         let warp = &$block.warps[$warp];
-        let index = warp.index;
-        let special = move |s| Block::special(grid, cta, index, executed, s);
-        *warp.$kind($source, $mask, grid.program, &mut $buffer, &special)?
+        let special = |s| $block.special(warp.index, s);
+        warp.$kind($source, $mask, $block.grid.program, &mut $buffer, &special)?
     }};
 }
 
 impl Block<'_> {
     pub(super) fn narrow(&self, warp: usize, mask: u32, s: Src) -> Result<L32, Fault> {
-        let mut buffer = [0; 32];
-        Ok(operand!(narrow, self, warp, mask, s, buffer))
+        let mut buffer = None;
+        Ok(*operand!(narrow, self, warp, mask, s, buffer))
     }
 
     pub(super) fn wide(&self, warp: usize, mask: u32, s: Src) -> Result<L64, Fault> {
-        let mut buffer = [0; 32];
-        Ok(operand!(wide, self, warp, mask, s, buffer))
+        let mut buffer = None;
+        Ok(*operand!(wide, self, warp, mask, s, buffer))
     }
 
     /// Executes the instruction at a fragment's place.
@@ -93,6 +91,11 @@ impl Block<'_> {
                 }
                 self.warps[warp].put_wide(*d, active, &packed);
             }
+            Op::Unpack { d, s, count: 2, bits: 16 } => {
+                let whole = self.narrow(warp, active, *s)?;
+                self.warps[warp].put_narrow(d[0], active, &each!(lane, whole[lane] & 0xffff));
+                self.warps[warp].put_narrow(d[1], active, &each!(lane, whole[lane] >> 16));
+            }
             Op::Unpack { d, s, count, bits } => {
                 let whole = self.wide(warp, active, *s)?;
                 for (place, d) in d.iter().enumerate().take(usize::from(*count)) {
@@ -126,8 +129,14 @@ impl Block<'_> {
             }
             Op::Compare { f, p, q, s, with } => {
                 let mut bits = match f {
-                    Lanes::C32(f) => f(&self.narrow(warp, active, s[0])?, &self.narrow(warp, active, s[1])?),
-                    Lanes::C64(f) => f(&self.wide(warp, active, s[0])?, &self.wide(warp, active, s[1])?),
+                    Lanes::C32(f) => {
+                        let (mut a, mut b) = (None, None);
+                        f(operand!(narrow, self, warp, active, s[0], a), operand!(narrow, self, warp, active, s[1], b))
+                    }
+                    Lanes::C64(f) => {
+                        let (mut a, mut b) = (None, None);
+                        f(operand!(wide, self, warp, active, s[0], a), operand!(wide, self, warp, active, s[1], b))
+                    }
                     _ => 0,
                 };
                 let mut opposite = !bits;
@@ -141,9 +150,15 @@ impl Block<'_> {
             Op::Select { d, s, p } => {
                 let bits = self.warps[warp].holds(*p, active, self.grid.program)?;
                 // Only the chosen side is read.
+                if let Reg::N(_) = d {
+                    let (mut a, mut b) = (None, None);
+                    let a = operand!(narrow, self, warp, active & bits, s[0], a);
+                    let chosen = blend(bits, a, operand!(narrow, self, warp, active & !bits, s[1], b));
+                    self.warps[warp].put_narrow(*d, active, &chosen);
+                    return Ok(Flow::Next);
+                }
                 let (a, b) = (self.wide(warp, active & bits, s[0])?, self.wide(warp, active & !bits, s[1])?);
-                let chosen = std::array::from_fn(|lane| if bits >> lane & 1 == 1 { a[lane] } else { b[lane] });
-                self.warps[warp].put_wide(*d, active, &chosen);
+                self.warps[warp].put_wide(*d, active, &blend(bits, &a, &b));
             }
             Op::Predicates { logic, d, s, negate } => {
                 let a = self.warps[warp].predicate(s[0], active, self.grid.program)?;
@@ -177,15 +192,14 @@ impl Block<'_> {
                 if !self.together(warp, fragment, active, u32::MAX)? {
                     return Ok(Flow::Wait);
                 }
-                let [of_a, of_b, of_c] = shape.registers();
-                let (mut left, mut right, mut sum) = ([[0; 32]; 4], [[0; 32]; 2], [[0; 32]; 4]);
-                for (values, s) in
-                    left.iter_mut().zip(&a[..of_a]).chain(right.iter_mut().zip(&b[..of_b])).chain(sum.iter_mut().zip(&c[..of_c]))
-                {
-                    *values = self.narrow(warp, active, *s)?;
+                let mut buffers = [const { None }; 10];
+                let mut registers = [&[0; 32]; 10];
+                for ((values, s), buffer) in registers.iter_mut().zip(a.iter().chain(b).chain(c)).zip(&mut buffers) {
+                    *values = operand!(narrow, self, warp, active, *s, *buffer);
                 }
-                let results = matrix::multiply(*shape, self.grid.config.numerics.mma, &left, &right, &sum);
-                for (d, values) in d[..of_c].iter().zip(&results) {
+                let [a0, a1, a2, a3, b0, b1, c @ ..] = registers;
+                let results = matrix::multiply(*shape, self.grid.config.numerics.mma, [a0, a1, a2, a3], [b0, b1], c);
+                for (d, values) in d.iter().zip(&results) {
                     self.warps[warp].put_narrow(*d, active, values);
                 }
             }
@@ -199,9 +213,7 @@ impl Block<'_> {
             Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => self.asynchronous(warp, active, instr)?,
             Op::LoadMatrix { .. }
             | Op::MoveMatrix { .. }
-            | Op::WmmaLoad { .. }
-            | Op::WmmaStore { .. }
-            | Op::WmmaMma { .. }
+            | Op::Wmma(_)
             | Op::Shuffle { .. }
             | Op::Vote { .. }
             | Op::Match { .. }
@@ -262,13 +274,11 @@ impl Block<'_> {
 
     #[inline]
     fn lanes(&mut self, warp: usize, active: u32, f: Lanes, d: Reg, s: &[Src; 3]) -> Result<(), Fault> {
-        let (mut n0, mut n1, mut n2) = ([0u32; 32], [0u32; 32], [0u32; 32]);
-        let (mut w0, mut w1, mut w2) = ([0u64; 32], [0u64; 32], [0u64; 32]);
-        let (grid, cta, executed) = (self.grid, self.cta_id, self.counters.total());
-        let program = grid.program;
+        let (mut n0, mut n1, mut n2) = (None, None, None);
+        let (mut w0, mut w1, mut w2) = (None, None, None);
+        let program = self.grid.program;
         let state = &self.warps[warp];
-        let index = state.index;
-        let special = move |s| Block::special(grid, cta, index, executed, s);
+        let special = |s| self.special(state.index, s);
         let (narrow, wide) = match f {
             Lanes::N1(f) => (Some(f(state.narrow(s[0], active, program, &mut n0, &special)?)), None),
             Lanes::N2(f) => {

@@ -1,7 +1,7 @@
 //! Registers and control state of a warp.
 
 use crate::error::Fault;
-use crate::lanes::{L32, L64};
+use crate::lanes::{L32, L64, blend};
 use crate::program::{Predicate, PredicateSrc, Program, Reg, Src};
 
 /// Lanes that are together.
@@ -24,16 +24,28 @@ pub(crate) enum State {
     Barrier(u8),
 }
 
-/// A copy that was started and not delivered.
-#[derive(Clone, Copy, Debug)]
+/// Copies that one instruction started and that were not delivered.
+#[derive(Clone, Debug)]
 pub(crate) struct Flight {
-    pub(crate) lane: u8,
-    /// The lane's group, counted from 0.
+    /// Lanes whose copies are under way, all in the same of their groups, counted from 0.
+    pub(crate) lanes: u32,
     pub(crate) group: u32,
-    pub(crate) to: u64,
-    pub(crate) from: u64,
-    pub(crate) bytes: u8,
-    pub(crate) valid: u8,
+    pub(crate) to: L64,
+    pub(crate) from: L64,
+    pub(crate) bytes: u32,
+    /// Bytes of each lane's copy that are read; the others become 0.
+    pub(crate) valid: L32,
+}
+
+impl Flight {
+    /// Address and bytes of the accesses that fetch what is valid: all 16 bytes at once, else words, and the bytes of the last one.
+    #[inline]
+    pub(crate) fn reads(&self, lane: usize) -> impl Iterator<Item = (u64, u32)> {
+        let (from, valid) = (self.from[lane], u64::from(self.valid[lane]));
+        let (step, words) = if valid == 16 { (16, 16) } else { (4, valid & !3) };
+        let whole = (0..words).step_by(step).map(move |at| (at, step as u32));
+        whole.chain((words..valid).map(|at| (at, 1))).map(move |(at, size)| (from + at, size))
+    }
 }
 
 /// A warp.
@@ -113,10 +125,10 @@ impl Warp {
         s: Src,
         mask: u32,
         program: &Program,
-        buffer: &'a mut L32,
+        buffer: &'a mut Option<L32>,
         special: &impl Fn(Src) -> L64,
     ) -> Result<&'a L32, Fault> {
-        match s {
+        let values = match s {
             Src::N(slot) => {
                 self.check(0, slot, mask, program)?;
                 return Ok(&self.narrow[usize::from(slot)]);
@@ -124,20 +136,20 @@ impl Warp {
             Src::W(slot) => {
                 self.check(1, slot, mask, program)?;
                 let wide = &self.wide[usize::from(slot)];
-                *buffer = std::array::from_fn(|lane| wide[lane] as u32);
+                each!(lane, wide[lane] as u32)
             }
             Src::P(slot) => {
                 self.check(2, slot, mask, program)?;
                 let bits = self.predicates[usize::from(slot)];
-                *buffer = std::array::from_fn(|lane| bits >> lane & 1);
+                each!(lane, bits >> lane & 1)
             }
-            Src::Imm(value) => *buffer = [value as u32; 32],
+            Src::Imm(value) => [value as u32; 32],
             Src::Special(_) => {
                 let wide = special(s);
-                *buffer = std::array::from_fn(|lane| wide[lane] as u32);
+                each!(lane, wide[lane] as u32)
             }
-        }
-        Ok(buffer)
+        };
+        Ok(buffer.insert(values))
     }
 
     /// A wide value of every lane; narrow registers are extended with zeros.
@@ -147,10 +159,10 @@ impl Warp {
         s: Src,
         mask: u32,
         program: &Program,
-        buffer: &'a mut L64,
+        buffer: &'a mut Option<L64>,
         special: &impl Fn(Src) -> L64,
     ) -> Result<&'a L64, Fault> {
-        match s {
+        let values = match s {
             Src::W(slot) => {
                 self.check(1, slot, mask, program)?;
                 return Ok(&self.wide[usize::from(slot)]);
@@ -158,17 +170,17 @@ impl Warp {
             Src::N(slot) => {
                 self.check(0, slot, mask, program)?;
                 let narrow = &self.narrow[usize::from(slot)];
-                *buffer = std::array::from_fn(|lane| u64::from(narrow[lane]));
+                each!(lane, u64::from(narrow[lane]))
             }
             Src::P(slot) => {
                 self.check(2, slot, mask, program)?;
                 let bits = self.predicates[usize::from(slot)];
-                *buffer = std::array::from_fn(|lane| u64::from(bits >> lane & 1));
+                each!(lane, u64::from(bits >> lane & 1))
             }
-            Src::Imm(value) => *buffer = [value; 32],
-            Src::Special(_) => *buffer = special(s),
-        }
-        Ok(buffer)
+            Src::Imm(value) => [value; 32],
+            Src::Special(_) => special(s),
+        };
+        Ok(buffer.insert(values))
     }
 
     /// Lanes in which a predicate holds.
@@ -193,15 +205,9 @@ impl Warp {
                 let slot = usize::from(slot);
                 self.written[0][slot] |= mask;
                 let register = &mut self.narrow[slot];
-                if mask == u32::MAX {
-                    *register = *values;
-                } else {
-                    for lane in 0..32 {
-                        register[lane] = if mask >> lane & 1 == 1 { values[lane] } else { register[lane] };
-                    }
-                }
+                *register = if mask == u32::MAX { *values } else { blend(mask, values, register) };
             }
-            Reg::W(_) => self.put_wide(d, mask, &std::array::from_fn(|lane| u64::from(values[lane]))),
+            Reg::W(_) => self.put_wide(d, mask, &each!(lane, u64::from(values[lane]))),
             Reg::P(_) | Reg::Sink => {}
         }
     }
@@ -213,15 +219,9 @@ impl Warp {
                 let slot = usize::from(slot);
                 self.written[1][slot] |= mask;
                 let register = &mut self.wide[slot];
-                if mask == u32::MAX {
-                    *register = *values;
-                } else {
-                    for lane in 0..32 {
-                        register[lane] = if mask >> lane & 1 == 1 { values[lane] } else { register[lane] };
-                    }
-                }
+                *register = if mask == u32::MAX { *values } else { blend(mask, values, register) };
             }
-            Reg::N(_) => self.put_narrow(d, mask, &std::array::from_fn(|lane| values[lane] as u32)),
+            Reg::N(_) => self.put_narrow(d, mask, &each!(lane, values[lane] as u32)),
             Reg::P(_) | Reg::Sink => {}
         }
     }

@@ -8,7 +8,7 @@
 //! PTX ISA, "Warp-level matrix instructions", fragments of `mma.m16n8k8` and `mma.m16n8k16`.
 
 use super::MmaModel;
-use super::format::{Rounding, bf16_to_f32, f16_to_f32, round_to, to_f16};
+use super::format::{Rounding, f16_to_f32, round_to, to_f16};
 use crate::lanes::L32;
 use crate::syntax::Type;
 
@@ -31,94 +31,142 @@ impl Shape {
     }
 }
 
-type Left = [[f32; 16]; 16];
-type Right = [[f32; 8]; 16];
-type Sum = [[f32; 8]; 16];
+/// Registers of a or b, those of 16-bit types unfolded into planes of their two halves: lane `4 g + t` of plane `folds * register + f`
+/// holds element `folds * t + f` of row (of b: column) g of what is an 8 x `4 * folds` part of the matrix.
+#[inline(always)]
+fn unfold<const N: usize>(element: Type, registers: &[&L32]) -> [L32; N] {
+    let mut planes = [[0; 32]; N];
+    for (planes, bits) in planes.chunks_mut(folds(element)).zip(registers) {
+        match (element, planes) {
+            (Type::Bf16, [low, high]) => (*low, *high) = (each!(lane, bits[lane] << 16), each!(lane, bits[lane] & 0xffff_0000)),
+            (Type::F16, [low, high]) => {
+                *low = each!(lane, f16_to_f32(bits[lane] & 0xffff).to_bits());
+                *high = each!(lane, f16_to_f32(bits[lane] >> 16).to_bits());
+            }
+            (_, [plane, ..]) => *plane = each!(lane, bits[lane] & !0x1fff),
+            _ => {}
+        }
+    }
+    planes
+}
 
-fn halves(element: Type, bits: u32) -> [f32; 2] {
-    if element == Type::Bf16 {
-        [bf16_to_f32(bits & 0xffff), f32::from_bits(bits & 0xffff_0000)]
-    } else {
-        [f16_to_f32(bits & 0xffff), f16_to_f32(bits >> 16)]
+/// Elements of a register.
+fn folds(element: Type) -> usize {
+    if element == Type::Tf32 { 1 } else { 2 }
+}
+
+/// Columns of a row of sums in the order in which the accumulators' registers give them.
+const COLUMNS: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+
+/// Operands of a product, as wide as f32.
+struct Operands {
+    shape: Shape,
+    /// Planes of `a`: rows 0 to 7 and 8 to 15 of the first half of the columns, then of the second.
+    a: [L32; 8],
+    /// Row k of `b` by the columns of [`COLUMNS`].
+    b: [[f32; 8]; 16],
+    /// Registers of accumulators: lane `4 g + t` of number `2 h + p` holds row `8 h + g`, column `2 t + p`.
+    c: [L32; 4],
+}
+
+impl Operands {
+    #[inline(always)]
+    fn new(shape: Shape, a: [&L32; 4], b: [&L32; 2], c: [&L32; 4]) -> Operands {
+        let ([of_a, of_b, of_c], folds) = (shape.registers(), folds(shape.element));
+        let columns: [L32; 4] = unfold(shape.element, &b[..of_b]);
+        let mut rows = [[0.0; 8]; 16];
+        for (half, columns) in columns.chunks(folds).enumerate().take(of_b) {
+            for t in 0..4 {
+                for (fold, plane) in columns.iter().enumerate() {
+                    rows[(4 * half + t) * folds + fold] = COLUMNS.map(|column| f32::from_bits(plane[4 * column + t]));
+                }
+            }
+        }
+        let c = if shape.half { unfold(Type::F16, &c[..of_c]) } else { c.map(|register| *register) };
+        Operands { shape, a: unfold(shape.element, &a[..of_a]), b: rows, c }
+    }
+
+    /// Calls `step` with every k in order: the plane of the rows 0 to 7 of `a` (that of the others comes `folds` later), t, and b's row.
+    #[inline(always)]
+    fn steps(&self, mut step: impl FnMut(usize, usize, &[f32; 8])) {
+        let folds = folds(self.shape.element);
+        for (half, rows) in self.b.chunks(4 * folds).enumerate().take(self.shape.depth / (4 * folds)) {
+            for (t, rows) in rows.chunks(folds).enumerate().take(4) {
+                for (fold, row) in rows.iter().enumerate() {
+                    step(2 * half * folds + fold, t, row);
+                }
+            }
+        }
+    }
+
+    /// Every sum goes through its products in the order of k, rounding after each.
+    #[inline(always)]
+    fn add_in_order(&self) -> [L32; 4] {
+        let mut d = [[0; 32]; 4];
+        for half in 0..2 {
+            let c: [&[[u32; 4]]; 2] = [0, 1].map(|p| self.c[2 * half + p].as_chunks().0);
+            let mut sums: [[f32; 8]; 8] = std::array::from_fn(|g| std::array::from_fn(|place| f32::from_bits(c[place / 4][g][place % 4])));
+            self.steps(|plane, t, row| {
+                let factors: &[[u32; 4]; 8] =
+                    self.a[plane + half * folds(self.shape.element)].as_chunks().0.try_into().unwrap_or(&[[0; 4]; 8]);
+                for (sums, factors) in sums.iter_mut().zip(factors) {
+                    let factor = f32::from_bits(factors[t % 4]);
+                    for (sum, value) in sums.iter_mut().zip(row) {
+                        *sum = factor.mul_add(*value, *sum);
+                    }
+                }
+            });
+            for p in 0..2 {
+                for (four, sums) in d[2 * half + p].as_chunks_mut::<4>().0.iter_mut().zip(&sums) {
+                    *four = std::array::from_fn(|t| sums[4 * p + t].to_bits());
+                }
+            }
+        }
+        d
+    }
+
+    /// Applies `add` to every element's products, `block` of them at a time.
+    fn add_in_blocks(&self, block: usize, add: impl Fn(&[f64], f64) -> f32) -> [L32; 4] {
+        let (mut d, folds) = (self.c, folds(self.shape.element));
+        for (register, d) in d.iter_mut().enumerate() {
+            for (lane, sum) in d.iter_mut().enumerate() {
+                let (g, place) = (lane / 4, 4 * (register % 2) + lane % 4);
+                let (mut products, mut depth) = ([0.0f64; 16], 0);
+                self.steps(|plane, t, row| {
+                    let factor = f32::from_bits(self.a[plane + register / 2 * folds][4 * g + t]);
+                    products[depth] = f64::from(factor) * f64::from(row[place]);
+                    depth += 1;
+                });
+                let terms = products[..depth].chunks(block);
+                *sum = terms.fold(f32::from_bits(*sum), |sum, terms| add(terms, f64::from(sum))).to_bits();
+            }
+        }
+        d
     }
 }
 
 /// `d = a b + c` for a warp; registers beyond a shape's are ignored.
-pub(crate) fn multiply(shape: Shape, model: MmaModel, a: &[L32; 4], b: &[L32; 2], c: &[L32; 4]) -> [L32; 4] {
-    let (mut left, mut right, mut sum) = ([[0.0; 16]; 16], [[0.0; 8]; 16], [[0.0; 8]; 16]);
-    let [from_a, from_b, _] = shape.registers();
-    for lane in 0..32 {
-        let (g, t) = (lane / 4, lane % 4);
-        for (register, values) in a[..from_a].iter().enumerate() {
-            let (row, column) = (g + 8 * (register % 2), register / 2);
-            if shape.element == Type::Tf32 {
-                left[row][t + 4 * column] = f32::from_bits(values[lane] & !0x1fff);
-            } else {
-                let [low, high] = halves(shape.element, values[lane]);
-                (left[row][2 * t + 8 * column], left[row][2 * t + 8 * column + 1]) = (low, high);
-            }
-        }
-        for (register, values) in b[..from_b].iter().enumerate() {
-            if shape.element == Type::Tf32 {
-                right[t + 4 * register][g] = f32::from_bits(values[lane] & !0x1fff);
-            } else {
-                let [low, high] = halves(shape.element, values[lane]);
-                (right[2 * t + 8 * register][g], right[2 * t + 8 * register + 1][g]) = (low, high);
-            }
-        }
-        for row in 0..2 {
-            let cells = if shape.half {
-                halves(Type::F16, c[row][lane])
-            } else {
-                [f32::from_bits(c[2 * row][lane]), f32::from_bits(c[2 * row + 1][lane])]
-            };
-            (sum[g + 8 * row][2 * t], sum[g + 8 * row][2 * t + 1]) = (cells[0], cells[1]);
-        }
-    }
-    match model {
-        MmaModel::Sequential => {
-            let add = twice!((left: &Left, right: &Right, sum: &mut Sum, depth: usize) -> () {
-                for (row, sums) in left.iter().zip(sum.iter_mut()) {
-                    for (factor, column) in row.iter().zip(right).take(depth) {
-                        for (sum, value) in sums.iter_mut().zip(column) {
-                            *sum = factor.mul_add(*value, *sum);
-                        }
-                    }
+pub(crate) fn multiply(shape: Shape, model: MmaModel, a: [&L32; 4], b: [&L32; 2], c: [&L32; 4]) -> [L32; 4] {
+    let sums = match model {
+        MmaModel::Sequential => twice!((shape: Shape, a: [&L32; 4], b: [&L32; 2], c: [&L32; 4]) -> [L32; 4] {
+            // The depth and the element of most products are known where they are compiled.
+            match shape {
+                Shape { element: Type::Bf16, depth: 16, half: false } => {
+                    Operands::new(Shape { element: Type::Bf16, depth: 16, half: false }, a, b, c).add_in_order()
                 }
-            });
-            add(&left, &right, &mut sum, shape.depth);
-        }
-        MmaModel::Exact => every(&left, &right, &mut sum, |terms, c| (terms.iter().sum::<f64>() + c) as f32, shape.depth, 16),
-        MmaModel::Blocks => every(&left, &right, &mut sum, cut_off, shape.depth, 8),
-    }
-    let cells = |lane: usize, row: usize| {
-        let (g, t) = (lane / 4, lane % 4);
-        [sum[g + 8 * row][2 * t], sum[g + 8 * row][2 * t + 1]]
+                _ => Operands::new(shape, a, b, c).add_in_order(),
+            }
+        })(shape, a, b, c),
+        MmaModel::Exact => Operands::new(shape, a, b, c).add_in_blocks(16, |terms, c| (terms.iter().sum::<f64>() + c) as f32),
+        MmaModel::Blocks => Operands::new(shape, a, b, c).add_in_blocks(8, cut_off),
     };
-    let whole = |register: usize| std::array::from_fn(|lane| cells(lane, register / 2)[register % 2].to_bits());
-    let packed = |row: usize| {
+    let packed = |half: usize| {
         std::array::from_fn(|lane| {
-            let [low, high] = cells(lane, row).map(|cell| to_f16(f64::from(cell), Rounding::Nearest));
+            let [low, high] = [0, 1].map(|p| to_f16(f64::from(f32::from_bits(sums[2 * half + p][lane])), Rounding::Nearest));
             low | (high << 16)
         })
     };
-    if shape.half { [packed(0), packed(1), [0; 32], [0; 32]] } else { [whole(0), whole(1), whole(2), whole(3)] }
-}
-
-/// Applies `add` to every element's products, `block` of them at a time.
-fn every(left: &Left, right: &Right, sum: &mut Sum, add: impl Fn(&[f64], f64) -> f32, depth: usize, block: usize) {
-    for (row, sums) in left.iter().zip(sum) {
-        for (column, sum) in sums.iter_mut().enumerate() {
-            for first in (0..depth).step_by(block) {
-                let end = (first + block).min(depth);
-                let mut terms = [0.0f64; 16];
-                for k in first..end {
-                    terms[k - first] = f64::from(row[k]) * f64::from(right[k][column]);
-                }
-                *sum = add(&terms[..end - first], f64::from(*sum));
-            }
-        }
-    }
+    if shape.half { [packed(0), packed(1), [0; 32], [0; 32]] } else { sums }
 }
 
 /// The sum of terms that were first cut off 25 bits below the largest one's leading bit.
@@ -167,7 +215,7 @@ mod tests {
                     }
                 }
                 for model in [MmaModel::Sequential, MmaModel::Exact, MmaModel::Blocks] {
-                    let d = multiply(shape, model, &a, &b, &c);
+                    let d = multiply(shape, model, a.each_ref(), b.each_ref(), c.each_ref());
                     for (register, values) in d.iter().enumerate() {
                         for (lane, bits) in values.iter().enumerate() {
                             let (i, j) = (lane / 4 + 8 * (register / 2), 2 * (lane % 4) + register % 2);
