@@ -51,7 +51,7 @@ pub(super) fn text(tile: Tile) -> Text {
     k.block(tile.threads(), tile.blocks());
     k.dynamic_shared(shared_bytes(tile));
     positions(k, tile);
-    k.regs(Kind::B32, "num_heads step_at turn ring_to seen_left clear_at");
+    k.regs(Kind::B32, "num_heads step_at ring_to ring_sum seen_left clear_at");
     k.regs(Kind::Pred, "nothing more writes");
     k.regs(Kind::F32, "score_scale minus_scale passed base factor highest inverse");
     ptx!(k, "mov.u32 %head, %ctaid.y;");
@@ -95,7 +95,8 @@ pub(super) fn text(tile: Tile) -> Text {
     values.start(k, "%step_at");
     keys.copy(k, "%ring_to", 0, "", Some("%seen_left"));
     values.copy(k, "%ring_to", tile.bytes(tile.columns), "", Some("%seen_left"));
-    ptx!(k, "cp.async.wait_all;\nbar.sync 0;\nmov.u32 %turn, {};", tile.bytes(2 * tile.columns));
+    ptx!(k, "cp.async.wait_all;\nbar.sync 0;");
+    both_stages(k, tile, "%ring_sum", "%ring_to");
     let step = Step::new(k, tile, fragments);
     ptx!(k, "setp.eq.u32 %nothing, %seen, 0;\n@%nothing bra.uni KEYS_DONE;");
     ptx!(k, "add.u32 %clear_at, %step_at, {};\nsetp.le.u32 %inside, %clear_at, %clear;\n@%inside bra.uni CLEAR_LOOP;", tile.columns);
@@ -103,7 +104,7 @@ pub(super) fn text(tile: Tile) -> Text {
         let (label, about) = if masked { ("MASKED_LOOP", "some rows do not see all of") } else { ("CLEAR_LOOP", "every row sees") };
         ptx!(k, "{label}:\n.pragma \"nounroll\";");
         k.note(format!("{} keys; {about} them.", tile.columns));
-        ptx!(k, "cp.async.wait_all;\nbar.sync 0;\nsetp.ne.u32 %more, %step_at, 0;\nadd.u32 %ring_to, %ring_to, %turn;");
+        ptx!(k, "cp.async.wait_all;\nbar.sync 0;\nsetp.ne.u32 %more, %step_at, 0;\nsub.u32 %ring_to, %ring_sum, %ring_to;");
         for (matrix, offset) in [(&keys, 0), (&values, tile.bytes(tile.columns))] {
             matrix.copy(k, "%ring_to", offset, "@%more ", None);
         }
@@ -123,6 +124,12 @@ pub(super) fn text(tile: Tile) -> Text {
     k.text()
 }
 
+/// `sum`: what the addresses of a place in both stages of keys and values add up to, so that one of them less the other is the other. The
+/// one in `first` is in the first stage.
+fn both_stages(k: &mut Kernel, tile: Tile, sum: &str, first: &str) {
+    ptx!(k, "mad.lo.u32 {sum}, {first}, 2, {};", tile.bytes(2 * tile.columns));
+}
+
 /// Registers of a step of keys.
 struct Step {
     fragments: Fragments,
@@ -132,6 +139,8 @@ struct Step {
     values: Stored,
     key_lane: Reg,
     value_lane: Reg,
+    /// [`both_stages`] of the lanes.
+    lane_sums: [Reg; 2],
 }
 
 impl Step {
@@ -144,9 +153,14 @@ impl Step {
         let ring = tile.bytes(tile.rows());
         lane_address(k, tile, &key_lane, Order::ChunksFirst, "0", ring);
         lane_address(k, tile, &value_lane, Order::RowsFirst, "0", ring + tile.bytes(tile.columns));
+        let lane_sums = [(&key_lane, "k_lane_sum"), (&value_lane, "v_lane_sum")].map(|(lane, name)| {
+            let sum = k.reg(Kind::B32, name);
+            both_stages(k, tile, &sum.to_string(), &lane.to_string());
+            sum
+        });
         let scores = k.grid(Kind::F32, "score", tile.slabs, 4 * tile.column_eighths());
         let (keys, values) = (Stored::new(k, tile, "k_at"), Stored::new(k, tile, "v_at"));
-        Step { fragments, queries, scores, keys, values, key_lane, value_lane }
+        Step { fragments, queries, scores, keys, values, key_lane, value_lane, lane_sums }
     }
 
     /// One step over all rows of the warp; then the other stage's turn.
@@ -165,10 +179,9 @@ impl Step {
         }
         self.values.point(k, &self.value_lane);
         self.fragments.gather(k, &self.scores, &self.values, 0, &rows.sums);
-        for lane in [&self.key_lane, &self.value_lane] {
-            ptx!(k, "add.u32 {lane}, {lane}, %turn;");
+        for (lane, sum) in [&self.key_lane, &self.value_lane].into_iter().zip(&self.lane_sums) {
+            ptx!(k, "sub.u32 {lane}, {sum}, {lane};");
         }
-        ptx!(k, "neg.s32 %turn, %turn;");
     }
 
     /// Rows behind a prefix see themselves: 16 x 16 products a slab, of which the diagonal counts.

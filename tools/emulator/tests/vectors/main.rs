@@ -6,4 +6,6 @@
 mod arithmetic;
 mod bench;
 mod conversion;
+mod exchange;
 mod floating;
+mod memory;
