@@ -127,3 +127,45 @@ fn generated_cells_against_real_ones_and_training_cells() {
             .contains("no cell has a label")
     );
 }
+
+#[test]
+fn responses_to_a_condition() {
+    let folder = tempfile::tempdir().unwrap();
+    // Every other cell of a range is active; the condition has no effect but chance.
+    let file = |name: &str, range: Range<usize>| {
+        let within = |row: &usize| range.contains(row);
+        let kind = labels().into_iter().enumerate().map(|(row, label)| label.filter(|_| within(&row))).collect();
+        let state = |row: usize| Some(if row.is_multiple_of(2) { "rest" } else { "active" }.to_string());
+        with_columns(folder.path(), name, vec![("kind", kind), ("state", (0..700).map(|row| state(row).filter(|_| row != 40)).collect())])
+    };
+    let (reference, train) = (file("reference.h5ad", 40..300), file("train.h5ad", 300..700));
+    let eval = ["eval", "generation", "--reference", &reference, "--label-key", "kind", "--condition-key", "state", "--control", "rest"];
+    let json = |more: &[&str]| -> Value { serde_json::from_str(&succeed(&[&eval[..], more, &["--json"]].concat())).unwrap() };
+    let top = "response correlation, 50 genes";
+
+    // The same cells respond as they do, and so does the mean of each label under each condition, but not that of each label.
+    let same = json(&["--cells", &reference, "--train", &reference, "--genes", "CD74,LYZ"]);
+    for row in ["generated", "class mean, by condition"] {
+        for metric in ["response correlation", top, "response size"] {
+            assert!((value(&same, row, metric) - 1.0).abs() < 1e-6, "{row}: {metric}");
+        }
+    }
+    assert_eq!(value(&same, "generated", "response of CD74"), value(&same, "real cells", "response of CD74"));
+    assert!(value(&same, "random cell, by condition", top) < 1.0 && same["definitions"]["response size"].is_string(), "{same}");
+    let left_out = 3 * (700 - 259);
+    assert!(same["notes"].to_string().contains(&format!("{left_out} cells")), "row 40 has no condition: {}", same["notes"]);
+
+    // What training cells by chance do tells little about others, and is told apart from what they do.
+    let other = json(&["--cells", &train, "--train", &train]);
+    assert!(value(&other, "generated", "response correlation") < 0.5, "{other}");
+    assert!((value(&other, "generated", top) - value(&other, "class mean, by condition", top)).abs() < 1e-5);
+    assert!(value(&other, "control + others' response", "response size").is_finite());
+
+    let control = ["eval", "generation", "--cells", &train, "--reference", &reference, "--label-key", "kind", "--condition-key", "state"];
+    let refused = |code, more: &[&str]| fail(code, &[&control[..], more].concat());
+    assert!(refused(2, &[]).contains("--control"));
+    assert!(refused(3, &["--control", "asleep"]).contains("there are: active, rest"));
+    assert!(refused(2, &["--control", "rest", "--genes", "NOGENE"]).contains("NOGENE"));
+    let one = json(&["--cells", &file("few.h5ad", 41..42)]);
+    assert!(one["notes"].to_string().contains("responses were left out"), "{}", one["notes"]);
+}

@@ -5,6 +5,7 @@ use scmmgpt_engine::task::few_shot::{self, FewShot};
 use scmmgpt_engine::task::score::{self, Score};
 use scmmgpt_engine::task::score_cells::{ScoreCells, score_cells};
 use scmmgpt_engine::task::score_descriptions::{ScoreDescriptions, score_descriptions};
+use scmmgpt_engine::task::score_response::ScoreResponse;
 use scmmgpt_engine::task::zero_shot::{self, ZeroShot};
 
 use crate::arguments::{Eval, EvalAnnotation, EvalDescription, EvalFewShot, EvalGeneration, EvalTask, EvalZeroShot, Global, label_source};
@@ -83,6 +84,11 @@ fn generation(global: &Global, arguments: &EvalGeneration) -> anyhow::Result<()>
         train: arguments.train.as_deref(),
         layer: Some(&arguments.layer),
         paired: arguments.paired,
+        response: arguments.condition_key.as_deref().zip(arguments.control.as_deref()).map(|(condition_key, control)| ScoreResponse {
+            condition_key,
+            control,
+            genes: &arguments.genes,
+        }),
         seed: global.seed.unwrap_or(0),
     };
     print(global, &global.open_device()?.enter(|| score_cells(&task))?)

@@ -43,7 +43,10 @@ Examples:
 Examples:
   scmmgpt-engine eval generation --cells generated.h5ad --reference test.h5ad --label-key cell_type
   beside baselines made of the cells that the model was trained on:
-    scmmgpt-engine eval generation --cells generated.h5ad --reference test.h5ad --label-key cell_type --train train.h5ad --json")]
+    scmmgpt-engine eval generation --cells generated.h5ad --reference test.h5ad --label-key cell_type --train train.h5ad --json
+  and how cells respond to a condition:
+    scmmgpt-engine eval generation --cells generated.h5ad --reference test.h5ad --label-key cell_type --train train.h5ad \\
+        --condition-key condition --control unstimulated --genes ISG15,CXCL10")]
     Generation(EvalGeneration),
 }
 
@@ -90,6 +93,15 @@ pub(crate) struct EvalGeneration {
     /// Each generated cell is to equal the reference cell of its name
     #[arg(long)]
     pub(crate) paired: bool,
+    /// Column of conditions, in all files: how each label's mean cell responds to them is compared too
+    #[arg(long, value_name = "COLUMN", requires = "control")]
+    pub(crate) condition_key: Option<String>,
+    /// The condition that the others are compared with
+    #[arg(long, value_name = "VALUE", requires = "condition_key")]
+    pub(crate) control: Option<String>,
+    /// Genes whose response is shown beside that of the real cells
+    #[arg(long, value_name = "GENE,..", value_delimiter = ',', requires = "condition_key")]
+    pub(crate) genes: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -76,7 +76,7 @@ pub enum ExpressionKeys {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GeneTable {
-    /// As a copy of the cell encoder's, whose width it then has.
+    /// As a copy of the cell encoder's, whose width it then has, each row brought to mean 0 and mean square 1.
     #[default]
     Encoder,
     /// At random, as in the reference.

@@ -19,6 +19,7 @@ pub mod retrieve;
 pub mod score;
 pub mod score_cells;
 pub mod score_descriptions;
+pub mod score_response;
 pub(crate) mod speech;
 pub mod zero_shot;
 

@@ -10,6 +10,7 @@ use scmmgpt_loader::h5ad::{AnnData, Slot};
 use scmmgpt_loader::scale::InputScale;
 use scmmgpt_loader::vocab::GeneVocab;
 
+use super::score_response::{Conditions, ScoreResponse, add_responses};
 use crate::baseline::SparseMatrix;
 use crate::cells::CellFiles;
 use crate::config::slot;
@@ -32,6 +33,8 @@ pub struct ScoreCells<'a> {
     pub layer: Option<&'a str>,
     /// Whether a generated cell is to equal the reference cell of its name.
     pub paired: bool,
+    /// Whether responses to a condition are compared too.
+    pub response: Option<ScoreResponse<'a>>,
     /// Seed of intervals, directions and drawn cells.
     pub seed: u64,
 }
@@ -39,7 +42,7 @@ pub struct ScoreCells<'a> {
 /// Scores generated cells against a reference, beside what training cells would score in their place.
 ///
 /// All cells are brought to log1p of counts per 10,000 over the genes that any of the files has; a gene that a file lacks is 0 there.
-/// Unlabelled cells are left out.
+/// Cells without a label are left out, and those without a condition where responses are asked for.
 ///
 /// # Errors
 /// Those of the files; `Labels` when a file has no labelled cell; `Scale` of the loader for values that are neither counts nor log1p.
@@ -55,7 +58,7 @@ pub fn score_cells(task: &ScoreCells<'_>) -> Result<ScoreTable> {
     let mut sets = Vec::new();
     let mut names: Vec<String> = Vec::new();
     for (file, slot) in files {
-        sets.push(read(file, slot, task.label_key, &vocabulary)?);
+        sets.push(read(file, slot, task, &vocabulary)?);
         names.extend(sets.iter().flat_map(|set: &Set| set.labels.iter().cloned()));
         names.sort_unstable();
         names.dedup();
@@ -64,7 +67,13 @@ pub fn score_cells(task: &ScoreCells<'_>) -> Result<ScoreTable> {
     let numbers: Vec<Vec<u32>> = sets.iter().map(numbers).collect();
     let cells = |at: usize| Cells { rows: sets[at].matrix.rows(), labels: &numbers[at] };
     let pairs = if task.paired { Some(pairs(task, &sets[0], &sets[1])?) } else { None };
-    let mut table = score_generated(&cells(0), &cells(1), task.train.map(|_| cells(2)).as_ref(), pairs.as_deref(), task.seed)?;
+    let train = task.train.map(|_| cells(2));
+    let mut table = score_generated(&cells(0), &cells(1), train.as_ref(), pairs.as_deref(), task.seed)?;
+    if let Some(asked) = &task.response {
+        let of_sets: Vec<(Cells<'_>, &[String])> = (0..sets.len()).map(|at| (cells(at), sets[at].conditions.as_slice())).collect();
+        let conditions = Conditions::new(asked, &of_sets, &vocabulary, task.reference)?;
+        add_responses(&mut table, &conditions, pairs.as_deref(), task.seed)?;
+    }
     let foreign: BTreeSet<&str> = sets[0].labels.iter().filter(|name| !sets[1].labels.contains(name)).map(String::as_str).collect();
     if !foreign.is_empty() {
         let foreign: Vec<&str> = foreign.into_iter().collect();
@@ -72,7 +81,8 @@ pub fn score_cells(task: &ScoreCells<'_>) -> Result<ScoreTable> {
     }
     let left_out: usize = sets.iter().map(|set| set.unlabelled).sum();
     if left_out > 0 {
-        table.notes.push(format!("{left_out} cells have no label and were left out"));
+        let what = if task.response.is_some() { "no label or no condition" } else { "no label" };
+        table.notes.push(format!("{left_out} cells have {what} and were left out"));
     }
     Ok(table)
 }
@@ -127,15 +137,23 @@ struct Set {
     matrix: SparseMatrix,
     labels: Vec<String>,
     names: Vec<String>,
+    /// Empty where no condition is asked for.
+    conditions: Vec<String>,
     unlabelled: usize,
 }
 
-fn read(file: &Path, slot: Slot, label_key: &str, vocabulary: &Arc<GeneVocab>) -> Result<Set> {
-    let files = [PathBuf::from(file)];
+fn read(file: &Path, slot: Slot, task: &ScoreCells<'_>, vocabulary: &Arc<GeneVocab>) -> Result<Set> {
+    let (files, label_key) = ([PathBuf::from(file)], task.label_key);
     let cells = CellFiles { files: &files, slot, label_key: Some(label_key), batch_key: None, ignore_labels: &[] };
     let dataset = cells.read(vocabulary.clone())?;
     dataset.check_mode(ValueMode::Log1p)?;
-    let rows: Vec<usize> = (0..dataset.len()).filter(|&row| dataset.labels()[row].is_some()).collect();
+    let conditions = match &task.response {
+        Some(asked) => Some(AnnData::open(file)?.obs(asked.condition_key)?.labels()),
+        None => None,
+    };
+    let condition = |row: usize| conditions.as_ref().and_then(|conditions| conditions[row].clone());
+    let known = |row: &usize| dataset.labels()[*row].is_some() && (conditions.is_none() || condition(*row).is_some());
+    let rows: Vec<usize> = (0..dataset.len()).filter(known).collect();
     if rows.is_empty() {
         let reason = "no cell has a label".into();
         return Err(Error::Labels { key: label_key.into(), files: vec![file.display().to_string()], reason });
@@ -146,6 +164,7 @@ fn read(file: &Path, slot: Slot, label_key: &str, vocabulary: &Arc<GeneVocab>) -
         matrix: normalised(&dataset, &rows)?,
         labels: rows.iter().map(label).collect(),
         names: rows.iter().map(|&row| obs_names.get(row).cloned().unwrap_or_default()).collect(),
+        conditions: rows.iter().filter_map(|&row| condition(row)).collect(),
         unlabelled: dataset.len() - rows.len(),
     })
 }

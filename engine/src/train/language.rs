@@ -165,7 +165,9 @@ impl Language {
         let other = |name: &str| [LANGUAGE, "llm_proj", "expr_decoder"].iter().any(|part| name.starts_with(part));
         parameters.load_matching(stream, &Checkpoint::open(joint)?, &|name| !other(name))?;
         if self.config.expression.gene_table == GeneTable::Encoder {
-            let values = stream.fetch(parameters.named("encoder.embedding.weight")?.parameter.value)?;
+            let mut values = stream.fetch(parameters.named("encoder.embedding.weight")?.parameter.value)?;
+            // As the encoder reads them, behind its norm: from rows as small as its table's the decoder hardly tells genes apart.
+            values.chunks_exact_mut(self.config.expression.gene_dim).for_each(normalise);
             stream.upload(parameters.named("expr_decoder.gene_embed.weight")?.parameter.value, &values)?;
         }
         if self.source.is_new() {
@@ -189,4 +191,13 @@ impl Language {
             neighbors: self.settings.neighbors.clone(),
         })
     }
+}
+
+/// To mean 0 and mean square 1; numbers that are all the same become 0.
+fn normalise(row: &mut [f32]) {
+    let count = row.len() as f64;
+    let mean = row.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
+    let variance = row.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count;
+    let scale = if variance > 0.0 { variance.sqrt().recip() } else { 0.0 };
+    row.iter_mut().for_each(|value| *value = ((f64::from(*value) - mean) * scale) as f32);
 }

@@ -191,7 +191,8 @@ impl Stage for TextStage<'_> {
             return Ok(None);
         }
         let key = SampleKey { seed: self.config.seed, epoch: 0, training: false };
-        let order = BatchOrder::new(rows.clone(), self.settings.train.batch_size, 0)?.sequential();
+        // Files are often sorted by type or condition, and among cells of one class there is nothing to tell apart.
+        let order = BatchOrder::new(rows.clone(), self.settings.train.batch_size, self.config.seed)?;
         self.workspace.turn_to(self.model, self.evaluation)?;
         let mut loss = 0.0;
         for (step, rows) in order.epoch(0).iter().enumerate() {

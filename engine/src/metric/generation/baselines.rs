@@ -1,5 +1,7 @@
 //! Cells that need no model, to stand beside generated ones: one for each label asked for, from training cells of that label.
 
+use std::collections::BTreeMap;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -70,6 +72,43 @@ pub fn nearest_cell(train: &Cells<'_>, generated: &Cells<'_>) -> Option<SparseMa
     Some(copies(train, found))
 }
 
+/// For each cell asked for, by label and condition, the mean training cell of its label under the control, with the mean response of the
+/// other labels to the condition added, and nothing below 0: what is known of a label under a condition that training has no cell of.
+///
+/// # Shapes
+/// `conditions`: `[train]`; `labels`, `asked`: `[cells]`; the result: `[cells, genes]`. None when a label has no training cell under the
+/// control, or no other label has cells under both.
+pub fn control_and_response(train: &Cells<'_>, conditions: &[u32], labels: &[u32], asked: &[u32], control: u32) -> Option<SparseMatrix> {
+    let above = |values: &[u32], others: &[u32]| values.iter().chain(others).max().map_or(0, |most| *most + 1);
+    let (kinds, count) = (above(train.labels, labels), above(conditions, asked).max(control + 1));
+    let groups: Vec<u32> = train.labels.iter().zip(conditions).map(|(label, condition)| label * count + condition).collect();
+    let profiles = Profiles::new(train.rows, &groups, (kinds * count) as usize, 0..groups.len());
+    let mean = |label: u32, condition: u32| profiles.mean((label * count + condition) as usize);
+    let mut made: BTreeMap<(u32, u32), Vec<f64>> = BTreeMap::new();
+    for (&label, &condition) in labels.iter().zip(asked) {
+        if made.contains_key(&(label, condition)) {
+            continue;
+        }
+        let mut cell = mean(label, control)?;
+        if condition != control {
+            let pairs = (0..kinds).filter(|other| *other != label).filter_map(|other| mean(other, condition).zip(mean(other, control)));
+            let pairs: Vec<(Vec<f64>, Vec<f64>)> = pairs.collect();
+            let others = if pairs.is_empty() { None } else { Some(pairs.len() as f64) }?;
+            for (under, without) in &pairs {
+                let response = under.iter().zip(without).map(|(under, without)| (under - without) / others);
+                cell.iter_mut().zip(response).for_each(|(value, response)| *value += response);
+            }
+        }
+        made.insert((label, condition), cell);
+    }
+    let mut matrix = SparseMatrix::new(train.rows.columns);
+    for pair in labels.iter().copied().zip(asked.iter().copied()) {
+        let cell = made.get(&pair)?;
+        matrix.push((0..).zip(cell).filter(|(_, value)| **value > 0.0).map(|(gene, value)| (gene, *value as f32)));
+    }
+    Some(matrix)
+}
+
 fn copies(train: &Cells<'_>, rows: impl IntoIterator<Item = usize>) -> SparseMatrix {
     let mut matrix = SparseMatrix::new(train.rows.columns);
     rows.into_iter().for_each(|row| matrix.push(train.rows.row(row).map(|(gene, value)| (gene as u32, value as f32))));
@@ -100,5 +139,18 @@ mod tests {
         let generated =
             Cells { rows: SparseRows { indptr: &[0, 1, 2], indices: &[0, 0], values: &[3.6, 2.5], columns: 2 }, labels: &[0, 0] };
         assert_eq!(dense(nearest_cell(&train, &generated)), [vec![(0, 4.0), (1, 1.0)], vec![(0, 2.0)]]);
+    }
+
+    #[test]
+    fn the_response_of_other_labels_is_added() {
+        // Label 0 under the control alone; label 1 under both, where gene 0 goes up by 2 and gene 1 down by 3.
+        let train = Cells {
+            rows: SparseRows { indptr: &[0, 2, 4, 5], indices: &[0, 1, 0, 1, 0], values: &[1.0, 2.0, 1.0, 3.0, 3.0], columns: 2 },
+            labels: &[0, 1, 1],
+        };
+        let made = control_and_response(&train, &[0, 0, 1], &[0, 0, 1], &[1, 0, 0], 0).unwrap();
+        let rows: Vec<Vec<(usize, f64)>> = (0..3).map(|row| made.rows().row(row).collect()).collect();
+        assert_eq!(rows, [vec![(0, 3.0)], vec![(0, 1.0), (1, 2.0)], vec![(0, 1.0), (1, 3.0)]]);
+        assert_eq!(control_and_response(&train, &[0, 0, 1], &[1], &[1], 0), None, "no other label has been under the condition");
     }
 }

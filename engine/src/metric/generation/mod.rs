@@ -5,10 +5,12 @@
 pub mod baselines;
 mod moments;
 mod neighbours;
+mod response;
 mod top_genes;
 
 pub use moments::{DIFFERENTIAL_GENES, Profiles};
 pub use neighbours::nearest_labels;
+pub use response::{RESPONDING_GENES, Responses, response_definitions, response_scores};
 pub use top_genes::{TOP_GENES, top_gene_overlap};
 
 use super::bootstrap::Estimate;

@@ -119,7 +119,7 @@ impl<'a> Part<'a> {
 }
 
 /// Pearson correlation; none where either is constant.
-fn pearson(first: &[f64], second: &[f64]) -> Option<f64> {
+pub(super) fn pearson(first: &[f64], second: &[f64]) -> Option<f64> {
     let n = first.len() as f64;
     let (mean, other) = (first.iter().sum::<f64>() / n, second.iter().sum::<f64>() / n);
     let (mut covariance, mut spread, mut others) = (0.0, 0.0, 0.0);
