@@ -1,5 +1,7 @@
 //! The program as a user runs it: train, annotate, embed, score; errors and exit codes; killed and resumed.
 
+#[path = "program/killed.rs"]
+mod killed;
 mod program;
 #[path = "program/run.rs"]
 mod run;
@@ -8,8 +10,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use killed::succeed_though_killed;
 use program::{program, root};
-use run::{fail, succeed, succeed_though_killed};
+use run::{fail, succeed};
 use scmmgpt_loader::h5ad::{AnnData, Column};
 
 const CELLS: &str = "tests/data/pbmc68k_700.h5ad";

@@ -2,7 +2,6 @@
 
 mod program;
 #[path = "program/run.rs"]
-#[expect(dead_code, reason = "nothing is killed here")]
 mod run;
 
 use std::ops::Range;

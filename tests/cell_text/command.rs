@@ -6,7 +6,8 @@ use std::time::Instant;
 use scmmgpt_loader::h5ad::{AnnData, Column};
 use serde_json::Value;
 
-use crate::run::{fail, succeed, succeed_though_killed};
+use crate::killed::succeed_though_killed;
+use crate::run::{fail, succeed};
 
 const CELLS: &str = "tests/data/pbmc68k_700.h5ad";
 

@@ -2,6 +2,8 @@
 
 mod command;
 mod expert;
+#[path = "../program/killed.rs"]
+mod killed;
 #[path = "../program/mod.rs"]
 mod program;
 #[path = "../program/run.rs"]

@@ -17,6 +17,7 @@ pub(super) struct Request {
     pub(super) work: Work,
 }
 
+/// Sizes of what a request does not have.
 pub(super) const NONE: Dims = Dims { batch: 0, seq_len: 0 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,8 +14,6 @@ use crate::model::matching_head::MatchingHead;
 /// Pairs of a matching pass, roughly: more cost memory and gain no speed.
 const PAIRS: usize = 64;
 
-/// Sizes of what a request does not have.
-
 impl<T: Float> Workspace<T> {
     /// `[batch, num_query_tokens, projection_dim]`, every vector of length 1 unless the linear expert adds to it.
     ///
