@@ -236,7 +236,18 @@ pub fn cases() -> Vec<Case> {
         draft("self_hot", [1, 70, 70, 1, 1, 64]).hot(),
         draft("decode", [2, 1, 200, 6, 2, 64]).keys(&[200, 97]),
         draft("decode", [2, 1, 33, 4, 4, 24]).causal().queries(&[1, 0]).keys(&[33, 20]),
+        // Every head size that has a text of its own, under dropout, with few queries and with many.
+        draft("few", [1, 9, 20, 1, 1, 32]),
+        draft("dropout_few", [1, 9, 20, 1, 1, 8]).dropout(),
+        draft("dropout_few", [1, 9, 20, 1, 1, 16]).dropout(),
+        draft("dropout_few", [1, 9, 20, 1, 1, 24]).dropout(),
+        draft("dropout_few", [1, 9, 20, 1, 1, 32]).dropout(),
+        draft("dropout_few", [1, 9, 20, 1, 1, 64]).dropout(),
+        draft("dropout", [1, 70, 20, 1, 1, 8]).dropout(),
+        draft("dropout", [1, 70, 20, 1, 1, 32]).dropout(),
     ];
+    // In f32 on CUDA devices the gradients of larger heads are refused under dropout.
+    let forward_only = [draft("dropout_few", [1, 9, 20, 1, 1, 128]).dropout(), draft("dropout", [1, 70, 20, 1, 1, 128]).dropout()];
     let timed = [
         draft("encoder", [8, 512, 512, 8, 8, 64]),
         draft("encoder", [8, 1200, 1200, 8, 8, 64]),
@@ -250,5 +261,6 @@ pub fn cases() -> Vec<Case> {
         draft("research", [8, 512, 512, 4, 4, 16]),
         draft("research", [8, 512, 512, 4, 4, 32]),
     ];
-    cases.map(Draft::case).into_iter().chain(timed.map(|draft| draft.case().bench())).collect()
+    let cases = cases.map(Draft::case).into_iter().chain(forward_only.map(|draft| draft.case().forward_only()));
+    cases.chain(timed.map(|draft| draft.case().bench())).collect()
 }

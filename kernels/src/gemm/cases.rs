@@ -12,6 +12,8 @@ enum Kind {
     Bias,
     Relu,
     Gelu,
+    /// Without what backward needs.
+    GeluAlone,
     BiasResidual,
     Residual,
 }
@@ -42,6 +44,7 @@ impl Op for Gemm {
             Kind::Bias => Epilogue::Bias { bias: t.value("bias") },
             Kind::Relu => Epilogue::BiasRelu { bias: t.value("bias") },
             Kind::Gelu => Epilogue::BiasGelu { bias: t.value("bias"), pre_activation: Some(matrix("pre_activation")) },
+            Kind::GeluAlone => Epilogue::BiasGelu { bias: t.value("bias"), pre_activation: None },
             Kind::Residual => Epilogue::Residual { residual: matrix("residual") },
             Kind::BiasResidual => Epilogue::BiasResidual { bias: t.value("bias"), residual: matrix("residual") },
         };
@@ -158,13 +161,21 @@ pub fn cases() -> Vec<Case> {
         for size in [[1, 1, 1], [13, 32, 16], [14, 17, 15], [29, 65, 17], [2, 3, 0], [1, 3, 257], [3, 2, 515], [211, 97, 31]] {
             cases.push(case(layout, Kind::Bias, size, 0));
         }
+        // The small tile, and the large one, which takes many rows; their products are tiny.
+        for kind in KINDS {
+            cases.push(case(layout, kind, [24, 40, 24], 0));
+            cases.push(case(layout, kind, [13_800, 8, 8], 0).forward_only());
+        }
+        for size in [[7, 33, 5], [24, 40, 24], [72, 136, 88], [13_800, 8, 8]] {
+            cases.push(case(layout, Kind::GeluAlone, size, 0).forward_only());
+        }
         cases.push(case(layout, Kind::Gelu, [16, 37, 300], 1));
         cases.push(case(layout, Kind::BiasResidual, [40, 72, 328], 0));
         cases.push(case(layout, Kind::Relu, [200, 136, 200], 0));
     }
     // Wide enough for the large tile.
     cases.push(case(Layout::NT, Kind::Residual, [72, 27_640, 72], 0).forward_only());
-    for size in [[17, 35, 600], [40, 64, 601], [24, 72, 2049], [136, 264, 3100]] {
+    for size in [[17, 35, 600], [40, 64, 601], [24, 72, 2049], [136, 264, 3100], [13_800, 8, 8]] {
         cases.push(weight_gradient(size));
     }
     for size in [[9600, 512, 512], [1200, 512, 512], [1200, 1536, 512], [1, 4096, 4096], [4096, 4096, 4096]] {
