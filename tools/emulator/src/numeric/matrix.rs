@@ -175,8 +175,10 @@ fn cut_off(terms: &[f64], c: f64) -> f32 {
     if largest == 0.0 || !largest.is_finite() {
         return (terms.iter().sum::<f64>() + c) as f32;
     }
-    let unit = 2f64.powi((largest.log2().floor() as i32 - 25).max(-1000));
-    let cut = |term: f64| (term / unit).trunc() * unit;
+    // Terms are products of numbers of 32 bits at most: no exponent is at the ends of an f64's range.
+    let exponent = ((largest.to_bits() >> 52) as i64 - 1023 - 25).max(-1000);
+    let [unit, units] = [exponent, -exponent].map(|power| f64::from_bits(((power + 1023) as u64) << 52));
+    let cut = |term: f64| (term * units).trunc() * unit;
     let total = terms.iter().map(|&term| cut(term)).sum::<f64>() + cut(c);
     round_to(total, 24, -126, 127, Rounding::Zero) as f32
 }
