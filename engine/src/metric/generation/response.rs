@@ -55,8 +55,8 @@ fn responses(profiles: &Profiles, groups: &Groups) -> Vec<Option<Vec<f64>>> {
     groups.pairs.iter().map(response).collect()
 }
 
-/// A figure of one response against another, over some genes.
-type Figure<'a> = &'a dyn Fn(&[f64], &[f64], &[usize]) -> f64;
+/// A number of a generated and a real response, and the genes that respond most.
+type Comparison<'a> = dyn Fn(&[f64], &[f64], &[usize]) -> f64 + 'a;
 
 /// The metrics of some responses against others: both correlations, the size, then each named gene.
 fn compare(
@@ -71,7 +71,7 @@ fn compare(
         .zip(top)
         .filter_map(|((ours, theirs), top)| Some((ours.as_ref()?, theirs.as_ref()?, top)))
         .collect();
-    let mean = |of: Figure<'_>| {
+    let mean = |of: &Comparison<'_>| {
         let sum: f64 = pairs.iter().map(|(ours, theirs, top)| of(ours, theirs, top)).sum();
         (!pairs.is_empty()).then(|| sum / pairs.len() as f64)
     };
