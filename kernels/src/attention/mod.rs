@@ -162,9 +162,9 @@ pub fn scratch<T: Float>(dims: &Dims) -> usize {
 /// # Shapes
 /// See [`Forward`]. Scratch: [`scratch`].
 /// # Errors
-/// `Shape` when a tensor does not fit `dims`; `Scratch` when a CUDA stream has too little; `Argument` when a size is 0, `head_dim` is no multiple of 8, `num_kv_heads` does not
-/// divide `num_heads`, a prefix mask meets `query_len != key_len`, or the dropout probability is outside [0, 1); `Index` when a length
-/// exceeds its dimension. On CUDA devices `Argument` also when `head_dim` is above 128, and in bf16, where tensor cores work, when a
+/// `Shape` when a tensor does not fit `dims`; `Scratch` when a CUDA stream has too little; `Argument` when a size is 0, `head_dim` is no
+/// multiple of 8, `num_kv_heads` does not divide `num_heads`, a prefix mask meets `query_len != key_len`, or the dropout probability is
+/// outside [0, 1); `Index` when a length exceeds its dimension. On CUDA devices `Argument` also when `head_dim` is above 128, and in bf16, where tensor cores work, when a
 /// row does not begin at a multiple of 16 bytes or `scale` is not above 0.
 /// # Source
 /// Milakov & Gimelshein 2018, algorithm 3 (online softmax); Dao 2023, "FlashAttention-2", algorithm 1. One query an item, on CUDA devices:
