@@ -3,7 +3,8 @@
 use super::emit::{MAX_DROPOUT_HEAD_DIM, MAX_HEAD_DIM, Shape};
 use super::emit_mma::Tile;
 use super::{
-    Backward, Dims, Dropout, Forward, Mask, cuda_decode, emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys, scratch,
+    Backward, Dims, Dropout, Forward, Mask, cuda_decode, emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys,
+    scratch,
 };
 use crate::runtime::emit::{Text, kept};
 use crate::runtime::{CudaStream, Float, Launch, Tensor};

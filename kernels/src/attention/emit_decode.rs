@@ -422,7 +422,11 @@ fn write(k: &mut Kernel, decode: Decode, sums: &[Vec<Reg>]) {
     }
     ptx!(k, "add.u32 %head, %first_head, %own_head;\nsetp.lt.u32 %writes, %head, %group;");
     unit(k);
-    ptx!(k, "ld.param.u64 %partial, [partial];\ncvta.to.global.u64 %partial, %partial;\nmad.wide.u32 %partial, %index, {}, %partial;", 4 * d);
+    ptx!(
+        k,
+        "ld.param.u64 %partial, [partial];\ncvta.to.global.u64 %partial, %partial;\nmad.wide.u32 %partial, %index, {}, %partial;",
+        4 * d
+    );
     let (s0, s1, s2, s3) = (&total[0], &total[1], &total[2], &total[3]);
     ptx!(k, "mul.wide.u32 %bytes, %element, 16;\nadd.u64 %partial, %partial, %bytes;");
     ptx!(k, "@%writes st.global.v4.f32 [%partial], {{{s0}, {s1}, {s2}, {s3}}};");
