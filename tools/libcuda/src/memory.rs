@@ -60,15 +60,19 @@ fn download(to: *mut c_void, from: u64, bytes: usize, stream: Option<*mut c_void
         unsafe { std::ptr::write_bytes(to.cast::<u8>(), 0xff, bytes) };
     }
     state.queues.push(handle, Work::ReadPinned { to: HostAddress(to as usize), from, bytes })?;
-    // Copies to ordinary memory are done when the call returns.
-    match (pinned, stream) {
-        (true, Some(_)) => Ok(()),
+    // Copies to ordinary memory are done when the call returns, or never: the caller may free it.
+    let done = match (pinned, stream) {
+        (true, Some(_)) => return Ok(()),
         (false, Some(stream)) => {
             let done = state.queues.finish_stream(driver(), stream as usize);
             state.settle(done)
         }
         (_, None) => finish(&mut state),
+    };
+    if done.is_err() {
+        state.queues.forget_reads(to as usize);
     }
+    done
 }
 
 fn upload(to: u64, from: *const c_void, bytes: usize, stream: Option<*mut c_void>) -> Result<(), Code> {
@@ -135,7 +139,7 @@ exports! {
     cuMemFreeHost(address: *mut c_void) {
         let mut state = driver().state()?;
         // Nothing may still copy from or to it.
-        state.queues.finish(driver())?;
+        finish(&mut state)?;
         let layout = state.pinned.remove(&(address as usize)).ok_or(INVALID_VALUE)?;
         // SAFETY: allocated by `pinned` with this layout, and given back once.
         unsafe { std::alloc::dealloc(address.cast(), layout) };

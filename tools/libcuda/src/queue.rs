@@ -218,6 +218,12 @@ impl Queues {
         }
     }
 
+    /// Drops what would still be copied to this place in the host's memory.
+    pub(crate) fn forget_reads(&mut self, address: usize) {
+        let stays = |work: &Work| !matches!(work, Work::ReadPinned { to, .. } if to.0 == address);
+        self.streams.values_mut().for_each(|stream| stream.work.retain(stays));
+    }
+
     /// Everything on every stream.
     pub(crate) fn finish(&mut self, driver: &Driver) -> Result<(), Code> {
         self.run(driver, |queues| Ok(queues.streams.values().all(|stream| stream.work.is_empty())))
