@@ -40,7 +40,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from compare_with_pytorch import Ours, agree, make_parameters, mixed, processor
+from compare_with_pytorch import Ours, agree, asked_for, make_parameters, mixed, processor
 from llama_cpp import Llama, write_gguf
 
 STANDARD = ["prefill_bf16_b1_s512", "decode_bf16_b1_s512", "decode_bf16_b8_s512", "lora_f32_b4_s128"]
@@ -282,21 +282,7 @@ def print_table(rows, bandwidth):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama", help="a shared library with llama.cpp's C interface; without it PyTorch is the only peer")
-    parser.add_argument("--only", default="", help="beginnings of workload names, separated by commas")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every side (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds a workload (default: 5)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs a round, more for short workloads (default: 3)")
-    parser.add_argument("--json", type=pathlib.Path, help="write everything measured to this file")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-
-    names = []
-    for prefix in options.only.split(","):
-        listed = [name for name in STANDARD if name.startswith(prefix)]
-        # A whole name outside the list is a workload of another size.
-        names += listed or [prefix] * (prefix.count("_") > 2)
-    if not names:
-        parser.error(f"--only {options.only}: no such workload")
+    options, names = asked_for(parser, STANDARD, parts=4)
     load = [os.getloadavg()]
     ours = Ours(options.threads, options.repeats)
     bandwidths, rows = [], []

@@ -459,10 +459,10 @@ def processor():
     return f"{fields.get('model name', 'unknown processor')} ({', '.join(flags) or 'no AVX-512'})"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def asked_for(parser, standard, parts):
+    """The options, and the workloads that they name; a name outside `standard` has at least so many parts."""
     parser.add_argument("--only", default="", help="beginnings of workload names, separated by commas")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of either side (default: all)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every side (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds a workload (default: 5)")
     parser.add_argument("--repeats", type=int, default=3, help="runs a round, more for short workloads (default: 3)")
     parser.add_argument("--json", type=pathlib.Path, help="write everything measured to this file")
@@ -471,11 +471,17 @@ def main():
 
     names = []
     for prefix in options.only.split(","):
-        listed = [name for name in STANDARD if name.startswith(prefix)]
+        listed = [name for name in standard if name.startswith(prefix)]
         # A whole name outside the list is a workload of another size.
-        names += listed or [prefix] * (prefix.count("_") > 1)
+        names += listed or [prefix] * (prefix.count("_") >= parts - 1)
     if not names:
         parser.error(f"--only {options.only}: no such workload")
+    return options, names
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options, names = asked_for(parser, STANDARD, parts=3)
     load = [os.getloadavg()]
     ours = Ours(options.threads, options.repeats)
     peaks, rows = [], []

@@ -227,22 +227,18 @@ impl<T: Float> Workspace<T> {
     /// Changes what the following passes are for; the memory stays.
     ///
     /// # Errors
-    /// `OutOfMemory` when they need more of it and the device refuses.
+    /// `OutOfMemory` when they need more of it and the device refuses; nothing has changed then.
     pub fn turn_to(&mut self, model: &CellModel<T>, purpose: Purpose) -> Result<()> {
-        if self.purpose == purpose {
-            return Ok(());
-        }
-        self.purpose = purpose;
-        self.lay(model, self.handles.dims)
+        if self.purpose == purpose { Ok(()) } else { self.lay(model, self.handles.dims, purpose) }
     }
 
     fn fit(&mut self, model: &CellModel<T>, dims: Dims) -> Result<()> {
-        if self.handles.dims == dims { Ok(()) } else { self.lay(model, dims) }
+        if self.handles.dims == dims { Ok(()) } else { self.lay(model, dims, self.purpose) }
     }
 
-    fn lay(&mut self, model: &CellModel<T>, dims: Dims) -> Result<()> {
+    fn lay(&mut self, model: &CellModel<T>, dims: Dims, purpose: Purpose) -> Result<()> {
         let mut plan = Plan::new(scmmgpt_kernels::runtime::Class::Activations);
-        let handles = model.handles(&mut plan, dims, &self.purpose);
+        let handles = model.handles(&mut plan, dims, &purpose);
         let device = self.stream.device().clone();
         if plan.scratch_bytes() > self.stream.scratch_bytes() {
             // Work on another stream is ordered with what follows by nothing else.
@@ -250,7 +246,7 @@ impl<T: Float> Workspace<T> {
             self.stream = Stream::new(&device, plan.scratch_bytes())?;
         }
         self.arena.replan(plan)?;
-        self.handles = handles;
+        (self.handles, self.purpose) = (handles, purpose);
         Ok(())
     }
 

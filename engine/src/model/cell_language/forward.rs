@@ -22,28 +22,24 @@ impl<T: Float> Workspace<T> {
     /// Changes what the following passes are for; the memory stays.
     ///
     /// # Errors
-    /// `OutOfMemory` when they need more of it and the device refuses.
+    /// `OutOfMemory` when they need more of it and the device refuses; nothing has changed then.
     pub fn turn_to(&mut self, model: &CellLanguage<T>, purpose: Purpose) -> Result<()> {
-        if self.purpose == purpose {
-            return Ok(());
-        }
-        self.purpose = purpose;
-        self.lay(model, self.handles.request)
+        if self.purpose == purpose { Ok(()) } else { self.lay(model, self.handles.request, purpose) }
     }
 
     pub(super) fn fit(&mut self, model: &CellLanguage<T>, request: Request) -> Result<()> {
-        if self.handles.request == request { Ok(()) } else { self.lay(model, request) }
+        if self.handles.request == request { Ok(()) } else { self.lay(model, request, self.purpose) }
     }
 
-    fn lay(&mut self, model: &CellLanguage<T>, request: Request) -> Result<()> {
+    fn lay(&mut self, model: &CellLanguage<T>, request: Request, purpose: Purpose) -> Result<()> {
         let mut plan = Plan::new(Class::Activations);
-        let handles = model.handles(&mut plan, request, &self.purpose);
+        let handles = model.handles(&mut plan, request, &purpose);
         if plan.scratch_bytes() > self.stream.scratch_bytes() {
             self.stream.synchronize()?;
             self.stream = Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
         }
         self.arena.replan(plan)?;
-        self.handles = handles;
+        (self.handles, self.purpose) = (handles, purpose);
         Ok(())
     }
 
