@@ -40,8 +40,8 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from compare_with_pytorch import Ours, agree, asked_for, make_parameters, mixed, processor
 from llama_cpp import Llama, write_gguf
+from peers import Ours, agree, asked_for, make_parameters, mixed, processor
 
 STANDARD = ["prefill_bf16_b1_s512", "decode_bf16_b1_s512", "decode_bf16_b8_s512", "lora_f32_b4_s128"]
 
