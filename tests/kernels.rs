@@ -26,9 +26,6 @@ fn has_cuda(kernel: &str) -> bool {
 /// Kernels whose PTX takes bf16 in every case; the others refuse it, except where all of a case is kept in f32.
 const IN_BF16: [&str; 7] = ["attention", "cross_entropy", "embedding", "gemm", "rms_norm", "rope", "swiglu"];
 
-/// The kernel that devices also have in f16, and in f32 with operands rounded to tf32.
-const IN_F16_AND_TF32: &str = "gemm";
-
 /// Entries of cases that f32 has no kernels for, so that they are forward alone.
 const REFUSED: [&str; 2] =
     ["attention_backward_queries_bf16_d128_128x32_w8_dropout", "attention_backward_keys_bf16_d128_128x16_w8_dropout"];
@@ -62,7 +59,7 @@ fn a_cuda_device_agrees_with_the_cpu() {
             }
             for verify in [testing::verify_f16_on, testing::verify_tf32_on] {
                 match verify(&device, case, 1) {
-                    Ok(ran) => assert_eq!(ran, kernel == IN_F16_AND_TF32, "{kernel} {}: in f16 or tf32", case.name),
+                    Ok(ran) => assert_eq!(ran, case.f16.is_some(), "{kernel} {}: in f16 or tf32", case.name),
                     Err(message) => failures.push(format!("{kernel} {message}")),
                 }
             }

@@ -16,7 +16,7 @@ use sass::Loop;
 use toolchain::root;
 
 /// Emitted texts that stand in the ledger; the marked ones are kept whole.
-const EMITTED: [(&str, bool); 53] = [
+const EMITTED: [(&str, bool); 58] = [
     ("attention_forward_f32_d8", true),
     ("attention_backward_queries_f32_d8", true),
     ("attention_backward_keys_f32_d8", true),
@@ -66,6 +66,11 @@ const EMITTED: [(&str, bool); 53] = [
     ("gemm_nt_f32_16x32x32_s8_none", true),
     ("gemm_nt_bf16_16x32x64_s8_none", true),
     ("gemm_nt_tf32_16x32x32_s8_none", false),
+    ("gemm_nt_bf16_128x128x32_s3_swiglu", true),
+    ("gemm_nt_f32_simt_swiglu", false),
+    ("gemm_nt_bf16_16x32x64_s8_swiglu", false),
+    ("gemm_nt_bf16_64x64x64_s4_scaled", false),
+    ("gemm_nt_bf16_128x128x32_s3_added", false),
     ("topk_select_f32_inner_product_32", true),
     ("topk_merge_f32_32", true),
     ("topk_select_f32_inner_product_128", false),

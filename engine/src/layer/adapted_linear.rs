@@ -67,12 +67,10 @@ struct Kept<T: Float> {
 /// Memory for what is used at once; one for all layers.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared<T: Float> {
-    /// `[tokens * largest width]`: what an adapter adds.
-    wide: Tensor<T>,
     /// The gradient of `low`.
     dlow: Option<Tensor<T>>,
-    /// The gradient of the input before dropout.
-    dinput: Option<Tensor<T>>,
+    /// `[tokens * largest width]` each: the gradients of the input after dropout and before it.
+    dinput: Option<[Tensor<T>; 2]>,
 }
 
 impl<T: Float> Shared<T> {
@@ -80,9 +78,8 @@ impl<T: Float> Shared<T> {
     pub fn plan(plan: &mut Plan, tuning: &Tuning, tokens: usize, width: usize, training: bool) -> Option<Self> {
         let LoraConfig { r, lora_dropout, .. } = *tuning.adapters()?;
         Some(plan.under("lora", |plan| Shared {
-            wide: plan.tensor("wide", [tokens * width]),
             dlow: training.then(|| plan.tensor("dlow", [tokens * MOST * r])),
-            dinput: (training && lora_dropout > 0.0).then(|| plan.tensor("dinput", [tokens * width])),
+            dinput: (training && lora_dropout > 0.0).then(|| ["ddropped", "dinput"].map(|name| plan.tensor(name, [tokens * width]))),
         }))
     }
 }
@@ -139,6 +136,11 @@ impl<T: Float> AdaptedLinear<T> {
     ) -> Result<()> {
         self.base.backward(stream, Some((dx, Epilogue::None)), dy, x)?;
         self.active(saved).map_or(Ok(()), |(lora, kept)| lora.backward(stream, &kept, dx, dy, x, drawn))
+    }
+
+    /// Whether forward adds shares of adapters, so that an epilogue that is more than a sum does not see all.
+    pub fn is_adapted(&self, saved: &Saved<T>) -> bool {
+        self.active(saved).is_some()
     }
 
     fn active(&self, saved: &Saved<T>) -> Option<(Lora<T>, Kept<T>)> {
@@ -218,12 +220,10 @@ impl<T: Float> Lora<T> {
         if let Some((probability, site)) = site {
             dropout::forward(stream, dropout::Forward { y: input, x, residual: None, probability, site })?;
         }
-        multiply(stream, kept.low, input, self.a.value, Layout::NT)?;
-        reduce::scale(stream, &[kept.low], self.scaling)?;
+        let scaled = Epilogue::Scaled { factor: self.scaling };
+        multiply(stream, kept.low, input, self.a.value, Layout::NT, scaled)?;
         for (b, [at, output], [rank, r]) in self.each() {
-            let share = matrix(kept.shared.wide, y.rows(), output);
-            multiply(stream, share, kept.low.columns(rank, r), b.value, Layout::NT)?;
-            reduce::add_assign(stream, reduce::AddAssign { y: y.columns(at, output), x: share })?;
+            multiply(stream, y.columns(at, output), kept.low.columns(rank, r), b.value, Layout::NT, Epilogue::Added)?;
         }
         Ok(())
     }
@@ -233,27 +233,25 @@ impl<T: Float> Lora<T> {
         let dlow = matrix(dlow, dy.rows(), kept.low.width());
         for (b, [at, output], [rank, r]) in self.each() {
             let dy = dy.columns(at, output);
-            multiply(stream, dlow.columns(rank, r), dy, b.value, Layout::NN)?;
+            multiply(stream, dlow.columns(rank, r), dy, b.value, Layout::NN, Epilogue::Scaled { factor: self.scaling })?;
             if let Some(c) = b.gradient {
                 gemm::accumulate(stream, gemm::Accumulate { c, a: dy, b: kept.low.columns(rank, r), layout: Layout::TN })?;
             }
         }
-        reduce::scale(stream, &[dlow], self.scaling)?;
         let (input, site) = self.input(kept, x, drawn);
         if let Some(c) = self.a.gradient {
             gemm::accumulate(stream, gemm::Accumulate { c, a: dlow, b: input, layout: Layout::TN })?;
         }
-        let mut share = matrix(kept.shared.wide, x.rows(), x.width());
-        multiply(stream, share, dlow, self.a.value, Layout::NN)?;
-        if let Some(((probability, site), dinput)) = site.zip(kept.shared.dinput) {
-            let dinput = matrix(dinput, x.rows(), x.width());
-            dropout::backward(stream, dropout::Backward { dx: dinput, dy: share, probability, site })?;
-            share = dinput;
-        }
-        Ok(reduce::add_assign(stream, reduce::AddAssign { y: dx, x: share })?)
+        let Some(((probability, site), dinput)) = site.zip(kept.shared.dinput) else {
+            return multiply(stream, dx, dlow, self.a.value, Layout::NN, Epilogue::Added);
+        };
+        let [ddropped, dinput] = dinput.map(|memory| matrix(memory, x.rows(), x.width()));
+        multiply(stream, ddropped, dlow, self.a.value, Layout::NN, Epilogue::None)?;
+        dropout::backward(stream, dropout::Backward { dx: dinput, dy: ddropped, probability, site })?;
+        Ok(reduce::add_assign(stream, reduce::AddAssign { y: dx, x: dinput })?)
     }
 }
 
-fn multiply<T: Float>(stream: &Stream, c: Tensor<T>, a: Tensor<T>, b: Tensor<T>, layout: Layout) -> Result<()> {
-    Ok(gemm::forward(stream, gemm::Forward { c, a, b, layout, epilogue: Epilogue::None })?)
+fn multiply<T: Float>(stream: &Stream, c: Tensor<T>, a: Tensor<T>, b: Tensor<T>, layout: Layout, epilogue: Epilogue<T>) -> Result<()> {
+    Ok(gemm::forward(stream, gemm::Forward { c, a, b, layout, epilogue })?)
 }

@@ -83,9 +83,13 @@ impl<T: Float> GatedFeedForward<T> {
         x: Tensor<T>,
         drawn: Option<Dropout>,
     ) -> Result<()> {
-        self.gate_up.forward(stream, &saved.gate_up_adapters, saved.gate_up, x, Epilogue::None, drawn)?;
-        let (gate, up) = self.halves(saved.gate_up);
-        swiglu::forward(stream, swiglu::Forward { y: saved.hidden, gate, up })?;
+        if self.gate_up.is_adapted(&saved.gate_up_adapters) {
+            self.gate_up.forward(stream, &saved.gate_up_adapters, saved.gate_up, x, Epilogue::None, drawn)?;
+            let (gate, up) = self.halves(saved.gate_up);
+            swiglu::forward(stream, swiglu::Forward { y: saved.hidden, gate, up })?;
+        } else {
+            self.gate_up.base.forward_with(stream, saved.hidden, x, Epilogue::SwiGlu { gate_up: saved.gate_up })?;
+        }
         self.down.forward(stream, &saved.down_adapters, sum, saved.hidden, Epilogue::Residual { residual }, drawn)
     }
 

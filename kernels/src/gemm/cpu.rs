@@ -28,7 +28,10 @@ pub(super) fn forward<T: Float>(stream: &Stream, cpu: &Cpu, args: Forward<T>) {
     let (a, b, c) = (access.read_rows(args.a), access.read_rows(args.b), access.write_rows(args.c));
     let mut pre_activation = None;
     let finish = match args.epilogue {
-        Epilogue::None => Finish::None,
+        // The gate is a pass of its own here.
+        Epilogue::None | Epilogue::SwiGlu { .. } => Finish::None,
+        Epilogue::Scaled { factor } => Finish::Scale(T::Acc::of(factor)),
+        Epilogue::Added => Finish::Join,
         Epilogue::Bias { bias } => Finish::Bias(access.read(bias)),
         Epilogue::BiasRelu { bias } => Finish::Relu(access.read(bias)),
         Epilogue::BiasGelu { bias, pre_activation: kept } => {

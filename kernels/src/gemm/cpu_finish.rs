@@ -16,6 +16,8 @@ pub(super) enum Finish<'a, C: Float> {
     GeluMask(Rows<'a, C>),
     /// `c = alpha ab`.
     Scale(C::Acc),
+    /// `c += ab`, once.
+    Join,
     /// `c += alpha ab`, once a block of depth.
     Add(C::Acc),
 }
@@ -84,6 +86,11 @@ fn finish_row<C: Float>(finish: Finish<'_, C>, c: &mut [C], kept: Option<&mut [C
     match finish {
         Finish::None => plain(c, sums, |sum| sum),
         Finish::Scale(alpha) => plain(c, sums, |sum| sum * alpha),
+        Finish::Join => {
+            for (c, sum) in c.iter_mut().zip(sums) {
+                *c = C::from_acc(c.to_acc() + *sum);
+            }
+        }
         Finish::Add(alpha) => {
             for (c, sum) in c.iter_mut().zip(sums) {
                 *c = C::from_acc(c.to_acc() + alpha * *sum);

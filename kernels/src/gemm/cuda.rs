@@ -17,6 +17,8 @@ const SEGMENTS: &str = include_str!("segments.ptx");
 const BUSY: usize = 108;
 /// Bytes between rows from which the offsets inside a tile would leave 32 bits.
 const FAR: usize = 1 << 24;
+/// Bytes of an operand of which a tile reads rows that lie half of all apart.
+const FURTHEST: usize = 1 << 31;
 /// Shortest segment, longest list of them.
 const SHORTEST: usize = 1024;
 const MOST: usize = 16;
@@ -38,7 +40,7 @@ pub(super) fn scratch(m: usize, n: usize, k: usize) -> usize {
 fn tile(stream: &CudaStream, m: usize, n: usize) -> Tile {
     let fills = m.div_ceil(LARGE.rows) * n.div_ceil(LARGE.columns) >= BUSY;
     match m {
-        0..=64 => SMALL,
+        _ if m.min(n) <= SMALL.rows => SMALL,
         _ if fills && stream.shared_limit() >= LARGE.shared_bytes() => LARGE,
         _ => MEDIUM,
     }
@@ -53,11 +55,15 @@ struct Product<T: Float, C: Element> {
     finish: Finish,
     bias: Option<Tensor<T>>,
     other: Option<Tensor<T>>,
+    factor: Option<f32>,
 }
 
 pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: Forward<T>) -> Result<()> {
     let (finish, bias, other) = match args.epilogue {
         Epilogue::None => (Finish::None, None, None),
+        Epilogue::Scaled { .. } => (Finish::Scaled, None, None),
+        Epilogue::Added => (Finish::Added, None, None),
+        Epilogue::SwiGlu { gate_up } => (Finish::SwiGlu, None, Some(gate_up)),
         Epilogue::Bias { bias } => (Finish::Bias, Some(bias), None),
         Epilogue::BiasRelu { bias } => (Finish::BiasRelu, Some(bias), None),
         Epilogue::BiasGelu { bias, pre_activation: None } => (Finish::BiasGelu, Some(bias), None),
@@ -67,13 +73,14 @@ pub(super) fn forward<T: Float>(stream: &CudaStream, op: &'static str, args: For
         Epilogue::ReluMask { output } => (Finish::ReluMask, None, Some(output)),
         Epilogue::GeluMask { pre_activation } => (Finish::GeluMask, None, Some(pre_activation)),
     };
+    let factor = if let Epilogue::Scaled { factor } = args.epilogue { Some(factor as f32) } else { None };
     let Forward { c, a, b, layout, .. } = args;
-    Product { c, a, b, layout, finish, bias, other }.launch(stream, op)
+    Product { c, a, b, layout, finish, bias, other, factor }.launch(stream, op)
 }
 
 pub(super) fn accumulate<T: Float>(stream: &CudaStream, op: &'static str, args: Accumulate<T>) -> Result<()> {
     let Accumulate { c, a, b, layout } = args;
-    Product { c, a, b, layout, finish: Finish::Accumulate, bias: None, other: None }.launch(stream, op)
+    Product { c, a, b, layout, finish: Finish::Accumulate, bias: None, other: None, factor: None }.launch(stream, op)
 }
 
 impl<T: Float, C: Element> Product<T, C> {
@@ -103,7 +110,10 @@ impl<T: Float, C: Element> Product<T, C> {
 
     /// Both operands can be copied 16 bytes at a time.
     fn has_whole_chunks(&self, stream: &CudaStream) -> bool {
-        let near = self.a.row_stride().max(self.b.row_stride()) * size_of::<T>() < FAR;
+        let mut near = self.a.row_stride().max(self.b.row_stride()) * size_of::<T>() < FAR;
+        if self.finish.folds() > 1 {
+            near &= self.b.rows() * self.b.row_stride() * size_of::<T>() < FURTHEST;
+        }
         near && stream.has_whole_chunks(self.a) && stream.has_whole_chunks(self.b)
     }
 
@@ -119,7 +129,7 @@ impl<T: Float, C: Element> Product<T, C> {
         let entry = emit_simt::entry(stored, self.layout, self.finish);
         let text = emit::kept(&entry, || emit_simt::text(stored, self.layout, self.finish));
         let (m, n) = (self.c.rows(), self.c.width());
-        let grid = [n.div_ceil(emit_simt::TILE) as u32, m.div_ceil(emit_simt::TILE) as u32, 1];
+        let grid = [n.div_ceil(emit_simt::TILE / self.finish.folds()) as u32, m.div_ceil(emit_simt::TILE) as u32, 1];
         let launch = stream.launch(text, entry, grid, emit_simt::THREADS as u32);
         self.arguments(launch.write("c", self.c), self.c.row_stride()).submit()
     }
@@ -145,12 +155,12 @@ impl<T: Float, C: Element> Product<T, C> {
                 .value("c_stride", self.c.row_stride() as u32)
                 .submit();
         }
-        self.tiled(stream, stored, if self.is_few() { FEW } else { tile(stream, m, n) })
+        self.tiled(stream, stored, if self.is_few() { FEW } else { tile(stream, m, n * self.finish.folds()) })
     }
 
     fn tiled(&self, stream: &CudaStream, stored: Stored, tile: Tile) -> Result<()> {
         let (m, n) = (self.c.rows(), self.c.width());
-        let (down, across) = (m.div_ceil(tile.rows), n.div_ceil(tile.columns));
+        let (down, across) = (m.div_ceil(tile.rows), n.div_ceil(tile.columns / self.finish.folds()));
         let grid = [down.min(RASTER), across, down.div_ceil(RASTER)].map(|blocks| blocks as u32);
         let launch = self.variant(stream, Variant { stored, layout: self.layout, tile, finish: self.finish }, grid);
         self.arguments(launch.write("c", self.c), self.c.row_stride()).submit()
@@ -174,8 +184,11 @@ impl<T: Float, C: Element> Product<T, C> {
         launch = launch.value("m", self.c.rows() as u32).value("n", self.c.width() as u32).value("k", self.k() as u32);
         launch = launch.value("c_stride", c_stride as u32);
         launch = launch.value("a_stride", self.a.row_stride() as u32).value("b_stride", self.b.row_stride() as u32);
-        match self.other {
-            Some(other) => launch.value("other_stride", other.row_stride() as u32),
+        if let Some(other) = self.other {
+            launch = launch.value("other_stride", other.row_stride() as u32);
+        }
+        match self.factor {
+            Some(factor) => launch.value("factor", factor),
             None => launch,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::emit_mma::{FEW, FEW_BY_LANES, LARGE, MEDIUM, SMALL, Variant};
 use super::{Layout, emit_simt};
-use crate::runtime::emit::Text;
+use crate::runtime::emit::{Kernel, Text};
 
 /// How elements of the operands and of `c` are stored and multiplied; sums are f32.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +45,11 @@ pub(super) enum Finish {
     Residual,
     ReluMask,
     GeluMask,
+    Scaled,
+    /// `c += ab`.
+    Added,
+    /// Every part of 2 w columns that a warp makes is w of the gate and the w of the same places above.
+    SwiGlu,
     /// `c += ab`, in f32.
     Accumulate,
     /// The sums of one segment of k, in f32, for [`Finish::Accumulate`] in two launches.
@@ -52,8 +57,8 @@ pub(super) enum Finish {
 }
 
 impl Finish {
-    /// What a call can ask for.
-    pub(super) const ALL: [Finish; 10] = [
+    /// What a call can ask for in every layout.
+    const ALL: [Finish; 12] = [
         Finish::None,
         Finish::Bias,
         Finish::BiasRelu,
@@ -63,8 +68,14 @@ impl Finish {
         Finish::Residual,
         Finish::ReluMask,
         Finish::GeluMask,
+        Finish::Scaled,
+        Finish::Added,
         Finish::Accumulate,
     ];
+
+    fn all(layout: Layout) -> impl Iterator<Item = Finish> {
+        Finish::ALL.into_iter().chain((layout == Layout::NT).then_some(Finish::SwiGlu))
+    }
 
     /// Ending of the entry's name.
     pub(super) fn name(self) -> &'static str {
@@ -78,6 +89,9 @@ impl Finish {
             Finish::Residual => "residual",
             Finish::ReluMask => "relu_mask",
             Finish::GeluMask => "gelu_mask",
+            Finish::Scaled => "scaled",
+            Finish::Added => "added",
+            Finish::SwiGlu => "swiglu",
             Finish::Accumulate => "accumulate",
             Finish::Partial => "partial",
         }
@@ -98,13 +112,44 @@ impl Finish {
             Finish::BiasGeluKept | Finish::GeluMask => Some("pre_activation"),
             Finish::BiasResidual | Finish::Residual => Some("residual"),
             Finish::ReluMask => Some("output"),
+            Finish::SwiGlu => Some("gate_up"),
             _ => None,
         }
     }
 
     /// The other matrix is read, not written.
     pub(super) fn reads_other(self) -> bool {
-        self.other().is_some() && self != Finish::BiasGeluKept
+        self.other().is_some() && !matches!(self, Finish::BiasGeluKept | Finish::SwiGlu)
+    }
+
+    /// What `c` held is part of the result.
+    pub(super) fn reads_c(self) -> bool {
+        matches!(self, Finish::Accumulate | Finish::Added)
+    }
+
+    /// Columns of op(b) that make one of `c`.
+    pub(super) fn folds(self) -> usize {
+        if self == Finish::SwiGlu { 2 } else { 1 }
+    }
+
+    /// Declares the parameters: addresses, sizes, strides, what else there is.
+    pub(super) fn params(self, k: &mut Kernel) {
+        k.params(".u64", "c a b");
+        if self.has_bias() {
+            k.params(".u64", "bias");
+        }
+        if let Some(other) = self.other() {
+            k.params(".u64", other);
+        }
+        k.params(".u32", "m n k c_stride a_stride b_stride");
+        if self.other().is_some() {
+            k.params(".u32", "other_stride");
+        }
+        match self {
+            Finish::Scaled => k.params(".f32", "factor"),
+            Finish::Partial => k.params(".u32", "segment"),
+            _ => {}
+        }
     }
 }
 
@@ -121,12 +166,12 @@ pub(super) fn all() -> Vec<Text> {
     let mut texts = Vec::new();
     for layout in [Layout::NT, Layout::NN, Layout::TN] {
         for stored in [Stored::F32, Stored::Bf16, Stored::F16] {
-            texts.extend(Finish::ALL.map(|finish| emit_simt::text(stored, layout, finish)));
+            texts.extend(Finish::all(layout).map(|finish| emit_simt::text(stored, layout, finish)));
         }
         for stored in [Stored::Bf16, Stored::F16, Stored::Tf32] {
             let on_tensor_cores = |tile, finish| Variant { stored, layout, tile, finish }.text();
             for tile in [LARGE, MEDIUM, SMALL] {
-                texts.extend(Finish::ALL.map(|finish| on_tensor_cores(tile, finish)));
+                texts.extend(Finish::all(layout).map(|finish| on_tensor_cores(tile, finish)));
             }
             if stored != Stored::Tf32 {
                 texts.extend([MEDIUM, SMALL].map(|tile| on_tensor_cores(tile, Finish::Partial)));
@@ -135,7 +180,7 @@ pub(super) fn all() -> Vec<Text> {
     }
     for stored in [Stored::F32, Stored::Bf16, Stored::F16, Stored::Tf32] {
         let tile = if stored == Stored::F32 { FEW_BY_LANES } else { FEW };
-        let narrow = Finish::ALL.into_iter().filter(|finish| !finish.is_wide());
+        let narrow = Finish::all(Layout::NT).filter(|finish| !finish.is_wide());
         texts.extend(narrow.map(|finish| Variant { stored, layout: Layout::NT, tile, finish }.text()));
     }
     texts

@@ -58,31 +58,51 @@ pub(super) fn lane_products(k: &mut Kernel, sums: &[Reg], a: &[Vec<Reg>], b: &[R
     }
 }
 
-/// A lane's sum, and where it goes from the lane's first row and column on.
+/// A lane's sum, with the one of the columns above where there are two, and where it goes from the lane's first row and column on.
 struct Sum<'a> {
     row: usize,
     column: usize,
     register: &'a Reg,
+    up: Option<&'a Reg>,
 }
 
 /// Writes `c` from the sums, element by element.
 pub(super) fn write_out(k: &mut Kernel, variant: Variant, acc: &[Vec<Vec<Reg>>]) {
     let Variant { stored, finish, .. } = variant;
     k.regs(Kind::B32, "row column c_stride other_stride");
+    if finish.folds() > 1 {
+        ptx!(k, "shr.u32 %warp_column, %warp_column, 1;");
+    }
     ptx!(k, "add.u32 %row, %first_row, %warp_row;\nadd.u32 %column, %first_column, %warp_column;");
-    let fragments = acc[0].iter().enumerate().flat_map(|(octet, sums)| sums.iter().enumerate().map(move |(at, sum)| (octet, at, sum)));
+    k.regs(Kind::Pred, "inside");
+    let gated = finish == Finish::SwiGlu;
+    let above = if gated && stored == Stored::F32 { k.array(Kind::F32, "up", acc[0][0].len()) } else { Vec::new() };
     let sums: Vec<Sum<'_>> = if stored == Stored::F32 {
         k.note("This lane's column of the warp's four rows.");
+        if gated {
+            // The columns above are those of the other half of the lanes, which write nothing.
+            for (up, sum) in above.iter().zip(&acc[0][0]) {
+                ptx!(k, "shfl.sync.bfly.b32 {up}, {sum}, 16, 31, 0xffffffff;");
+            }
+            ptx!(k, "setp.ge.u32 %inside, %lane, 16;\n@%inside bra DONE;");
+        }
         ptx!(k, "add.u32 %column, %column, %lane;");
-        fragments.map(|(_, row, register)| Sum { row, column: 0, register }).collect()
+        acc[0][0].iter().enumerate().map(|(row, register)| Sum { row, column: 0, register, up: above.get(row) }).collect()
     } else {
         k.note("This lane's places in the fragments.");
         ptx!(k, "shr.u32 %index, %lane, 2;\nadd.u32 %row, %row, %index;");
         ptx!(k, "and.b32 %index, %lane, 3;\nmad.lo.u32 %column, %index, 2, %column;");
-        fragments.map(|(octet, at, register)| Sum { row: 8 * (at / 2), column: 8 * octet + at % 2, register }).collect()
+        let octets = acc[0].len() / finish.folds();
+        let places = (0..4).flat_map(|at| (0..octets).map(move |octet| (octet, at)));
+        let sum = |(octet, at): (usize, usize)| Sum {
+            row: 8 * (at / 2),
+            column: 8 * octet + at % 2,
+            register: &acc[0][octet][at],
+            up: gated.then(|| &acc[0][octet + octets][at]),
+        };
+        places.map(sum).collect()
     };
     k.regs(Kind::B64, "c c_at other other_at bias_at bytes");
-    k.regs(Kind::Pred, "inside");
     k.regs(Kind::F32, "x bias other_value");
     if stored.bytes() == 2 {
         k.regs(Kind::B16, "half no_bits");
@@ -97,23 +117,25 @@ pub(super) fn write_out(k: &mut Kernel, variant: Variant, acc: &[Vec<Vec<Reg>>])
         ptx!(k, "ld.param.u64 %bias_at, [bias];\ncvta.to.global.u64 %bias_at, %bias_at;");
         ptx!(k, "mul.wide.u32 %bytes, %column, {};\nadd.u64 %bias_at, %bias_at, %bytes;", stored.bytes());
     }
+    if gated {
+        k.regs(Kind::B64, "up_at");
+        ptx!(k, "mul.wide.u32 %bytes, %n, {};\nadd.u64 %up_at, %other_at, %bytes;", stored.bytes());
+    }
     let mut at_row = 0;
-    for sum in rows_in_order(sums) {
+    for sum in sums {
         if sum.row > at_row {
             for name in ["c"].into_iter().chain(finish.other().map(|_| "other")) {
                 ptx!(k, "mul.wide.u32 %bytes, %{name}_stride, {};", (sum.row - at_row) * stored.bytes());
                 ptx!(k, "add.u64 %{name}_at, %{name}_at, %bytes;");
+            }
+            if gated {
+                ptx!(k, "add.u64 %up_at, %up_at, %bytes;");
             }
             ptx!(k, "add.u32 %row, %row, {};", sum.row - at_row);
             at_row = sum.row;
         }
         write(k, stored, finish, &sum);
     }
-}
-
-fn rows_in_order(mut sums: Vec<Sum<'_>>) -> Vec<Sum<'_>> {
-    sums.sort_by_key(|sum| (sum.row, sum.column));
-    sums
 }
 
 /// Address of this lane's first element of a matrix.
@@ -126,7 +148,7 @@ fn matrix(k: &mut Kernel, register: &str, param: &str, stored: Stored) {
 }
 
 fn write(k: &mut Kernel, stored: Stored, finish: Finish, sum: &Sum<'_>) {
-    let Sum { column, register, .. } = *sum;
+    let Sum { column, register, up, .. } = *sum;
     let [x, bias, other] = ["x", "bias", "other_value"].map(Reg::named);
     let offset = column * stored.bytes();
     ptx!(k, "add.u32 %index, %column, {column};\nsetp.lt.u32 %inside, %index, %n;\nsetp.lt.and.u32 %inside, %row, %m, %inside;");
@@ -137,6 +159,18 @@ fn write(k: &mut Kernel, stored: Stored, finish: Finish, sum: &Sum<'_>) {
     if finish.reads_other() {
         ptx!(k, "mov.f32 {other}, {};", float(0.0));
         finish::load(k, stored, "%inside", &other, &format!("%other_at + {offset}"));
+    }
+    if finish.reads_c() {
+        ptx!(k, "mov.f32 {other}, {};", float(0.0));
+        finish::load(k, stored, "%inside", &other, &format!("%c_at + {offset}"));
+    }
+    if let Some(up) = up {
+        ptx!(k, "mov.f32 {x}, {up};");
+        finish::store(k, stored, "%inside", &format!("%up_at + {offset}"));
+        ptx!(k, "mov.f32 {x}, {register};");
+        finish::store(k, stored, "%inside", &format!("%other_at + {offset}"));
+        finish::swiglu(k, &x, up);
+        return finish::store(k, stored, "%inside", &format!("%c_at + {offset}"));
     }
     ptx!(k, "mov.f32 {x}, {register};");
     finish::apply(k, finish, &x, &bias, &other);

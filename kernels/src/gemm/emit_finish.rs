@@ -10,15 +10,23 @@ pub(super) fn declare(k: &mut Kernel, finish: Finish) {
         k.regs(Kind::F32, "erf_x erf_magnitude erf_t erf_minus_t erf_square erf_far erf_near erf cdf density point");
         k.regs(Kind::Pred, "erf_is_near");
     }
-    if finish == Finish::ReluMask {
-        k.regs(Kind::Pred, "active");
+    match finish {
+        Finish::ReluMask => k.regs(Kind::Pred, "active"),
+        Finish::SwiGlu => k.regs(Kind::F32, "share"),
+        Finish::Scaled => {
+            k.regs(Kind::F32, "factor");
+            ptx!(k, "ld.param.f32 %factor, [factor];");
+        }
+        _ => {}
     }
 }
 
 /// The sum in register `x` becomes the result, given the registers of the bias and of the other matrix's element.
 pub(super) fn apply(k: &mut Kernel, finish: Finish, x: &Reg, bias: &Reg, other: &Reg) {
     match finish {
-        Finish::None | Finish::Partial => {}
+        // The gate takes two sums: see [`swiglu`].
+        Finish::None | Finish::Partial | Finish::SwiGlu => {}
+        Finish::Scaled => ptx!(k, "mul.rn.f32 {x}, {x}, %factor;"),
         Finish::Bias | Finish::BiasGeluKept => ptx!(k, "add.rn.f32 {x}, {x}, {bias};"),
         Finish::BiasRelu => ptx!(k, "add.rn.f32 {x}, {x}, {bias};\nmax.f32 {x}, {x}, {};", float(0.0)),
         Finish::BiasGelu => {
@@ -26,7 +34,7 @@ pub(super) fn apply(k: &mut Kernel, finish: Finish, x: &Reg, bias: &Reg, other: 
             gelu(k, x);
         }
         Finish::BiasResidual => ptx!(k, "add.rn.f32 {x}, {x}, {bias};\nadd.rn.f32 {x}, {x}, {other};"),
-        Finish::Residual | Finish::Accumulate => ptx!(k, "add.rn.f32 {x}, {x}, {other};"),
+        Finish::Residual | Finish::Accumulate | Finish::Added => ptx!(k, "add.rn.f32 {x}, {x}, {other};"),
         Finish::ReluMask => ptx!(k, "setp.gt.f32 %active, {other}, {zero};\nselp.f32 {x}, {x}, {zero}, %active;", zero = float(0.0)),
         Finish::GeluMask => gelu_derivative(k, x, other),
     }
@@ -37,6 +45,13 @@ pub(super) fn gelu(k: &mut Kernel, x: &Reg) {
     ptx!(k, "mov.f32 %point, {x};");
     cdf(k);
     ptx!(k, "mul.rn.f32 {x}, {x}, %cdf;");
+}
+
+/// `gate = silu(gate) up`, in the words of `swiglu.ptx`.
+pub(super) fn swiglu(k: &mut Kernel, gate: &Reg, up: &Reg) {
+    ptx!(k, "mul.rn.f32 %share, {gate}, {};\nex2.approx.f32 %share, %share;", float(-std::f32::consts::LOG2_E));
+    ptx!(k, "add.rn.f32 %share, %share, {};\nrcp.rn.f32 %share, %share;", float(1.0));
+    ptx!(k, "mul.rn.f32 {gate}, {gate}, %share;\nmul.rn.f32 {gate}, {gate}, {up};");
 }
 
 /// `x *= gelu'(pre)`: `Phi(x) + x phi(x)`.

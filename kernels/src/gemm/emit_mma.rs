@@ -42,7 +42,7 @@ pub(super) struct Tile {
 pub(super) const LARGE: Tile = Tile { rows: 128, columns: 256, row_bytes: 128, stages: 3, warps_down: 2, warp_columns: 64, blocks: 1 };
 /// For most outputs.
 pub(super) const MEDIUM: Tile = Tile { rows: 128, columns: 128, row_bytes: 64, stages: 3, warps_down: 2, warp_columns: 64, blocks: 2 };
-/// For 64 rows and less.
+/// For 64 rows or columns and less.
 pub(super) const SMALL: Tile = Tile { rows: 64, columns: 64, row_bytes: 128, stages: 4, warps_down: 4, warp_columns: 64, blocks: 2 };
 /// For so few rows that the time is that of reading b, whose k runs along its rows.
 pub(super) const FEW: Tile = Tile { rows: 16, columns: 32, row_bytes: 128, stages: 8, warps_down: 1, warp_columns: 16, blocks: 3 };
@@ -138,10 +138,10 @@ impl Variant {
     fn operands(self) -> [Operand; 2] {
         let Variant { tile: Tile { rows, columns, row_bytes, .. }, stored, .. } = self;
         let (threads, warp_rows, depth) = (self.tile.threads(), self.tile.warp_rows(), self.tile.depth(stored));
-        let operand = |name, across, deep, warp, shared| Operand { name, across, depth, stored, deep, warp, threads, shared };
+        let operand = |name, across, deep, warp, folds, shared| Operand { name, across, depth, stored, deep, warp, folds, threads, shared };
         [
-            operand("a", rows, self.layout != Layout::TN, warp_rows, 0),
-            operand("b", columns, self.layout == Layout::NT, self.tile.warp_columns, rows * row_bytes),
+            operand("a", rows, self.layout != Layout::TN, warp_rows, 1, 0),
+            operand("b", columns, self.layout == Layout::NT, self.tile.warp_columns, self.finish.folds(), rows * row_bytes),
         ]
     }
 
@@ -149,20 +149,7 @@ impl Variant {
     pub(super) fn text(self) -> Text {
         let mut kernel = Kernel::new(self.entry(), self.about());
         let k = &mut kernel;
-        k.params(".u64", "c a b");
-        if self.finish.has_bias() {
-            k.params(".u64", "bias");
-        }
-        if let Some(other) = self.finish.other() {
-            k.params(".u64", other);
-        }
-        k.params(".u32", "m n k c_stride a_stride b_stride");
-        if self.finish.other().is_some() {
-            k.params(".u32", "other_stride");
-        }
-        if self.finish == Finish::Partial {
-            k.params(".u32", "segment");
-        }
+        self.finish.params(k);
         k.block(self.tile.threads(), self.tile.blocks);
         k.dynamic_shared(self.tile.shared_bytes());
         positions(k, self);
@@ -196,7 +183,7 @@ fn positions(k: &mut Kernel, variant: Variant) {
         ptx!(k, "mov.u32 %index, %ctaid.z;\nmad.lo.u32 %first_row, %index, {RASTER}, %first_row;");
     }
     ptx!(k, "mul.lo.u32 %first_row, %first_row, {rows};\nsetp.ge.u32 %outside, %first_row, %m;\n@%outside bra DONE;");
-    ptx!(k, "mov.u32 %first_column, %ctaid.y;\nmul.lo.u32 %first_column, %first_column, {columns};");
+    ptx!(k, "mov.u32 %first_column, %ctaid.y;\nmul.lo.u32 %first_column, %first_column, {};", columns / variant.finish.folds());
     k.note("Which part of it this warp makes.");
     let across = variant.tile.warps_across();
     ptx!(k, "mov.u32 %shared, shared_memory;");
@@ -269,7 +256,11 @@ fn main_loop(k: &mut Kernel, variant: Variant, a: Operand, b: Operand) -> Vec<Ve
     }
     ptx!(k, "bra.uni DEPTH_LOOP;\nLAST_STEP:");
     products(k, stored, &acc, &af[1], &bf[1]);
-    ptx!(k, "SUMMED:\ncp.async.wait_all;\nbar.sync 0;");
+    ptx!(k, "SUMMED:\ncp.async.wait_all;");
+    if !variant.is_few() {
+        k.note("The stages' memory is used again.");
+        ptx!(k, "bar.sync 0;");
+    }
     acc
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Operand {
     pub(super) depth: usize,
     pub(super) stored: Stored,
     pub(super) deep: bool,
+    /// Rows that lie n apart and belong to one column of `c`: a warp's share is made of so many ranges.
+    pub(super) folds: usize,
     pub(super) threads: usize,
     /// Where it lies in a stage.
     pub(super) shared: usize,
@@ -138,7 +140,11 @@ pub(super) fn prepare(k: &mut Kernel, operand: Operand) {
         ptx!(k, "mul.lo.u32 {}, %{name}_chunk, {chunk_elements};", places[0]);
         for (copy, offset) in offsets.iter().enumerate() {
             ptx!(k, "add.u32 %{name}_row_at, %{name}_row, {};", copy * operand.rows_at_once());
-            ptx!(k, "min.u32 %{name}_row_at, %{name}_row_at, %{name}_last;");
+            if operand.folds == 1 {
+                ptx!(k, "min.u32 %{name}_row_at, %{name}_row_at, %{name}_last;");
+            } else {
+                fold(k, operand);
+            }
             ptx!(k, "mad.lo.u32 {offset}, %{name}_row_at, %{name}_stride, {};\nmul.lo.u32 {offset}, {offset}, {bytes};", places[0]);
         }
     } else {
@@ -153,6 +159,15 @@ pub(super) fn prepare(k: &mut Kernel, operand: Operand) {
         }
     }
     ptx!(k, "shl.b64 %{name}_tile, %{name}_tile, {};\nadd.u64 %{name}, %{name}, %{name}_tile;", bytes.trailing_zeros());
+}
+
+/// Row `%row_at` of the tile is which of the matrix: the first half of a warp's share from the first half of the rows, then the second.
+fn fold(k: &mut Kernel, operand: Operand) {
+    let (name, half) = (operand.name, operand.warp / 2);
+    ptx!(k, "shr.u32 %index, %{name}_row_at, {};\nand.b32 %{name}_size, %{name}_row_at, {};", operand.warp.trailing_zeros(), half - 1);
+    ptx!(k, "mad.lo.u32 %index, %index, {half}, %{name}_size;\nmin.u32 %index, %index, %{name}_last;");
+    ptx!(k, "shr.u32 %{name}_row_at, %{name}_row_at, {};\nand.b32 %{name}_row_at, %{name}_row_at, 1;", half.trailing_zeros());
+    ptx!(k, "mad.lo.u32 %{name}_row_at, %{name}_row_at, %n, %index;");
 }
 
 /// Starts one copy of the next stage, to `%write`; beyond k it fills with zeros. After the last the tile moves on.

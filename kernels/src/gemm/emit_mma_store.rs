@@ -39,15 +39,20 @@ pub(super) fn write_out(k: &mut Kernel, variant: Variant, acc: &[Vec<Vec<Reg>>])
     let put = k.array(Kind::B32, "put", WARP_COLUMNS / OCTET);
     finish::declare(k, finish);
 
-    let neighbours = if c_stored.bytes() == 4 { OCTET / 2 } else { OCTET };
+    // The gate's columns and those above lie as far apart as the fours of f32.
+    let folds = finish.folds();
+    let neighbours = if c_stored.bytes() == 4 || folds > 1 { OCTET / 2 } else { OCTET };
     k.note(format!("Lane l finishes columns {neighbours} (l & 7) of rows l / 8 + 4 i."));
     ptx!(k, "and.b32 %octet, %lane, 7;\nshr.u32 %quad, %lane, 3;");
+    if folds > 1 {
+        ptx!(k, "shr.u32 %warp_column, %warp_column, 1;");
+    }
     ptx!(k, "add.u32 %column, %first_column, %warp_column;\nmad.lo.u32 %column, %octet, {neighbours}, %column;");
     ptx!(k, "setp.lt.u32 %column_inside, %column, %n;");
-    if neighbours < OCTET {
+    if neighbours < OCTET && folds == 1 {
         k.regs(Kind::Pred, "apart_inside");
         ptx!(k, "add.u32 %index, %column, {APART};\nsetp.lt.u32 %apart_inside, %index, %n;");
-        if finish.reads_other() || finish == Finish::Accumulate {
+        if finish.reads_other() || finish.reads_c() {
             for other in &other {
                 ptx!(k, "mov.f32 {other}, {};", float(0.0));
             }
@@ -62,6 +67,10 @@ pub(super) fn write_out(k: &mut Kernel, variant: Variant, acc: &[Vec<Vec<Reg>>])
     }
     if let Some(name) = finish.other() {
         matrix(k, "other", name, stored);
+    }
+    if folds > 1 {
+        k.regs(Kind::B64, "up_at");
+        ptx!(k, "mul.wide.u32 %bytes, %n, {};\nadd.u64 %up_at, %other_at, %bytes;", stored.bytes());
     }
     if finish.has_bias() {
         for bias in &bias {
@@ -112,6 +121,9 @@ pub(super) fn write_out(k: &mut Kernel, variant: Variant, acc: &[Vec<Vec<Reg>>])
         if finish.other().is_some() {
             ptx!(k, "add.u64 %other_at, %other_at, %other_step;");
         }
+        if folds > 1 {
+            ptx!(k, "add.u64 %up_at, %up_at, %other_step;");
+        }
         ptx!(k, "add.u32 %rows, %rows, {};", 16 * WARP_COLUMNS);
         ptx!(k, "setp.lt.u32 %repeats, %rows, {STAGING};\n@%repeats bra ROW_LOOP_{part};");
     }
@@ -137,11 +149,19 @@ fn take_octet(k: &mut Kernel, further: usize, x: &[Reg]) {
 
 fn finish_octet(k: &mut Kernel, variant: Variant, x: &[Reg], bias: &[Reg], other: &[Reg]) {
     let Variant { stored, finish, .. } = variant;
+    if finish == Finish::SwiGlu {
+        let (gate, up) = x.split_at(OCTET / 2);
+        store_four(k, stored, "other_at", gate);
+        store_four(k, stored, "up_at", up);
+        gate.iter().zip(up).for_each(|(gate, up)| finish::swiglu(k, gate, up));
+        return store_four(k, stored, "c_at", gate);
+    }
     if finish.reads_other() {
         load(k, stored, "other_at", other);
     }
-    if finish == Finish::Accumulate {
-        load(k, Stored::F32, "c_at", other);
+    let c_stored = if finish.is_wide() { Stored::F32 } else { stored };
+    if finish.reads_c() {
+        load(k, c_stored, "c_at", other);
     }
     for ((x, bias), other) in x.iter().zip(bias).zip(other) {
         finish::apply(k, finish, x, bias, other);
@@ -150,7 +170,19 @@ fn finish_octet(k: &mut Kernel, variant: Variant, x: &[Reg], bias: &[Reg], other
         store(k, stored, "other_at", x);
         x.iter().for_each(|x| finish::gelu(k, x));
     }
-    store(k, if finish.is_wide() { Stored::F32 } else { stored }, "c_at", x);
+    store(k, c_stored, "c_at", x);
+}
+
+/// Four neighbours, rounded to nearest even if they must be.
+fn store_four(k: &mut Kernel, stored: Stored, address: &str, x: &[Reg]) {
+    let [x0, x1, x2, x3] = std::array::from_fn(|index| &x[index]);
+    if stored.bytes() == 4 {
+        ptx!(k, "st.global.v4.f32 [%{address}], {{{x0}, {x1}, {x2}, {x3}}};");
+    } else {
+        let element = stored.name();
+        ptx!(k, "cvt.rn.{element}x2.f32 %packed_0, {x1}, {x0};\ncvt.rn.{element}x2.f32 %packed_1, {x3}, {x2};");
+        ptx!(k, "st.global.v2.b32 [%{address}], {{%packed_0, %packed_1}};");
+    }
 }
 
 /// What goes before the halves of f32: the first is inside where anything is.

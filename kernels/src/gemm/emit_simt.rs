@@ -33,6 +33,8 @@ struct Operand {
     first: &'static str,
     deep: bool,
     stored: Stored,
+    /// 2: rows of a warp's 64 columns come from two places, 32 each, that lie n rows apart.
+    folds: usize,
     shared: usize,
 }
 
@@ -48,22 +50,20 @@ pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
     );
     let mut k = Kernel::new(entry(stored, layout, finish), about);
     let k = &mut k;
-    k.params(".u64", "c a b");
-    if finish.has_bias() {
-        k.params(".u64", "bias");
-    }
-    if let Some(other) = finish.other() {
-        k.params(".u64", other);
-    }
-    k.params(".u32", "m n k c_stride a_stride b_stride");
-    if finish.other().is_some() {
-        k.params(".u32", "other_stride");
-    }
+    finish.params(k);
     k.block(THREADS, if stored.bytes() == 4 { 2 } else { 1 });
     k.shared(Some(2 * STAGE));
-    let a = Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, shared: 0 };
-    let b = Operand { name: "b", extent: "%n", first: "%first_column", deep: layout == Layout::NT, stored, shared: OPERAND };
-    positions(k);
+    let a = Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, folds: 1, shared: 0 };
+    let b = Operand {
+        name: "b",
+        extent: "%n",
+        first: "%first_column",
+        deep: layout == Layout::NT,
+        stored,
+        folds: finish.folds(),
+        shared: OPERAND,
+    };
+    positions(k, finish.folds());
     let acc = k.grid(Kind::F32, "acc", 8, 8);
     for register in acc.iter().flatten() {
         ptx!(k, "mov.f32 {register}, {};", float(0.0));
@@ -75,13 +75,13 @@ pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
     k.text()
 }
 
-fn positions(k: &mut Kernel) {
+fn positions(k: &mut Kernel, folds: usize) {
     k.regs(Kind::B32, "m n k thread lane warp warp_row warp_column lane_row lane_column first_row first_column shared");
     k.regs(Kind::B32, "a_read b_read a_at b_at offset left index");
     k.note("Who computes what: warp w makes rows 32 (w & 3) and columns 64 (w / 4); lanes are 4 x 8.");
     ptx!(k, "ld.param.u32 %m, [m];\nld.param.u32 %n, [n];\nld.param.u32 %k, [k];");
     ptx!(k, "mov.u32 %thread, %tid.x;\nand.b32 %lane, %thread, 31;\nshr.u32 %warp, %thread, 5;");
-    ptx!(k, "mov.u32 %first_column, %ctaid.x;\nshl.b32 %first_column, %first_column, 7;");
+    ptx!(k, "mov.u32 %first_column, %ctaid.x;\nmul.lo.u32 %first_column, %first_column, {};", TILE / folds);
     ptx!(k, "mov.u32 %first_row, %ctaid.y;\nshl.b32 %first_row, %first_row, 7;");
     ptx!(k, "and.b32 %warp_row, %warp, 3;\nshl.b32 %warp_row, %warp_row, 5;");
     ptx!(k, "shr.u32 %warp_column, %warp, 2;\nshl.b32 %warp_column, %warp_column, 6;");
@@ -95,7 +95,7 @@ fn positions(k: &mut Kernel) {
 
 /// Declares what the copies of an operand need; returns the registers its elements wait in (of 16 bits: widened on the way).
 fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
-    let Operand { name, extent, first, deep, stored, shared } = operand;
+    let Operand { name, extent, first, deep, stored, folds, shared } = operand;
     let bytes = stored.bytes();
     k.regs(Kind::B64, &format!("{name} {name}_row_bytes {name}_step {name}_at_bytes"));
     k.regs(Kind::B32, &format!("{name}_stride {name}_write {name}_write_at {name}_k {name}_row {name}_left {name}_size"));
@@ -113,8 +113,18 @@ fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
         ptx!(k, "add.u64 %{name}_row_bytes, %{name}_row_bytes, %{name}_at_bytes;");
         ptx!(k, "shl.b64 %{name}_row_bytes, %{name}_row_bytes, {};\nadd.u64 %{name}, %{name}, %{name}_row_bytes;", bytes.trailing_zeros());
         ptx!(k, "mul.wide.u32 %{name}_step, %{name}_stride, {};", 32 * bytes);
+        if folds > 1 {
+            k.note("From a row of the first range to that of the second, and on.");
+            k.regs(Kind::B64, &format!("{name}_over {name}_back"));
+            ptx!(
+                k,
+                "mul.wide.u32 %{name}_over, %{name}_stride, {extent};\nshl.b64 %{name}_over, %{name}_over, {};",
+                bytes.trailing_zeros()
+            );
+            ptx!(k, "sub.u64 %{name}_back, %{name}_step, %{name}_over;");
+        }
         for (index, size) in sizes.iter().enumerate() {
-            ptx!(k, "add.u32 %index, %{name}_row, {};\nsetp.lt.u32 %{name}_inside, %index, {extent};", 32 * index);
+            ptx!(k, "add.u32 %index, %{name}_row, {};\nsetp.lt.u32 %{name}_inside, %index, {extent};", 32 * (index / folds));
             ptx!(k, "selp.u32 {size}, {bytes}, 0, %{name}_inside;");
         }
     } else {
@@ -157,7 +167,12 @@ fn issue(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
         if !deep {
             ptx!(k, "add.u64 %{name}, %{name}, %{name}_step;");
         } else if at % 2 == 1 {
-            ptx!(k, "add.u64 %{name}_at_bytes, %{name}_at_bytes, %{name}_step;");
+            let step = match (operand.folds, at / 2 % 2) {
+                (1, _) => "step",
+                (_, 0) => "over",
+                _ => "back",
+            };
+            ptx!(k, "add.u64 %{name}_at_bytes, %{name}_at_bytes, %{name}_{step};");
         }
     }
     if deep {
@@ -248,6 +263,9 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
     let wide = |stored: Stored| stored.bytes().trailing_zeros();
     k.note("Lane l writes columns l and l + 32 of the warp's 64.");
     ptx!(k, "ld.param.u64 %c, [c];\ncvta.to.global.u64 %c, %c;\nld.param.u32 %c_stride, [c_stride];");
+    if finish.folds() > 1 {
+        ptx!(k, "shr.u32 %warp_column, %warp_column, 1;");
+    }
     ptx!(k, "add.u32 %column, %first_column, %warp_column;\nadd.u32 %column, %column, %lane;");
     ptx!(k, "setp.lt.u32 %inside_0, %column, %n;\nadd.u32 %index, %column, 32;\nsetp.lt.u32 %inside_1, %index, %n;");
     ptx!(k, "add.u32 %row, %first_row, %warp_row;\nmul.wide.u32 %c_at, %row, %c_stride;\ncvt.u64.u32 %bytes, %column;");
@@ -266,6 +284,11 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
         ptx!(k, "mul.wide.u32 %other_at, %row, %other_stride;\ncvt.u64.u32 %bytes, %column;\nadd.u64 %other_at, %other_at, %bytes;");
         ptx!(k, "shl.b64 %other_at, %other_at, {};\nadd.u64 %other_at, %other_at, %other;", wide(stored));
         ptx!(k, "mul.wide.u32 %other_step, %other_stride, {};", stored.bytes());
+    }
+    if finish == Finish::SwiGlu {
+        k.regs(Kind::B64, "up_at");
+        k.regs(Kind::F32, "up");
+        ptx!(k, "mul.wide.u32 %bytes, %n, {};\nadd.u64 %up_at, %other_at, %bytes;", stored.bytes());
     }
     ptx!(k, "shl.b32 %index, %warp, 12;\nadd.u32 %stage_read, %shared, %index;\nshl.b32 %index, %lane_row, 10;");
     ptx!(k, "add.u32 %stage_write, %stage_read, %index;\nshl.b32 %index, %lane_column, 4;\nadd.u32 %stage_write, %stage_write, %index;");
@@ -299,7 +322,10 @@ fn write_row(k: &mut Kernel, stored: Stored, c_stored: Stored, finish: Finish, r
     for half in 0..2 {
         ptx!(k, "and.pred %both_{half}, %row_inside, %inside_{half};");
     }
-    for half in 0..2 {
+    if finish == Finish::SwiGlu {
+        write_gated(k, stored, row);
+    }
+    for half in 0..2 / finish.folds() {
         let guard = format!("%both_{half}");
         let [x, bias, other] = ["x".to_string(), format!("bias_{half}"), format!("other_{half}")].map(|name| Reg::named(&name));
         let (c_address, other_address) =
@@ -308,11 +334,13 @@ fn write_row(k: &mut Kernel, stored: Stored, c_stored: Stored, finish: Finish, r
             ptx!(k, "mov.f32 {other}, {};", float(0.0));
             finish::load(k, stored, &guard, &other, &other_address);
         }
-        if finish == Finish::Accumulate {
+        if finish.reads_c() {
             ptx!(k, "mov.f32 {other}, {};", float(0.0));
             finish::load(k, c_stored, &guard, &other, &c_address);
         }
-        ptx!(k, "ld.shared.f32 {x}, [%stage_at + {}];", 256 * row + 128 * half);
+        if finish != Finish::SwiGlu {
+            ptx!(k, "ld.shared.f32 {x}, [%stage_at + {}];", 256 * row + 128 * half);
+        }
         finish::apply(k, finish, &x, &bias, &other);
         if finish == Finish::BiasGeluKept {
             finish::store(k, stored, &guard, &other_address);
@@ -324,4 +352,17 @@ fn write_row(k: &mut Kernel, stored: Stored, c_stored: Stored, finish: Finish, r
     if finish.other().is_some() {
         ptx!(k, "add.u64 %other_at, %other_at, %other_step;");
     }
+    if finish == Finish::SwiGlu {
+        ptx!(k, "add.u64 %up_at, %up_at, %other_step;");
+    }
+}
+
+/// Writes the sums of gate and up, and makes the result in `%x`.
+fn write_gated(k: &mut Kernel, stored: Stored, row: usize) {
+    let [x, up] = ["x", "up"].map(Reg::named);
+    ptx!(k, "ld.shared.f32 {up}, [%stage_at + {}];\nmov.f32 {x}, {up};", 256 * row + 128);
+    finish::store(k, stored, "%both_0", "%up_at");
+    ptx!(k, "ld.shared.f32 {x}, [%stage_at + {}];", 256 * row);
+    finish::store(k, stored, "%both_0", "%other_at");
+    finish::swiglu(k, &x, &up);
 }

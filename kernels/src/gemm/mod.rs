@@ -31,6 +31,7 @@ pub(crate) use cpu_simd::turned;
 use crate::Result;
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
+use crate::swiglu;
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +72,19 @@ pub enum Epilogue<T: Float> {
         bias: Tensor<T>,
         /// `[m, n]`.
         residual: Tensor<T>,
+    },
+    /// `c = factor ab`: what an adapter projects down to.
+    Scaled {
+        /// The factor.
+        factor: f64,
+    },
+    /// `c = c + ab`: an adapter's share joins what it adapts.
+    Added,
+    /// `c = silu(gate) up`, `silu(x) = x / (1 + exp(-x))`, where `ab = [gate, up]`: the gate of Llama's feed-forward part. `c` is half as
+    /// wide as `ab`.
+    SwiGlu {
+        /// `[m, 2 * width of c]`, written: `ab`, which the backward pass needs.
+        gate_up: Tensor<T>,
     },
     /// `c = ab + residual`: a data gradient that joins the one of the residual branch.
     Residual {
@@ -128,10 +142,12 @@ pub struct Accumulate<T: Float> {
 pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
     const OP: &str = "gemm::forward";
     let (m, n) = check_operands(OP, args.layout, args.a, args.b)?;
-    check_matrix(OP, "c", m, n, args.c)?;
+    let width = if let Epilogue::SwiGlu { .. } = args.epilogue { n / 2 } else { n };
+    check_matrix(OP, "c", m, width, args.c)?;
     let check_bias = |bias: Tensor<T>| expect_shape(OP, "bias", &[n], &bias.shape());
     match args.epilogue {
-        Epilogue::None => {}
+        Epilogue::None | Epilogue::Scaled { .. } | Epilogue::Added => {}
+        Epilogue::SwiGlu { gate_up } => check_matrix(OP, "gate_up", m, 2 * width, gate_up).and_then(|()| expect_even(OP, n))?,
         Epilogue::Bias { bias } | Epilogue::BiasRelu { bias } => check_bias(bias)?,
         Epilogue::BiasGelu { bias, pre_activation } => {
             check_bias(bias)?;
@@ -145,12 +161,18 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
         Epilogue::ReluMask { output } => check_matrix(OP, "output", m, n, output)?,
         Epilogue::GeluMask { pre_activation } => check_matrix(OP, "pre_activation", m, n, pre_activation)?,
     }
-    match stream.target() {
-        Target::Cpu(cpu) => {
+    match (stream.target(), args.epilogue) {
+        // Only where both operands are read along k is the gate an epilogue; elsewhere the sums are in the cache when it comes.
+        (target, Epilogue::SwiGlu { gate_up }) if args.layout != Layout::NT || matches!(target, Target::Cpu(_)) => {
+            forward(stream, Forward { c: gate_up, epilogue: Epilogue::None, ..args })?;
+            let (gate, up) = (gate_up.columns(0, width), gate_up.columns(width, width));
+            swiglu::forward(stream, swiglu::Forward { y: args.c, gate, up })
+        }
+        (Target::Cpu(cpu), _) => {
             cpu::forward(stream, cpu, args);
             Ok(())
         }
-        Target::Cuda(cuda) => cuda::forward(cuda, OP, args),
+        (Target::Cuda(cuda), _) => cuda::forward(cuda, OP, args),
     }
 }
 
@@ -191,6 +213,11 @@ fn check_operands<T: Float>(op: &'static str, layout: Layout, a: Tensor<T>, b: T
     let (n, expected) = if layout == Layout::NT { (b.rows(), [b.rows(), k]) } else { (b.width(), [k, b.width()]) };
     expect_shape(op, "b", &expected, &[b.rows(), b.width()])?;
     Ok((m, n))
+}
+
+/// Refuses a product that has no two halves.
+fn expect_even(op: &'static str, n: usize) -> Result<()> {
+    expect_shape(op, "b", &[n.next_multiple_of(2)], &[n])
 }
 
 fn check_matrix<T: crate::runtime::Element>(op: &'static str, name: &'static str, m: usize, n: usize, tensor: Tensor<T>) -> Result<()> {
