@@ -11,6 +11,7 @@ use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer, PairCollator};
 use scmmgpt_loader::scale::InputScale;
 use scmmgpt_loader::text::PAD_TO_MULTIPLE;
 
+use super::gene_means::gene_means;
 use super::joint::Joint;
 use super::language_stage::NUMBER;
 use super::trainer::{StagePlan, Trainer};
@@ -18,6 +19,7 @@ use crate::bundle::{BaseModel, LanguageBundle};
 use crate::config::{ExpressionHead, GeneTable, LanguageModelConfig, Stage2Config, TrainConfig, Tuning, TuningMode};
 use crate::layer::Dims;
 use crate::model::cell_language::{self, CellLanguage, CellLanguageConfig, LANGUAGE, Sizes, Tuned};
+use crate::model::gene_expression;
 use crate::weights::{ParameterPlan, Parameters};
 use crate::{Error, Result};
 
@@ -152,23 +154,32 @@ impl Language {
         StagePlan { stage: NUMBER, plans, parameters }
     }
 
-    /// Random weights, then those of stage 1's model folder, then those of the base model.
+    /// Random weights, then those of stage 1's model folder `first`, the means of the training cells, then those of the base model.
     pub(super) fn initialise(
         &self,
         config: &TrainConfig,
+        joint: &Joint,
         model: &CellLanguage<f32>,
         parameters: &Parameters<f32>,
         stream: &Stream,
-        joint: &Path,
+        first: &Path,
     ) -> Result<()> {
         parameters.initialise(stream, config.seed)?;
-        let other = |name: &str| [LANGUAGE, "llm_proj", "expr_decoder"].iter().any(|part| name.starts_with(part));
-        parameters.load_matching(stream, &Checkpoint::open(joint)?, &|name| !other(name))?;
+        let other = |name: &str| [LANGUAGE, "llm_proj", gene_expression::PREFIX].iter().any(|part| name.starts_with(part));
+        parameters.load_matching(stream, &Checkpoint::open(first)?, &|name| !other(name))?;
+        let decoder = |name: &str| parameters.named(&format!("{}.{name}", gene_expression::PREFIX)).map(|found| found.parameter.value);
         if self.config.expression.gene_table == GeneTable::Encoder {
             let mut values = stream.fetch(parameters.named("encoder.embedding.weight")?.parameter.value)?;
             // As the encoder reads them, behind its norm: from rows as small as its table's the decoder hardly tells genes apart.
             values.chunks_exact_mut(self.config.expression.gene_dim).for_each(normalise);
-            stream.upload(parameters.named("expr_decoder.gene_embed.weight")?.parameter.value, &values)?;
+            stream.upload(decoder("gene_embed.weight")?, &values)?;
+        }
+        if self.config.expression.gene_readout {
+            let (data, tokens, bias) = (&joint.data, &config.data.tokens, decoder(gene_expression::GENE_BIAS)?);
+            let means = gene_means(&data.dataset, &data.split.train, self.config.expression.head, tokens.target_sum)?;
+            let mut values = vec![0.0; bias.len()];
+            values.iter_mut().step_by(bias.width()).zip(means).for_each(|(value, mean)| *value = mean);
+            stream.upload(bias, &values)?;
         }
         if self.source.is_new() {
             return Ok(());

@@ -118,7 +118,7 @@ pub(super) fn train(
     let near = match settings.neighbors.k {
         0 => None,
         _ => {
-            language.initialise(config, &model, &parameters, &stream, first)?;
+            language.initialise(config, joint, &model, &parameters, &stream, first)?;
             model.refresh(&stream)?;
             session.note("looking up the training cells' places, for neighbours");
             create(folder)?;
@@ -154,7 +154,7 @@ pub(super) fn train(
     };
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
     (session.observe)(Progress::Stage { stage: NUMBER, about: "cells and language" });
-    run.train(session, |stage| language.initialise(config, &model, &parameters, &stage.workspace.stream, first))?;
+    run.train(session, |stage| language.initialise(config, joint, &model, &parameters, &stage.workspace.stream, first))?;
     let stream = &run.stage.workspace.stream;
     let description = language.description()?.save(folder, language.pairs.tokenizer(), &model, stream, &parameters)?;
     joint.texts.save(folder)?;

@@ -5,6 +5,7 @@ mod cell_stage;
 mod checkpoint;
 mod data;
 mod evaluate;
+mod gene_means;
 mod held_out;
 mod joint;
 mod joint_calibration;
