@@ -55,6 +55,7 @@ pub mod llm_projection;
 pub mod matching_head;
 pub mod merged;
 pub mod mvc_decoder;
+mod pass_memory;
 pub mod projection;
 pub mod qformer;
 pub mod sentence_encoder;
