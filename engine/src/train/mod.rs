@@ -24,5 +24,6 @@ mod trainer;
 pub use data::TrainingData;
 pub use evaluate::{Evaluation, HeldOutLosses};
 pub use held_out::HeldOut;
+pub use optimizer::Optimizer;
 pub use schedule::Schedule;
 pub use trainer::{Observer, Outcome, Progress, STAGE0, STAGE1, StagePlan, Trainer};
