@@ -11,7 +11,7 @@ use scmmgpt_engine::task::annotate::NOVELTY_THRESHOLD;
 use scmmgpt_engine::{Device, LabelSource};
 
 pub(crate) use eval::{Eval, EvalAnnotation, EvalDescription, EvalFewShot, EvalGeneration, EvalTask, EvalZeroShot};
-pub(crate) use language::{Chat, Describe, Generate};
+pub(crate) use language::{Chat, Describe, Element, Generate};
 
 /// Train scMMGPT cell models, and use them on AnnData files. Everything runs on this machine; nothing is downloaded.
 #[derive(Parser, Debug)]
@@ -295,6 +295,9 @@ pub(crate) struct Annotate {
     /// By text: write so many labels a cell, the further ones to obs["scmmgpt_label_2"], obs["scmmgpt_probability_2"], ..
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "reference", value_parser = positive)]
     pub(crate) top_n: usize,
+    /// With --method generative: what the language model computes in [default: auto]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "method")]
+    pub(crate) dtype: Option<Element>,
     /// Labelled cells to map on
     #[arg(long, value_name = "REF.h5ad")]
     pub(crate) reference: Option<PathBuf>,

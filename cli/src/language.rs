@@ -29,6 +29,7 @@ pub(crate) fn describe(global: &Global, arguments: &arguments::Describe) -> anyh
         group_key: arguments.group_key.as_deref(),
         prompt: arguments.prompt.as_deref(),
         generation: &generation,
+        dtype: arguments.dtype.into(),
         overwrite: cells.overwrite,
         command: &command,
     };
@@ -116,7 +117,7 @@ pub(crate) fn chat(global: &Global, arguments: &arguments::Chat) -> anyhow::Resu
         (None, Some(key), Some(value)) => Which::Group(key, value),
         _ => Which::First,
     };
-    let about = About { cells: &arguments.cells, layer: arguments.layer.as_deref(), which };
+    let about = About { cells: &arguments.cells, layer: arguments.layer.as_deref(), which, dtype: arguments.dtype.into() };
     let mut chat = Chat::open(&bundle, &language, &about)?;
     let typed = std::io::stdin().is_terminal();
     if !global.quiet {

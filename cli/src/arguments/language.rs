@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args};
-use scmmgpt_engine::generate::GenerationConfig;
+use clap::{ArgGroup, Args, ValueEnum};
+use scmmgpt_engine::generate::{Dtype, GenerationConfig};
 
 use super::{Cells, Global, positive};
 
@@ -66,6 +66,28 @@ impl Answering {
     }
 }
 
+/// What a language model computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Element {
+    /// bf16 for a base model from other files than the run's own, where the device multiplies in bf16; else f32
+    #[default]
+    Auto,
+    /// As trained
+    F32,
+    /// Half the memory, up to twice as fast, sums in f32
+    Bf16,
+}
+
+impl From<Element> for Dtype {
+    fn from(element: Element) -> Dtype {
+        match element {
+            Element::Auto => Dtype::Auto,
+            Element::F32 => Dtype::F32,
+            Element::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Describe {
     #[command(flatten)]
@@ -76,6 +98,9 @@ pub(crate) struct Describe {
     /// What stands between a cell and its description [default: as in training]
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
+    /// What the language model computes in
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    pub(crate) dtype: Element,
     #[command(flatten)]
     pub(crate) answering: Answering,
 }
@@ -135,6 +160,9 @@ pub(crate) struct Chat {
     /// Where the expression stands: X, raw, or a layer's name [default: as in training]
     #[arg(long, value_name = "NAME")]
     pub(crate) layer: Option<String>,
+    /// What the language model computes in
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    pub(crate) dtype: Element,
     #[command(flatten)]
     pub(crate) answering: Answering,
 }

@@ -7,10 +7,12 @@ pub mod answer;
 mod beam;
 pub mod config;
 pub mod counts;
+mod dtype;
 mod generator;
 pub mod labels;
 pub mod sampler;
 mod text;
 
 pub use config::GenerationConfig;
+pub use dtype::Dtype;
 pub use generator::{Generator, Prompt};

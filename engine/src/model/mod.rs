@@ -44,6 +44,7 @@ pub mod cell_model;
 pub mod cell_text;
 pub mod classifier;
 pub mod contrastive_head;
+pub mod converted;
 pub mod count_loss;
 pub mod expression_decoder;
 pub mod gene_expression;

@@ -1,0 +1,42 @@
+//! What a language model computes in when it writes.
+
+use std::fmt;
+
+use scmmgpt_kernels::runtime::Device;
+use scmmgpt_kernels::runtime::simd::{self, Level};
+use serde::{Deserialize, Serialize};
+
+/// Element type of weights, activations and cached keys and values; sums are f32 in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// [`Dtype::Bf16`] for a base model that was not trained here, on a device that multiplies in bf16; else [`Dtype::F32`].
+    #[default]
+    Auto,
+    /// As trained.
+    F32,
+    /// Half the memory; adapters are merged, and weights rounded to 8 bits of mantissa.
+    Bf16,
+}
+
+impl Dtype {
+    /// What [`Dtype::Auto`] means on this device for a model beside a frozen base (`based`), or one that was learned as a whole.
+    pub fn resolve(self, device: &Device, based: bool) -> Dtype {
+        let native = device.is_cuda() || simd::level() == Level::Avx512Bf16;
+        match self {
+            Dtype::Auto if based && native => Dtype::Bf16,
+            Dtype::Auto => Dtype::F32,
+            chosen => chosen,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Dtype::Auto => "auto",
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+        })
+    }
+}
