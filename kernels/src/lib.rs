@@ -40,6 +40,7 @@ kernels! {
     embedding,
     gemm: texts,
     gene_embedding,
+    int8_gemm,
     l2_normalize,
     layer_norm,
     mse,
