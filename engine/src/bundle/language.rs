@@ -218,12 +218,12 @@ impl Language {
         &self.model
     }
 
-    /// A copy of the language model for inference in elements of T, its adapters merged.
+    /// A copy of the language model for inference in elements of T, its adapters merged; with `int8` its weights have a byte each.
     ///
     /// # Errors
     /// `OutOfMemory`; those of the kernels.
-    pub(crate) fn converted<T: Float>(&self) -> Result<(LanguageModel<T>, Parameters<T>)> {
-        self.model.language().converted(&self.parameters, &Stream::new(&self.device, 0)?)
+    pub(crate) fn converted<T: Float>(&self, int8: bool) -> Result<(LanguageModel<T>, Parameters<T>)> {
+        self.model.language().converted(&self.parameters, &Stream::new(&self.device, 0)?, int8)
     }
 
     /// What a choice of elements means for this model on its device.

@@ -17,18 +17,25 @@ pub enum Dtype {
     F32,
     /// Half the memory; adapters are merged, and weights rounded to 8 bits of mantissa.
     Bf16,
+    /// A quarter of the memory for projections and output product: as in `bf16` (where the device multiplies in it, else `f32`), but
+    /// with weights of one byte and a scale for every output.
+    Int8,
 }
 
 impl Dtype {
     /// What [`Dtype::Auto`] means on this device for a model beside a frozen base (`based`), or one that was learned as a whole.
     pub fn resolve(self, device: &Device, based: bool) -> Dtype {
-        let native = device.is_cuda() || simd::level() == Level::Avx512Bf16;
         match self {
-            Dtype::Auto if based && native => Dtype::Bf16,
+            Dtype::Auto if based && multiplies_bf16(device) => Dtype::Bf16,
             Dtype::Auto => Dtype::F32,
             chosen => chosen,
         }
     }
+}
+
+/// Whether a device multiplies in bf16 by itself.
+pub(crate) fn multiplies_bf16(device: &Device) -> bool {
+    device.is_cuda() || simd::level() == Level::Avx512Bf16
 }
 
 impl fmt::Display for Dtype {
@@ -37,6 +44,7 @@ impl fmt::Display for Dtype {
             Dtype::Auto => "auto",
             Dtype::F32 => "f32",
             Dtype::Bf16 => "bf16",
+            Dtype::Int8 => "int8",
         })
     }
 }

@@ -7,7 +7,7 @@ pub mod answer;
 mod beam;
 pub mod config;
 pub mod counts;
-mod dtype;
+pub(crate) mod dtype;
 mod generator;
 pub mod labels;
 pub mod sampler;

@@ -6,8 +6,8 @@ use scmmgpt_loader::h5ad::AnnData;
 
 use super::annotate::read;
 use super::speech::{Speech, central_cells, each_batch};
-use crate::bundle::{Bundle, Language};
 use super::writer::Writer;
+use crate::bundle::{Bundle, Language};
 use crate::generate::answer::{Answer, Begun};
 use crate::generate::{Dtype, GenerationConfig, Prompt};
 use crate::{Error, Result};

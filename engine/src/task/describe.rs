@@ -192,9 +192,8 @@ fn write_copy(
     }
     let obs = vec![(DESCRIPTION_KEY.into(), Column::Text(texts)), (SCORE_KEY.into(), Column::Number(scores))];
     let settings = serde_json::to_string(task.generation).unwrap_or_default();
-    let mut provenance = Provenance::new(bundle, task.command)
-        .with("generation", UnsValue::Text(settings))
-        .with("dtype", UnsValue::Text(dtype.to_string()));
+    let mut provenance =
+        Provenance::new(bundle, task.command).with("generation", UnsValue::Text(settings)).with("dtype", UnsValue::Text(dtype.to_string()));
     if let Some(key) = task.group_key {
         let list = |field: &dyn Fn(&Description) -> String| UnsValue::TextList(descriptions.iter().map(field).collect());
         let groups = UnsValue::Map(vec![

@@ -6,9 +6,9 @@ use scmmgpt_loader::batch::{CellBatch, NO_LABEL};
 use scmmgpt_loader::dataset::CellDataset;
 use scmmgpt_loader::language::CellTokens;
 
+use super::writer::Writer;
 use crate::bundle::{Bundle, Language};
 use crate::generate::answer::Words;
-use super::writer::Writer;
 use crate::generate::{Dtype, Prompt};
 use crate::model::cell_language::Workspace;
 use crate::predict::{Request, in_batches};

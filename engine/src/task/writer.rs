@@ -5,6 +5,7 @@ use scmmgpt_kernels::runtime::{Device, Float, bf16};
 use crate::Result;
 use crate::bundle::Language;
 use crate::generate::answer::{Answer, Begun, Request, Words, answer, go_on};
+use crate::generate::dtype::multiplies_bf16;
 use crate::generate::labels::LabelPaths;
 use crate::generate::{Dtype, GenerationConfig, Generator, Prompt};
 use crate::model::language_model::LanguageModel;
@@ -25,6 +26,12 @@ pub(crate) struct Writing<T: Float> {
 }
 
 impl<T: Float> Writing<T> {
+    fn copied(language: &Language, device: &Device, int8: bool, sequences: usize, capacity: usize) -> Result<Self> {
+        let (model, parameters) = language.converted(int8)?;
+        let generator = Generator::new(&model, device, sequences, capacity)?;
+        Ok(Writing { model, generator, _parameters: Some(parameters) })
+    }
+
     fn say(
         &mut self,
         read: Prompt<'_>,
@@ -56,11 +63,9 @@ impl Writer {
     /// `OutOfMemory`, and those of the copy.
     pub(crate) fn new(language: &Language, device: &Device, dtype: Dtype, sequences: usize, capacity: usize) -> Result<Writer> {
         match dtype {
-            Dtype::Bf16 => {
-                let (model, parameters) = language.converted()?;
-                let generator = Generator::new(&model, device, sequences, capacity)?;
-                Ok(Writer::Bf16(Writing { model, generator, _parameters: Some(parameters) }))
-            }
+            Dtype::Bf16 => Ok(Writer::Bf16(Writing::copied(language, device, false, sequences, capacity)?)),
+            Dtype::Int8 if multiplies_bf16(device) => Ok(Writer::Bf16(Writing::copied(language, device, true, sequences, capacity)?)),
+            Dtype::Int8 => Ok(Writer::F32(Writing::copied(language, device, true, sequences, capacity)?)),
             Dtype::Auto | Dtype::F32 => {
                 let model = language.model().language().clone();
                 let generator = Generator::new(&model, device, sequences, capacity)?;

@@ -11,8 +11,8 @@ use super::joint::Joint;
 use crate::Result;
 use crate::baseline::SparseMatrix;
 use crate::bundle::{Bundle, Language};
-use crate::generate::{Dtype, GenerationConfig};
 use crate::generate::counts::CountDistribution;
+use crate::generate::{Dtype, GenerationConfig};
 use crate::metric::ScoreTable;
 use crate::metric::classification::{ClassificationReport, ComparisonTable};
 use crate::metric::generation::{self, Cells};
@@ -95,7 +95,8 @@ fn described(bundle: &Bundle, language: &Language, joint: &Joint, seed: u64) -> 
     let (dataset, texts) = (&joint.data.dataset, &joint.cell_texts);
     let rows: Vec<usize> = joint.data.split.test.iter().copied().filter(|&row| texts.class_of()[row].is_some()).collect();
     let mut speech = Speech::new(language, None)?;
-    let answers = describe::answers(bundle, &mut speech, dataset, &rows, &GenerationConfig::greedy(DESCRIPTION_TOKENS), Dtype::F32, &mut |_| {})?;
+    let answers =
+        describe::answers(bundle, &mut speech, dataset, &rows, &GenerationConfig::greedy(DESCRIPTION_TOKENS), Dtype::F32, &mut |_| {})?;
     let predicted: Vec<String> = answers.into_iter().map(|answer| answer.text.trim().to_string()).collect();
     let class = |row: &usize| texts.class_of()[*row].unwrap_or_default() as usize;
     let reference: Vec<String> = rows.iter().map(|row| texts.classes()[class(row)].text.clone()).collect();
