@@ -47,6 +47,7 @@ kernels! {
     reduce,
     rms_norm,
     rope,
+    select,
     swiglu,
     topk: texts,
     zinb,

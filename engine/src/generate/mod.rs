@@ -10,6 +10,7 @@ pub mod counts;
 mod generator;
 pub mod labels;
 pub mod sampler;
+pub mod sizes;
 mod text;
 
 pub use config::GenerationConfig;
