@@ -105,7 +105,7 @@ pub(crate) struct Generate {
     /// Write the mean of each count instead of drawing it
     #[arg(long, conflicts_with = "n")]
     pub(crate) mean: bool,
-    /// Total count of a cell [default: drawn as those of training cells, with --cell-type of that type]
+    /// Total count of a cell [default: drawn as those of training cells, with --mean their median; with --cell-type of that type]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) total_counts: Option<f64>,
     /// Show the decoder so many training cells near each prompt; 0: none [default: as in training]

@@ -56,7 +56,7 @@ pub struct LanguageBundle {
     pub neighbors: NeighborConfig,
     /// Totals of the training cells, of a decoder of distributions.
     pub sizes: CellSizes,
-    /// Labels of training that the model writes with a lower probability are withheld.
+    /// Labels that the model writes with a lower probability are withheld; by the validation cells.
     pub unknown_threshold: f64,
 }
 

@@ -50,7 +50,12 @@ impl Subject {
 /// Every type under every combination of the values of these columns, as `(column, value)`.
 pub fn cell_types(names: &[String], columns: &[(String, String)]) -> Vec<Subject> {
     let mut values = BTreeMap::<&String, Vec<&String>>::new();
-    columns.iter().for_each(|(key, value)| values.entry(key).or_default().push(value));
+    for (key, value) in columns {
+        let of_key = values.entry(key).or_default();
+        if !of_key.contains(&value) {
+            of_key.push(value);
+        }
+    }
     let mut combinations = vec![BTreeMap::new()];
     for (key, values) in values {
         let with = |known: &BTreeMap<String, String>, value: &String| {
@@ -198,20 +203,18 @@ fn prompt(bundle: &Bundle, subject: &Subject) -> Result<String> {
 /// That a description gets the columns that it needs, and no other.
 fn check_columns(named: &BTreeMap<&str, bool>, given: &BTreeMap<String, String>) -> Result<()> {
     let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let all = list(named.keys().copied().collect());
-    let refuse = |value: String, expected: String| Err(Error::Setting { key: "generate.obs".into(), value, expected });
-    if let Some((key, value)) = given.iter().find(|(key, _)| !named.contains_key(key.as_str())) {
-        return refuse(format!("{key}={value}"), format!("a column that the model's descriptions name ({all})"));
-    }
+    let unknown: Vec<&str> = given.keys().map(String::as_str).filter(|key| !named.contains_key(key)).collect();
     let missing: Vec<&str> = named.iter().filter(|(name, needed)| **needed && !given.contains_key(**name)).map(|(name, _)| *name).collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        refuse(
-            list(given.keys().map(String::as_str).collect()),
-            format!("a value of {} too, which the model's descriptions name", list(missing)),
-        )
+    if unknown.is_empty() && missing.is_empty() {
+        return Ok(());
     }
+    let expected = format!(
+        "the columns that the model's descriptions name ({}); unknown: {}; missing: {}",
+        list(named.keys().copied().collect()),
+        list(unknown),
+        list(missing)
+    );
+    Err(Error::Setting { key: "generate.obs".into(), value: list(given.keys().map(String::as_str).collect()), expected })
 }
 
 /// What the model makes of each prompt in a cell's slots, `[prompts, slots, hidden_size]`.
@@ -382,16 +385,19 @@ impl<'a> Maker<'a> {
             obs.push((NEIGHBORS_KEY.to_string(), Column::Text((0..cells).map(audit).collect())));
         }
         let text = |text: &str| UnsValue::Text(text.into());
-        let settings = UnsValue::Map(vec![
+        let mut settings = vec![
             ("values".into(), text(self.values())),
             ("sampled".into(), UnsValue::Boolean(self.counts && task.sampled)),
             ("cells_a_prompt".into(), UnsValue::Integer(task.count as i64)),
-            ("total_counts".into(), task.total_counts.map_or(text("as training cells"), UnsValue::Number)),
             ("seed".into(), UnsValue::Integer(task.seed as i64)),
             ("neighbors".into(), UnsValue::Integer(neighbors.iter().map(Vec::len).max().unwrap_or(0) as i64)),
-        ]);
+        ];
+        if self.counts {
+            let as_trained = text(if task.sampled { "drawn as those of training cells" } else { "median of training cells" });
+            settings.push(("total_counts".into(), task.total_counts.map_or(as_trained, UnsValue::Number)));
+        }
         let mut additions = Additions { obs, ..Additions::default() };
-        Provenance::new(bundle, task.command).with("generated", settings).record(&mut additions);
+        Provenance::new(bundle, task.command).with("generated", UnsValue::Map(settings)).record(&mut additions);
         Ok(create(task.output, &names, genes, &self.block, &additions, task.overwrite)?)
     }
 }
@@ -405,4 +411,22 @@ fn categorical<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Column {
         text.and_then(|text| categories.binary_search_by(|known| known.as_str().cmp(text)).ok()).map_or(-1, |code| code as i32)
     };
     Column::Categorical { codes: texts.iter().map(code).collect(), categories }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_a_description_needs_must_be_given() {
+        let named = BTreeMap::from([("condition", true), ("tissue", false)]);
+        let given = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let said = |pairs: &[(&str, &str)]| check_columns(&named, &given(pairs)).map_err(|error| error.to_string());
+        assert!(said(&[("condition", "stimulated")]).is_ok());
+        assert!(said(&[("condition", "stimulated"), ("tissue", "blood")]).is_ok());
+        assert!(said(&[("tissue", "blood")]).unwrap_err().contains("unknown: none; missing: condition"));
+        assert!(
+            said(&[("donor", "1"), ("age", "2")]).unwrap_err().contains("(condition, tissue); unknown: age, donor; missing: condition")
+        );
+    }
 }

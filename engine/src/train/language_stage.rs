@@ -293,6 +293,7 @@ impl LanguageStage<'_> {
             language: described.language,
             reconstruction: made.reconstruction,
             expression: made.expression,
+            head: self.language.settings.expression.head,
         })
     }
 }

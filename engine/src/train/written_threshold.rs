@@ -20,8 +20,10 @@ const CELLS: usize = 200;
 pub(super) fn calibrate(folder: &Path, device: &Device, joint: &Joint) -> Result<()> {
     let bundle = Bundle::open(folder, device)?;
     let (data, texts) = (&joint.data, &joint.cell_texts);
-    let known = data.split.validation.iter().copied().filter(|&row| texts.class_of()[row].is_some());
-    let rows: Vec<usize> = known.take(CELLS).collect();
+    let known: Vec<usize> = data.split.validation.iter().copied().filter(|&row| texts.class_of()[row].is_some()).collect();
+    // At equal distances: files are often sorted by type.
+    let count = known.len().min(CELLS);
+    let rows: Vec<usize> = (0..count).map(|index| known[index * known.len() / count]).collect();
     if rows.is_empty() {
         return Ok(());
     }
