@@ -191,6 +191,9 @@ Examples:
     scmmgpt-engine infer generate --model runs/cells --prompt \"cell type: B cell.\" --n 100 --output made.h5ad
   one mean cell of each type, in the words of training:
     scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --cell-type platelet --mean --output made.h5ad
+  each type under two conditions, where the templates of training name the condition:
+    scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --cell-type platelet \\
+      --obs condition=stimulated --obs condition=control --n 100 --output made.h5ad
   without the training cells that a model with stage2.neighbors.k is shown (obs[\"scmmgpt_neighbors\"] names them):
     scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --neighbors 0 --output made.h5ad
 
@@ -307,8 +310,8 @@ pub(crate) struct Annotate {
     /// Neighbours that vote
     #[arg(long, value_name = "N", default_value_t = 10, requires = "reference", value_parser = positive)]
     pub(crate) k: usize,
-    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference, --method generative or
-    /// --labels ontology]
+    /// Write "unknown" where the probability is lower [default: the model's threshold for the method; 0 with --reference or --labels
+    /// ontology]
     #[arg(long, value_name = "P")]
     pub(crate) unknown_threshold: Option<f64>,
     /// By the model's own classes: write "unknown" where obs["scmmgpt_novelty"] is higher, that is, where a cell lies far from all
@@ -329,6 +332,12 @@ pub(crate) enum TextMethod {
 /// What `--labels` means.
 pub(crate) fn label_source(text: &str) -> LabelSource {
     if text == "ontology" { LabelSource::Ontology } else { LabelSource::File(text.into()) }
+}
+
+fn column(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(key, value)| !key.trim().is_empty() && !value.trim().is_empty());
+    let (key, value) = parts.ok_or("expected a column and its value, as in condition=stimulated")?;
+    Ok((key.trim().into(), value.trim().into()))
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -79,7 +79,7 @@ pub(crate) fn generate(global: &Global, arguments: &arguments::Generate) -> anyh
         let file = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         subjects.extend(file.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Subject::Prompt(line.into())));
     }
-    subjects.extend(arguments.cell_type.iter().cloned().map(Subject::CellType));
+    subjects.extend(generate::cell_types(&arguments.cell_type, &arguments.obs));
     let bundle = Bundle::open(&arguments.model, &global.open_device()?)?;
     let display = Display::new(global, "generating");
     let command = command_line();

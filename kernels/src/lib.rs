@@ -48,6 +48,7 @@ kernels! {
     reduce,
     rms_norm,
     rope,
+    select,
     swiglu,
     topk: texts,
     zinb,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, ValueEnum};
 use scmmgpt_engine::generate::{Dtype, GenerationConfig};
 
-use super::{Cells, Global, positive};
+use super::{Cells, Global, column, positive};
 
 /// How answers are written.
 #[derive(Args, Debug)]
@@ -123,13 +123,17 @@ pub(crate) struct Generate {
     /// A cell type, put in the words of training with what the model's ontology says about it; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) cell_type: Vec<String>,
+    /// What else the words of training say of a cell of --cell-type, by column of obs (condition=stimulated); may be repeated: one cell
+    /// type is made under every combination of the columns' values. Written to obs
+    #[arg(long, value_name = "COLUMN=VALUE", requires = "cell_type", value_parser = column)]
+    pub(crate) obs: Vec<(String, String)>,
     /// Cells of each prompt
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub(crate) n: usize,
     /// Write the mean of each count instead of drawing it
     #[arg(long, conflicts_with = "n")]
     pub(crate) mean: bool,
-    /// Total count of a cell [default: what cells are normalised to, 10000]
+    /// Total count of a cell [default: drawn as those of training cells, with --mean their median; with --cell-type of that type]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) total_counts: Option<f64>,
     /// Show the decoder so many training cells near each prompt; 0: none [default: as in training]

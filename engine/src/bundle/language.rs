@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Bundle, WEIGHTS, hash, hexadecimal};
 use crate::config::{CellTextConfig, ExpressionConfig, NeighborConfig, Tuning, TuningMode};
+use crate::generate::sizes::CellSizes;
 use crate::layer::token_table::NEW_ROWS;
 use crate::model::cell_language::{CellLanguage, CellLanguageConfig, LANGUAGE, Tuned, Workspace};
 use crate::model::language_model::{self, LanguageModel};
@@ -53,6 +54,10 @@ pub struct LanguageBundle {
     pub pairs: PairConfig,
     /// How neighbours take part when a cell is made from text.
     pub neighbors: NeighborConfig,
+    /// Totals of the training cells, of a decoder of distributions.
+    pub sizes: CellSizes,
+    /// Labels that the model writes with a lower probability are withheld; by the validation cells.
+    pub unknown_threshold: f64,
 }
 
 /// A language model that a model folder does not hold.

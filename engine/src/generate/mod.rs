@@ -11,6 +11,7 @@ pub(crate) mod dtype;
 mod generator;
 pub mod labels;
 pub mod sampler;
+pub mod sizes;
 mod text;
 
 pub use config::GenerationConfig;

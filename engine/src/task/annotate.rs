@@ -179,11 +179,13 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
         Offered::Texts(labels) => by_text_ranks(bundle, &by_text::score(bundle, &dataset, &rows, labels, &mut progress)?, task),
         Offered::Written(written) => {
             let scored = written.score(bundle, &dataset, &rows, &mut progress)?;
-            let ranks = ranks(scored.names, total, task, 0.0, &|cell, count| scored.top(cell, count));
-            let method = match task.method {
-                Method::Generative(Some(source)) => format!("language model in {}: {}", written.dtype, source_name(source)),
-                _ => format!("language model in {}: the classes of training", written.dtype),
+            let (own, method) = match task.method {
+                Method::Generative(Some(LabelSource::Ontology)) => (0.0, source_name(&LabelSource::Ontology)),
+                Method::Generative(Some(source)) => (written.threshold(), source_name(source)),
+                _ => (written.threshold(), "the classes of training".into()),
             };
+            let ranks = ranks(scored.names, total, task, own, &|cell, count| scored.top(cell, count));
+            let method = format!("language model: {method}");
             Annotated { ranks, novelty: None, method, truncated: 0, by_name_alone: Vec::new() }
         }
         Offered::None => {

@@ -57,6 +57,11 @@ impl Written {
         Ok(Written { dtype: language.resolve(dtype), language, names, paths })
     }
 
+    /// Labels with a lower probability are withheld.
+    pub(crate) fn threshold(&self) -> f64 {
+        self.language.config.unknown_threshold
+    }
+
     /// `[rows, labels]`: how likely the model writes each label, if it writes one of them.
     ///
     /// # Errors
@@ -94,7 +99,11 @@ pub(crate) struct Scored<'a> {
 impl Scored<'_> {
     /// A cell's `n` most likely labels, the likeliest first; of equals the first.
     pub(crate) fn top(&self, cell: usize, n: usize) -> Vec<Ranked> {
-        let labels = self.names.len();
-        likeliest(self.probabilities[cell * labels..][..labels].to_vec(), n)
+        likeliest(self.probabilities(cell).to_vec(), n)
+    }
+
+    /// A cell's probability of each label.
+    pub(crate) fn probabilities(&self, cell: usize) -> &[f64] {
+        &self.probabilities[cell * self.names.len()..][..self.names.len()]
     }
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use scmmgpt_kernels::runtime::Device;
-use scmmgpt_kernels::runtime::philox::{Site, uniform};
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::{Evaluation, HeldOutLosses};
@@ -112,33 +111,18 @@ struct Making<'a> {
     joint: &'a Joint,
     /// `[genes]`: those that the decoder is asked for.
     genes: Vec<u32>,
-    classes: Vec<Class>,
-}
-
-/// A text, and the cells that have it.
-struct Class {
-    number: usize,
-    /// Its test cells.
-    test: Vec<usize>,
-    /// Total counts of its training cells; of all training cells, where it has none.
-    totals: Vec<f64>,
+    /// (class, its test cells).
+    classes: Vec<(usize, Vec<usize>)>,
 }
 
 impl<'a> Making<'a> {
     fn new(bundle: &'a Bundle, language: &'a Language, joint: &'a Joint) -> Result<Self> {
         let (dataset, texts) = (&joint.data.dataset, &joint.cell_texts);
-        let of_class = |number: usize| {
-            let split = &joint.data.split;
-            let members = |rows: &[usize]| -> Vec<usize> {
-                rows.iter().filter(|&&row| texts.class_of()[row] == Some(number as u32)).copied().collect()
-            };
-            let trained = members(&split.train);
-            let like = if trained.is_empty() { &split.train } else { &trained };
-            let totals = like.iter().map(|&row| dataset.cell(row).map(|cell| cell.total)).collect::<scmmgpt_loader::Result<_>>()?;
-            Ok(Class { number, test: members(&split.test), totals })
+        let of_class = |class: usize| {
+            let is = |row: &&usize| texts.class_of()[**row] == Some(class as u32);
+            joint.data.split.test.iter().filter(is).copied().collect::<Vec<usize>>()
         };
-        let mut classes = (0..texts.classes().len()).map(of_class).collect::<Result<Vec<Class>>>()?;
-        classes.retain(|class| !class.test.is_empty());
+        let classes = (0..texts.classes().len()).map(|class| (class, of_class(class))).filter(|(_, rows)| !rows.is_empty()).collect();
         let mut genes: Vec<u32> = (0..dataset.reports().len()).flat_map(|source| dataset.panel(source)).copied().collect();
         genes.sort_unstable();
         genes.dedup();
@@ -148,7 +132,7 @@ impl<'a> Making<'a> {
     fn table(&self, seed: u64) -> Result<ScoreTable> {
         let dataset = &self.joint.data.dataset;
         let label = |row: &usize| dataset.labels()[*row].unwrap_or_default();
-        let rows: Vec<usize> = self.classes.iter().flat_map(|class| &class.test).copied().collect();
+        let rows: Vec<usize> = self.classes.iter().flat_map(|(_, rows)| rows).copied().collect();
         let labels: Vec<u32> = rows.iter().map(label).collect();
         let train = &self.joint.data.split.train;
         let learned: Vec<u32> = train.iter().map(label).collect();
@@ -168,19 +152,21 @@ impl<'a> Making<'a> {
 
     /// `[test cells, genes of the vocabulary]`, in the order of the classes: log1p of counts per 10,000.
     fn cells(&self, beside: bool, seed: u64) -> Result<SparseMatrix> {
-        let text = |class: &Class| self.fitting(&self.joint.cell_texts.classes()[class.number].text);
+        let text = |(class, _): &(usize, Vec<usize>)| self.fitting(&self.joint.cell_texts.classes()[*class].text);
         let texts = self.classes.iter().map(text).collect::<Result<Vec<String>>>()?;
         let mut workspace = self.language.workspace()?;
         let states = generate::states(self.language, &mut workspace, &texts)?;
         let neighbours = if beside { self.neighbours(&mut workspace, &texts)? } else { vec![(Vec::new(), Vec::new()); texts.len()] };
         let slots = self.language.model().slots();
-        let mut made = SparseMatrix::new(self.joint.data.dataset.vocab().len());
-        for ((state, (keys, bias)), class) in states.chunks_exact(states.len() / texts.len()).zip(neighbours).zip(&self.classes) {
+        let dataset = &self.joint.data.dataset;
+        let mut made = SparseMatrix::new(dataset.vocab().len());
+        for ((state, (keys, bias)), (_, rows)) in states.chunks_exact(states.len() / texts.len()).zip(neighbours).zip(&self.classes) {
             let bias: Vec<f32> = std::iter::repeat_n(0.0, slots).chain(bias).collect();
             let (keys, bias) = ([state, &keys].concat(), beside.then_some(bias));
             let expression = workspace.decode_expression(self.language.model(), 1, &keys, bias.as_deref(), &self.genes)?;
-            for _ in &class.test {
-                let values = self.draw(&expression, &class.totals, made.rows().rows() as u64, seed);
+            for row in rows {
+                let label = dataset.labels()[*row].map(|label| dataset.classes()[label as usize].as_str());
+                let values = self.draw(&expression, label, made.rows().rows() as u64, seed);
                 made.push(self.genes.iter().copied().zip(values).filter(|(_, value)| *value > 0.0));
             }
         }
@@ -197,13 +183,12 @@ impl<'a> Making<'a> {
         Ok(words.join(" "))
     }
 
-    /// Values of one cell; drawn where the decoder gives distributions, with one of the total counts.
-    fn draw(&self, expression: &Expression, totals: &[f64], cell: u64, seed: u64) -> Vec<f32> {
+    /// Values of one cell; drawn where the decoder gives distributions, as large as training cells of the label.
+    fn draw(&self, expression: &Expression, label: Option<&str>, cell: u64, seed: u64) -> Vec<f32> {
         let Some(counts) = &expression.counts else { return expression.values.clone() };
-        let site = Site { seed, step: cell, site: u32::MAX };
-        let drawn = (f64::from(uniform(site.words(0)[0])) * totals.len() as f64) as usize;
-        let total = totals[drawn.min(totals.len() - 1)];
-        let log_size = (total / self.bundle.config.tokens.target_sum).ln() as f32;
+        let target = self.bundle.config.tokens.target_sum;
+        let total = self.language.config.sizes.draw(label, seed, cell).unwrap_or(target);
+        let log_size = (total / target).ln() as f32;
         let sample = |(at, gene): (usize, &u32)| {
             let (log_mean, zero_logit, log_theta) = (counts.log_mean[at] + log_size, counts.zero_logit[at], counts.log_theta[at]);
             CountDistribution { log_mean, zero_logit, log_theta }.sample(seed, cell, *gene) as f32

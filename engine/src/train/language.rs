@@ -11,12 +11,14 @@ use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer, PairCollator};
 use scmmgpt_loader::scale::InputScale;
 use scmmgpt_loader::text::PAD_TO_MULTIPLE;
 
+use super::data::TrainingData;
 use super::gene_means::gene_means;
 use super::joint::Joint;
 use super::language_stage::NUMBER;
 use super::trainer::{StagePlan, Trainer};
 use crate::bundle::{BaseModel, LanguageBundle};
 use crate::config::{ExpressionHead, GeneTable, LanguageModelConfig, Stage2Config, TrainConfig, Tuning, TuningMode};
+use crate::generate::sizes::CellSizes;
 use crate::layer::Dims;
 use crate::model::cell_language::{self, CellLanguage, CellLanguageConfig, LANGUAGE, Sizes, Tuned};
 use crate::model::gene_expression;
@@ -188,7 +190,7 @@ impl Language {
     }
 
     /// What the model folder says of the language model.
-    pub(super) fn description(&self) -> Result<LanguageBundle> {
+    pub(super) fn description(&self, data: &TrainingData) -> Result<LanguageBundle> {
         let CellLanguageConfig { language, positions, projection_dim, expression, .. } = self.config.clone();
         let keeps_base = self.settings.tuning.mode != TuningMode::Full;
         Ok(LanguageBundle {
@@ -200,8 +202,18 @@ impl Language {
             expression,
             pairs: self.settings.pairs.clone(),
             neighbors: self.settings.neighbors.clone(),
+            unknown_threshold: 0.0,
+            sizes: if self.counts() { sizes(data)? } else { CellSizes::default() },
         })
     }
+}
+
+/// Totals of the training cells.
+fn sizes(data: &TrainingData) -> Result<CellSizes> {
+    let dataset = &data.dataset;
+    let label = |row: usize| dataset.labels()[row].map(|label| dataset.classes()[label as usize].as_str());
+    let of_cell = |&row: &usize| Ok((label(row), dataset.cell(row)?.total));
+    Ok(CellSizes::of(data.split.train.iter().map(of_cell).collect::<Result<Vec<_>>>()?))
 }
 
 /// To mean 0 and mean square 1; numbers that are all the same become 0.

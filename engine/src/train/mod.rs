@@ -20,6 +20,7 @@ mod space_expert;
 mod stage;
 mod text_stage;
 mod trainer;
+mod written_threshold;
 
 pub use data::TrainingData;
 pub use evaluate::{Evaluation, HeldOutLosses};
