@@ -185,7 +185,7 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
                 _ => (written.threshold(), "the classes of training".into()),
             };
             let ranks = ranks(scored.names, total, task, own, &|cell, count| scored.top(cell, count));
-            let method = format!("language model: {method}");
+            let method = format!("language model in {}: {method}", written.dtype);
             Annotated { ranks, novelty: None, method, truncated: 0, by_name_alone: Vec::new() }
         }
         Offered::None => {
