@@ -7,7 +7,7 @@ use driver::device;
 use scmmgpt_kernels::cross_entropy::{self, IGNORE};
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Event, Pinned, Plan, Stream, Tensor};
 use scmmgpt_kernels::topk::{self, Metric};
-use scmmgpt_kernels::{Error, activation, embedding, reduce};
+use scmmgpt_kernels::{Error, activation, embedding, gemm, reduce};
 
 #[test]
 fn strided_tensors_travel_and_zero() {
@@ -71,6 +71,26 @@ fn what_cannot_be_is_a_typed_error() {
     assert!(device.describe().starts_with("cuda:0"));
     assert_eq!(device.describe().contains("software without a GPU"), device.is_software());
     assert_eq!(Device::open("auto", 1).unwrap().is_cuda(), !device.is_software(), "auto takes hardware and nothing else");
+}
+
+/// tf32 is a choice: with it operands are rounded to 10 bits, ties away from 0, for many rows and for few; without it nothing is.
+#[test]
+fn products_of_f32_are_rounded_only_where_that_is_allowed() {
+    let Some(device) = device() else { return };
+    let (exact, rounded) = ([1.0 + 2f32.powi(-11), -1.0 - 3.0 * 2f32.powi(-11)], [1.0 + 2f32.powi(-10), -1.0 - 2f32.powi(-9)]);
+    for (rows, allow) in [(24, false), (24, true), (2, false), (2, true)] {
+        let device = device.clone().allow_tf32(allow);
+        let mut plan = Plan::new(Class::Activations);
+        let (a, b): (Tensor<f32>, Tensor<f32>) = (plan.tensor("a", [rows, 8]), plan.tensor("b", [8, 8]));
+        let c: Tensor<f32> = plan.tensor("c", [rows, 8]);
+        let _arena = Arena::allocate(&device, plan).unwrap();
+        let stream = Stream::new(&device, 0).unwrap();
+        stream.upload(a, &exact.repeat(4 * rows)).unwrap();
+        stream.upload(b, &(0..64).map(|at| if at % 9 == 0 { 1.0 } else { 0.0 }).collect::<Vec<_>>()).unwrap();
+        gemm::forward(&stream, gemm::Forward { c, a, b, layout: gemm::Layout::NT, epilogue: gemm::Epilogue::None }).unwrap();
+        let expected = if allow { rounded } else { exact };
+        assert_eq!(stream.fetch(c).unwrap(), expected.repeat(4 * rows), "{rows} rows, tf32 {allow}");
+    }
 }
 
 /// Ids are read by the device alone, which cannot refuse one.

@@ -26,6 +26,25 @@ fn has_cuda(kernel: &str) -> bool {
 /// Kernels whose PTX takes bf16 in every case; the others refuse it, except where all of a case is kept in f32.
 const IN_BF16: [&str; 8] = ["attention", "cross_entropy", "embedding", "gemm", "int8_gemm", "rms_norm", "rope", "swiglu"];
 
+/// The kernel that devices also have in f16, and in f32 with operands rounded to tf32.
+const IN_F16_AND_TF32: &str = "gemm";
+
+/// Entries of cases that f32 has no kernels for, so that they are forward alone.
+const REFUSED: [&str; 2] =
+    ["attention_backward_queries_bf16_d128_128x32_w8_dropout", "attention_backward_keys_bf16_d128_128x16_w8_dropout"];
+
+/// Every entry of the PTX texts, plain and emitted.
+fn entries() -> Vec<String> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/src");
+    let kernels = std::fs::read_dir(folder).unwrap().map(|kernel| kernel.unwrap().path()).filter(|path| path.is_dir());
+    let files = kernels.flat_map(|kernel| std::fs::read_dir(kernel).unwrap().map(|file| file.unwrap().path()));
+    let plain = files.filter(|file| file.extension().is_some_and(|extension| extension == "ptx"));
+    let texts = plain.map(|file| std::fs::read_to_string(file).unwrap());
+    let name = |after: &str| after.split('(').next().unwrap_or_default().trim().to_string();
+    let plain = texts.flat_map(|text| text.split(".entry").skip(1).map(name).collect::<Vec<_>>());
+    plain.chain(scmmgpt_kernels::texts().into_iter().map(|(entry, _)| entry)).collect()
+}
+
 #[test]
 fn a_cuda_device_agrees_with_the_cpu() {
     let Some(device) = driver::device() else { return };
@@ -41,7 +60,16 @@ fn a_cuda_device_agrees_with_the_cpu() {
                 Ok(ran) => assert!(ran || !IN_BF16.contains(&kernel), "{kernel} {}: refused in bf16", case.name),
                 Err(message) => failures.push(format!("{kernel} {message}")),
             }
+            for verify in [testing::verify_f16_on, testing::verify_tf32_on] {
+                match verify(&device, case, 1) {
+                    Ok(ran) => assert_eq!(ran, kernel == IN_F16_AND_TF32, "{kernel} {}: in f16 or tf32", case.name),
+                    Err(message) => failures.push(format!("{kernel} {message}")),
+                }
+            }
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    let launched = device.launched();
+    let idle: Vec<_> = entries().into_iter().filter(|entry| !launched.contains(entry) && !REFUSED.contains(&entry.as_str())).collect();
+    assert!(idle.is_empty(), "{} entries that no case launches:\n{}", idle.len(), idle.join("\n"));
 }

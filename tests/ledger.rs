@@ -16,7 +16,7 @@ use sass::Loop;
 use toolchain::root;
 
 /// Emitted texts that stand in the ledger; the marked ones are kept whole.
-const EMITTED: [(&str, bool); 43] = [
+const EMITTED: [(&str, bool); 53] = [
     ("attention_forward_f32_d8", true),
     ("attention_backward_queries_f32_d8", true),
     ("attention_backward_keys_f32_d8", true),
@@ -56,6 +56,16 @@ const EMITTED: [(&str, bool); 43] = [
     ("gemm_nt_bf16_64x64x64_s4_bias_relu", false),
     ("gemm_nn_bf16_64x64x64_s4_none", false),
     ("gemm_tn_bf16_64x64x64_s4_partial", false),
+    ("gemm_nt_f16_128x128x32_s3_bias_relu", false),
+    ("gemm_nt_f16_128x256x64_s3_bias_relu", false),
+    ("gemm_nt_tf32_128x128x16_s3_none", false),
+    ("gemm_nn_tf32_128x128x16_s3_none", false),
+    ("gemm_tn_tf32_128x128x16_s3_none", true),
+    ("gemm_nt_tf32_128x256x32_s3_none", false),
+    ("gemm_tn_tf32_128x256x32_s3_accumulate", false),
+    ("gemm_nt_f32_16x32x32_s8_none", true),
+    ("gemm_nt_bf16_16x32x64_s8_none", true),
+    ("gemm_nt_tf32_16x32x32_s8_none", false),
     ("topk_select_f32_inner_product_32", true),
     ("topk_merge_f32_32", true),
     ("topk_select_f32_inner_product_128", false),

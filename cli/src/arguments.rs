@@ -51,6 +51,9 @@ pub(crate) struct Global {
     /// Where to compute: cpu, cuda:N, or auto: the first GPU where there is one, else the CPU
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: String,
+    /// Let products of f32 on a GPU round their operands to tf32 (11 significant bits): faster, less exact. Ignored on the CPU
+    #[arg(long, global = true)]
+    pub(crate) allow_tf32: bool,
     /// Worker threads; 0: as many as the machine offers. Results do not depend on it
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub(crate) threads: usize,
@@ -71,7 +74,7 @@ pub(crate) struct Global {
 impl Global {
     /// Opens the device that was asked for.
     pub(crate) fn open_device(&self) -> anyhow::Result<Device> {
-        let device = Device::open(&self.device, self.threads).map_err(scmmgpt_engine::Error::from)?;
+        let device = Device::open(&self.device, self.threads).map_err(scmmgpt_engine::Error::from)?.allow_tf32(self.allow_tf32);
         let chosen = self.device == "auto" && device.is_cuda() && !self.quiet;
         if self.verbose || chosen {
             eprintln!("device: {}", device.describe());

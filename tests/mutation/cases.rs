@@ -36,7 +36,12 @@ pub(crate) fn run_as_child() -> Option<ExitCode> {
     for name in wanted.lines() {
         let (element, rest) = name.split_once('/').expect("element/kernel/case");
         let (kernel, wanted) = rest.split_once('/').expect("element/kernel/case");
-        let verify = if element == "bf16" { testing::verify_bf16_on } else { testing::verify_on };
+        let verify = match element {
+            "bf16" => testing::verify_bf16_on,
+            "f16" => testing::verify_f16_on,
+            "tf32" => testing::verify_tf32_on,
+            _ => testing::verify_on,
+        };
         let cases = kernels.iter().filter(|(other, _)| *other == kernel).flat_map(|(_, cases)| cases);
         for case in cases.filter(|case| case.name == wanted) {
             eprintln!("{STARTED}{name}");
@@ -87,7 +92,8 @@ pub(crate) fn launches(wanted: &dyn Fn(&str) -> bool) -> BTreeMap<String, Launch
     let (mut found, mut work): (BTreeMap<String, BTreeSet<String>>, BTreeMap<String, u64>) = Default::default();
     for (kernel, cases) in registry().into_iter().filter(|(kernel, _)| wanted(kernel)) {
         let cases = cases.iter().filter(|case| !case.timed);
-        let names: Vec<_> = cases.flat_map(|case| ["f32", "bf16"].map(|element| format!("{element}/{kernel}/{}", case.name))).collect();
+        let names: Vec<_> =
+            cases.flat_map(|case| ["f32", "bf16", "f16", "tf32"].map(|element| format!("{element}/{kernel}/{}", case.name))).collect();
         let output = child(&names.join("\n"), SETTINGS[0]).env("SCMMGPT_EMULATOR_COUNT", "1").output().expect("a child");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{kernel} fails as it is:\n{said}");

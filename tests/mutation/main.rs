@@ -45,7 +45,10 @@ type Site = (String, Kind, String, String, usize);
 
 /// The part of an entry's name that its variants share.
 fn family(entry: &str) -> &str {
-    ["_f32", "_bf16"].iter().find_map(|element| entry.find(element).map(|at| &entry[..at + element.len()])).unwrap_or(entry)
+    ["_f32", "_tf32", "_bf16", "_f16"]
+        .iter()
+        .find_map(|element| entry.find(element).map(|at| &entry[..at + element.len()]))
+        .unwrap_or(entry)
 }
 
 /// Whatever else changes in the texts, a mutant keeps its place in the draw.

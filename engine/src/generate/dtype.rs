@@ -15,9 +15,9 @@ pub enum Dtype {
     Auto,
     /// As trained.
     F32,
-    /// Half the memory; adapters are merged, and weights rounded to 8 bits of mantissa.
+    /// A copy with half the bytes to read a token; adapters are merged, and weights rounded to 8 bits of mantissa.
     Bf16,
-    /// A quarter of the memory for projections and output product: as in `bf16` (where the device multiplies in it, else `f32`), but
+    /// A copy with a quarter of the bytes to read for projections and output product: as in `bf16` (where the device multiplies in it, else `f32`), but
     /// with weights of one byte and a scale for every output.
     Int8,
 }

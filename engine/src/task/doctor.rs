@@ -37,14 +37,15 @@ impl Health {
 }
 
 /// Runs forward and backward of every kernel's cases: on the CPU f32 and bf16 against f64 and one thread against three, on a CUDA
-/// device f32 against the CPU and, where it has the kernel in bf16, that against f64. Large cases, which only benches need, are left out.
+/// device f32 against the CPU and, where it has the kernel in bf16, f16 or with tf32, that against f64. Large cases, which only benches need, are left out.
 pub fn examine(device: &Device, progress: &mut dyn FnMut(&KernelHealth)) -> Health {
     let mut kernels = Vec::new();
     for (kernel, cases) in registry() {
         let mut health = KernelHealth { kernel, passed: 0, absent: 0, failures: Vec::new() };
         for case in cases.iter().filter(|case| !case.timed) {
             let result = if device.is_cuda() {
-                testing::verify_on(device, case, 1).and_then(|ran| testing::verify_bf16_on(device, case, 1).map(|also| ran || also))
+                let passes = [testing::verify_on, testing::verify_bf16_on, testing::verify_f16_on, testing::verify_tf32_on];
+                passes.into_iter().try_fold(false, |ran, verify| verify(device, case, 1).map(|also| ran || also))
             } else {
                 testing::verify(case, 1).map(|()| true)
             };

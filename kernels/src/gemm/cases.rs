@@ -16,6 +16,15 @@ enum Kind {
     GeluAlone,
     BiasResidual,
     Residual,
+    /// What backward does, forward.
+    ReluMask,
+    GeluMask,
+}
+
+impl Kind {
+    fn has_bias(self) -> bool {
+        matches!(self, Kind::Bias | Kind::Relu | Kind::Gelu | Kind::GeluAlone | Kind::BiasResidual)
+    }
 }
 
 /// `c = epilogue(op(a) op(b))` with every matrix `margin` columns inside a wider one; backward is composed of the other products.
@@ -46,6 +55,8 @@ impl Op for Gemm {
             Kind::Gelu => Epilogue::BiasGelu { bias: t.value("bias"), pre_activation: Some(matrix("pre_activation")) },
             Kind::GeluAlone => Epilogue::BiasGelu { bias: t.value("bias"), pre_activation: None },
             Kind::Residual => Epilogue::Residual { residual: matrix("residual") },
+            Kind::ReluMask => Epilogue::ReluMask { output: matrix("output") },
+            Kind::GeluMask => Epilogue::GeluMask { pre_activation: matrix("pre_activation") },
             Kind::BiasResidual => Epilogue::BiasResidual { bias: t.value("bias"), residual: matrix("residual") },
         };
         forward(stream, Forward { c: matrix("c"), a: matrix("a"), b: matrix("b"), layout: self.layout, epilogue })
@@ -63,8 +74,9 @@ impl Op for Gemm {
         };
         let dsum = match mask {
             Some(epilogue) => {
-                let c = t.value("dsum");
-                forward(stream, Forward { c, a: dc, b: t.value("identity"), layout: Layout::NN, epilogue })?;
+                let (c, identity, layout) = (t.value("dsum"), t.value("identity"), self.layout);
+                let (a, b) = if layout == Layout::TN { (identity, dc) } else { (dc, identity) };
+                forward(stream, Forward { c, a, b, layout, epilogue })?;
                 c
             }
             None => dc,
@@ -86,7 +98,7 @@ impl Op for Gemm {
         if matches!(self.kind, Kind::BiasResidual | Kind::Residual) {
             stream.copy(matrix("dresidual"), dc)?;
         }
-        if !matches!(self.kind, Kind::Plain | Kind::Residual) {
+        if self.kind.has_bias() {
             let dbias = t.accumulated("dbias");
             let c = dbias.reshape([1, dbias.len()]);
             accumulate(stream, Accumulate { c, a: t.value("ones"), b: dsum, layout: Layout::TN })?;
@@ -95,14 +107,14 @@ impl Op for Gemm {
     }
 }
 
-fn case(layout: Layout, kind: Kind, [m, n, k]: [usize; 3], margin: usize) -> Case {
+fn draft(layout: Layout, kind: Kind, [m, n, k]: [usize; 3], margin: usize) -> Case {
     let wide = |rows: usize, width: usize| [rows, width + 2 * margin];
     let suffix = if margin > 0 { "_columns" } else { "" };
     let name = format!("{layout:?}_{kind:?}_{m}x{n}x{k}{suffix}").to_lowercase();
     let a = if layout == Layout::TN { wide(k, m) } else { wide(m, k) };
     let b = if layout == Layout::NT { wide(n, k) } else { wide(k, n) };
     let [rows, columns] = if layout == Layout::NT { [n, k] } else { [k, n] };
-    let mut case = Case::new(name, Gemm { layout, kind, margin })
+    let mut case = Case::in_every_precision(name, Gemm { layout, kind, margin })
         .input("a", a)
         .parameter("b", b)
         .output("c", wide(m, n))
@@ -110,35 +122,53 @@ fn case(layout: Layout, kind: Kind, [m, n, k]: [usize; 3], margin: usize) -> Cas
         .tolerance(Tolerance::f32().reduction(k.max(m).max(n)))
         .bytes(4 * (m * k + k * n + m * n))
         .flops(2 * m * n * k);
-    if !matches!(kind, Kind::Plain | Kind::Residual) {
+    if kind.has_bias() {
         case = case.parameter("bias", [n]).fixed("ones", [m, 1], Fill::Values(vec![1.0]));
     }
     if matches!(kind, Kind::BiasResidual | Kind::Residual) {
         case = case.input("residual", wide(m, n));
     }
-    if kind == Kind::Gelu {
+    if matches!(kind, Kind::Gelu | Kind::GeluMask) {
         case = case.fixed("pre_activation", wide(m, n), Fill::Uniform);
     }
-    if matches!(kind, Kind::Relu | Kind::Gelu) {
-        let identity = std::iter::once(1.0).chain(std::iter::repeat_n(0.0, n)).collect();
-        case = case.fixed("identity", [n, n], Fill::Values(identity)).fixed("dsum", [m, n], Fill::Uniform);
+    if kind == Kind::ReluMask {
+        case = case.fixed("output", wide(m, n), Fill::Uniform);
     }
     case
 }
 
-/// A weight gradient by itself: `c += a^T b`.
-struct WeightGradient;
+/// Forward and backward, with what the mask on the way back is tried on.
+fn case(layout: Layout, kind: Kind, size: [usize; 3], margin: usize) -> Case {
+    let ([m, n, _], mut case) = (size, draft(layout, kind, size, margin));
+    if matches!(kind, Kind::Relu | Kind::Gelu) {
+        let side = if layout == Layout::TN { m } else { n };
+        let identity = std::iter::once(1.0).chain(std::iter::repeat_n(0.0, side)).collect();
+        case = case.fixed("identity", [side, side], Fill::Values(identity)).fixed("dsum", [m, n], Fill::Uniform);
+    }
+    case
+}
 
-impl Op for WeightGradient {
+fn forward_case(layout: Layout, kind: Kind, size: [usize; 3], margin: usize) -> Case {
+    draft(layout, kind, size, margin).forward_only()
+}
+
+/// A sum by itself: `c += op(a) op(b)`, as for a weight gradient.
+#[derive(Clone, Copy)]
+struct Sum {
+    layout: Layout,
+}
+
+impl Op for Sum {
     fn forward<T: Float>(&self, stream: &Stream, t: &Bindings<T>) -> Result<()> {
-        accumulate(stream, Accumulate { c: t.accumulated("c"), a: t.value("a"), b: t.value("b"), layout: Layout::TN })
+        accumulate(stream, Accumulate { c: t.accumulated("c"), a: t.value("a"), b: t.value("b"), layout: self.layout })
     }
 }
 
-fn weight_gradient([m, n, k]: [usize; 3]) -> Case {
-    Case::new(format!("tn_accumulate_{m}x{n}x{k}"), WeightGradient)
-        .fixed("a", [k, m], Fill::Uniform)
-        .fixed("b", [k, n], Fill::Uniform)
+fn sum(layout: Layout, [m, n, k]: [usize; 3]) -> Case {
+    let name = format!("{layout:?}_accumulate_{m}x{n}x{k}").to_lowercase();
+    Case::in_every_precision(name, Sum { layout })
+        .fixed("a", if layout == Layout::TN { [k, m] } else { [m, k] }, Fill::Uniform)
+        .fixed("b", if layout == Layout::NT { [n, k] } else { [k, n] }, Fill::Uniform)
         .loss("c", [m, n])
         .scratch(scratch::<bf16>(m, n, k))
         .tolerance(Tolerance::f32().reduction(k))
@@ -164,20 +194,39 @@ pub fn cases() -> Vec<Case> {
         // The small tile, and the large one, which takes many rows; their products are tiny.
         for kind in KINDS {
             cases.push(case(layout, kind, [24, 40, 24], 0));
-            cases.push(case(layout, kind, [13_800, 8, 8], 0).forward_only());
+            cases.push(forward_case(layout, kind, [13_800, 8, 8], 0));
         }
         for size in [[7, 33, 5], [24, 40, 24], [72, 136, 88], [13_800, 8, 8]] {
-            cases.push(case(layout, Kind::GeluAlone, size, 0).forward_only());
+            cases.push(forward_case(layout, Kind::GeluAlone, size, 0));
+        }
+        for kind in [Kind::ReluMask, Kind::GeluMask] {
+            cases.push(forward_case(layout, kind, [13_800, 8, 8], 0));
         }
         cases.push(case(layout, Kind::Gelu, [16, 37, 300], 1));
         cases.push(case(layout, Kind::BiasResidual, [40, 72, 328], 0));
         cases.push(case(layout, Kind::Relu, [200, 136, 200], 0));
+        // What only f32 has whole chunks of.
+        cases.push(case(layout, Kind::BiasResidual, [72, 140, 20], 0));
     }
     // Wide enough for the large tile.
-    cases.push(case(Layout::NT, Kind::Residual, [72, 27_640, 72], 0).forward_only());
+    cases.push(forward_case(Layout::NT, Kind::Residual, [72, 27_640, 72], 0));
     for size in [[17, 35, 600], [40, 64, 601], [24, 72, 2049], [136, 264, 3100], [13_800, 8, 8]] {
-        cases.push(weight_gradient(size));
+        cases.push(sum(Layout::TN, size));
     }
+    for layout in [Layout::NT, Layout::NN] {
+        for size in [[7, 33, 5], [24, 40, 24], [72, 40, 24], [24, 72, 2056], [72, 136, 2056], [13_800, 8, 8]] {
+            cases.push(sum(layout, size));
+        }
+    }
+    // Few rows: one, not as many as lanes make, all; and a ring that is passed twice.
+    for kind in KINDS {
+        cases.push(case(Layout::NT, kind, [9, 40, 24], 0));
+    }
+    cases.push(forward_case(Layout::NT, Kind::GeluAlone, [9, 40, 24], 0));
+    for size in [[1, 8, 8], [16, 72, 1096], [5, 40, 264]] {
+        cases.push(forward_case(Layout::NT, Kind::Bias, size, 8));
+    }
+    cases.push(forward_case(Layout::NT, Kind::BiasResidual, [3, 37, 44], 4));
     for size in [[9600, 512, 512], [1200, 512, 512], [1200, 1536, 512], [1, 4096, 4096], [4096, 4096, 4096]] {
         cases.push(case(Layout::NT, Kind::Plain, size, 0).bench());
     }
@@ -185,6 +234,6 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(Layout::NT, kind, [9600, 512, 512], 0).bench());
     }
     cases.push(case(Layout::NN, Kind::Plain, [9600, 512, 512], 0).bench());
-    cases.push(weight_gradient([512, 512, 9600]).bench());
+    cases.push(sum(Layout::TN, [512, 512, 9600]).bench());
     cases
 }

@@ -1,11 +1,12 @@
 //! Launches of the matrix products: which text a call takes, and its grid.
 //!
-//! bf16 goes to tensor cores where the rows of every matrix start at multiples of 16 bytes and are whole numbers of them long; any other
-//! bf16, and f32, to the texts without. The tile of `c` a block makes is chosen by m and n, and no bit depends on it. What is
-//! accumulated over a long k is summed in segments, whose length depends on n and k alone, and the segments are added in order.
+//! bf16 and f16 go to tensor cores where the rows of every matrix start at multiples of 16 bytes and are whole numbers of them long, and so
+//! does f32 on devices that were told to allow tf32; anything else to the texts without. The tile of `c` a block makes is chosen by m and
+//! n, and no bit depends on it. What is accumulated in 16 bits over a long k is summed in segments, whose length depends on n and k
+//! alone, and the segments are added in order.
 
 use super::emit::{Finish, Stored};
-use super::emit_mma::{LARGE, MEDIUM, RASTER, SMALL, Tile, Variant};
+use super::emit_mma::{FEW, FEW_BY_LANES, LARGE, MEDIUM, RASTER, SMALL, Tile, Variant};
 use super::{Accumulate, Epilogue, Forward, Layout, emit_simt};
 use crate::runtime::{CudaStream, Element, Float, Launch, Tensor, elementwise, emit};
 use crate::{Error, Result};
@@ -14,8 +15,8 @@ const SEGMENTS: &str = include_str!("segments.ptx");
 
 /// Blocks that keep a device busy: an A100 has 108 multiprocessors.
 const BUSY: usize = 108;
-/// Row strides from which the offsets inside a tile would leave 32 bits.
-const FAR: usize = 1 << 23;
+/// Bytes between rows from which the offsets inside a tile would leave 32 bits.
+const FAR: usize = 1 << 24;
 /// Shortest segment, longest list of them.
 const SHORTEST: usize = 1024;
 const MOST: usize = 16;
@@ -25,7 +26,7 @@ const MOST: usize = 16;
 fn segment(n: usize, k: usize) -> usize {
     let tiles = n.div_ceil(MEDIUM.columns).max(1);
     let count = (2 * BUSY).div_ceil(tiles * tiles).min(MOST).min(k / SHORTEST).max(1);
-    k.div_ceil(count).next_multiple_of(MEDIUM.depth)
+    k.div_ceil(count).next_multiple_of(MEDIUM.depth(Stored::Bf16))
 }
 
 /// See [`super::scratch`].
@@ -78,24 +79,43 @@ pub(super) fn accumulate<T: Float>(stream: &CudaStream, op: &'static str, args: 
 impl<T: Float, C: Element> Product<T, C> {
     fn launch(self, stream: &CudaStream, op: &'static str) -> Result<()> {
         match T::NAME {
+            "f32" if stream.allows_tf32() => self.by_alignment(stream, op, [Stored::Tf32, Stored::F32]),
             "f32" => self.without_tensor_cores(stream, Stored::F32),
-            "bf16" if self.suits_tensor_cores(stream) => self.on_tensor_cores(stream, op, Stored::Bf16),
-            "bf16" => self.without_tensor_cores(stream, Stored::Bf16),
+            "bf16" => self.by_alignment(stream, op, [Stored::Bf16; 2]),
+            "f16" => self.by_alignment(stream, op, [Stored::F16; 2]),
             element => Err(Error::NoCudaKernel { op, element }),
         }
+    }
+
+    /// On tensor cores or without, with elements stored so or so.
+    fn by_alignment(&self, stream: &CudaStream, op: &'static str, [on, without]: [Stored; 2]) -> Result<()> {
+        if self.suits_tensor_cores(stream) { self.on_tensor_cores(stream, op, on) } else { self.without_tensor_cores(stream, without) }
+    }
+
+    /// Few rows, of an operand `b` that can be streamed.
+    fn is_few(&self) -> bool {
+        self.c.rows() <= FEW.rows && self.layout == Layout::NT && !self.finish.is_wide()
     }
 
     fn k(&self) -> usize {
         if self.layout == Layout::TN { self.a.rows() } else { self.a.width() }
     }
 
+    /// Both operands can be copied 16 bytes at a time.
+    fn has_whole_chunks(&self, stream: &CudaStream) -> bool {
+        let near = self.a.row_stride().max(self.b.row_stride()) * size_of::<T>() < FAR;
+        near && stream.has_whole_chunks(self.a) && stream.has_whole_chunks(self.b)
+    }
+
     fn suits_tensor_cores(&self, stream: &CudaStream) -> bool {
-        let narrow = [Some(self.a), Some(self.b), self.bias, self.other];
-        let near = self.a.row_stride().max(self.b.row_stride()) < FAR;
-        near && stream.has_whole_chunks(self.c) && narrow.into_iter().flatten().all(|tensor| stream.has_whole_chunks(tensor))
+        let others = [self.bias, self.other].into_iter().flatten().all(|tensor| stream.has_whole_chunks(tensor));
+        self.has_whole_chunks(stream) && stream.has_whole_chunks(self.c) && others
     }
 
     fn without_tensor_cores(&self, stream: &CudaStream, stored: Stored) -> Result<()> {
+        if stored == Stored::F32 && self.is_few() && self.has_whole_chunks(stream) {
+            return self.tiled(stream, stored, FEW_BY_LANES);
+        }
         let entry = emit_simt::entry(stored, self.layout, self.finish);
         let text = emit::kept(&entry, || emit_simt::text(stored, self.layout, self.finish));
         let (m, n) = (self.c.rows(), self.c.width());
@@ -107,7 +127,7 @@ impl<T: Float, C: Element> Product<T, C> {
     fn on_tensor_cores(&self, stream: &CudaStream, op: &'static str, stored: Stored) -> Result<()> {
         let (m, n, k) = (self.c.rows(), self.c.width(), self.k());
         let segment = segment(n, k);
-        if self.finish == Finish::Accumulate && segment < k {
+        if self.finish == Finish::Accumulate && segment < k && stored != Stored::Tf32 {
             stream.need_scratch(op, scratch(m, n, k))?;
             let tile = if m <= SMALL.rows { SMALL } else { MEDIUM };
             let segments = k.div_ceil(segment);
@@ -125,7 +145,11 @@ impl<T: Float, C: Element> Product<T, C> {
                 .value("c_stride", self.c.row_stride() as u32)
                 .submit();
         }
-        let tile = tile(stream, m, n);
+        self.tiled(stream, stored, if self.is_few() { FEW } else { tile(stream, m, n) })
+    }
+
+    fn tiled(&self, stream: &CudaStream, stored: Stored, tile: Tile) -> Result<()> {
+        let (m, n) = (self.c.rows(), self.c.width());
         let (down, across) = (m.div_ceil(tile.rows), n.div_ceil(tile.columns));
         let grid = [down.min(RASTER), across, down.div_ceil(RASTER)].map(|blocks| blocks as u32);
         let launch = self.variant(stream, Variant { stored, layout: self.layout, tile, finish: self.finish }, grid);
@@ -166,7 +190,7 @@ mod tests {
         for n in [8, 512, 768, 1536, 4096] {
             for k in [1, 1023, 2047, 2048, 9600, 76_800] {
                 let (segment, tiles) = (segment(n, k), n.div_ceil(MEDIUM.columns));
-                assert!(segment >= k.min(SHORTEST) && segment.is_multiple_of(MEDIUM.depth), "n {n} k {k}: {segment}");
+                assert!(segment >= k.min(SHORTEST) && segment.is_multiple_of(MEDIUM.depth(Stored::Bf16)), "n {n} k {k}: {segment}");
                 assert!(k.div_ceil(segment) <= MOST);
                 assert!(segment >= k || tiles * tiles < 2 * BUSY, "n {n} k {k}: wide enough to be left whole");
                 let expected = if segment < k { k.div_ceil(segment) * 24 * n * 4 } else { 0 };

@@ -1,28 +1,33 @@
 //! The PTX of matrix products: which texts there are, and what they share.
 
-use super::emit_mma::{LARGE, MEDIUM, SMALL, Variant};
+use super::emit_mma::{FEW, FEW_BY_LANES, LARGE, MEDIUM, SMALL, Variant};
 use super::{Layout, emit_simt};
 use crate::runtime::emit::Text;
 
-/// How elements of the operands and of `c` are stored; sums are f32.
+/// How elements of the operands and of `c` are stored and multiplied; sums are f32.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stored {
     F32,
+    /// Stored as f32; tensor cores read the operands rounded to 10 bits behind the leading one.
+    Tf32,
     Bf16,
+    F16,
 }
 
 impl Stored {
     pub(super) fn name(self) -> &'static str {
         match self {
             Stored::F32 => "f32",
+            Stored::Tf32 => "tf32",
             Stored::Bf16 => "bf16",
+            Stored::F16 => "f16",
         }
     }
 
     pub(super) fn bytes(self) -> usize {
         match self {
-            Stored::F32 => 4,
-            Stored::Bf16 => 2,
+            Stored::F32 | Stored::Tf32 => 4,
+            Stored::Bf16 | Stored::F16 => 2,
         }
     }
 }
@@ -115,14 +120,23 @@ pub(super) fn layout_name(layout: Layout) -> &'static str {
 pub(super) fn all() -> Vec<Text> {
     let mut texts = Vec::new();
     for layout in [Layout::NT, Layout::NN, Layout::TN] {
-        for stored in [Stored::F32, Stored::Bf16] {
+        for stored in [Stored::F32, Stored::Bf16, Stored::F16] {
             texts.extend(Finish::ALL.map(|finish| emit_simt::text(stored, layout, finish)));
         }
-        let on_tensor_cores = |tile, finish| Variant { stored: Stored::Bf16, layout, tile, finish }.text();
-        for tile in [LARGE, MEDIUM, SMALL] {
-            texts.extend(Finish::ALL.map(|finish| on_tensor_cores(tile, finish)));
+        for stored in [Stored::Bf16, Stored::F16, Stored::Tf32] {
+            let on_tensor_cores = |tile, finish| Variant { stored, layout, tile, finish }.text();
+            for tile in [LARGE, MEDIUM, SMALL] {
+                texts.extend(Finish::ALL.map(|finish| on_tensor_cores(tile, finish)));
+            }
+            if stored != Stored::Tf32 {
+                texts.extend([MEDIUM, SMALL].map(|tile| on_tensor_cores(tile, Finish::Partial)));
+            }
         }
-        texts.extend([MEDIUM, SMALL].map(|tile| on_tensor_cores(tile, Finish::Partial)));
+    }
+    for stored in [Stored::F32, Stored::Bf16, Stored::F16, Stored::Tf32] {
+        let tile = if stored == Stored::F32 { FEW_BY_LANES } else { FEW };
+        let narrow = Finish::ALL.into_iter().filter(|finish| !finish.is_wide());
+        texts.extend(narrow.map(|finish| Variant { stored, layout: Layout::NT, tile, finish }.text()));
     }
     texts
 }

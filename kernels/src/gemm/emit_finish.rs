@@ -79,7 +79,8 @@ fn cdf(k: &mut Kernel) {
 /// Loads one element into a float register where `guard` holds; `half` is a 16-bit register to pass through.
 pub(super) fn load(k: &mut Kernel, stored: Stored, guard: &str, target: &Reg, address: &str) {
     match stored {
-        Stored::F32 => ptx!(k, "@{guard} ld.global.f32 {target}, [{address}];"),
+        Stored::F32 | Stored::Tf32 => ptx!(k, "@{guard} ld.global.f32 {target}, [{address}];"),
+        Stored::F16 => ptx!(k, "mov.b16 %half, 0;\n@{guard} ld.global.b16 %half, [{address}];\ncvt.f32.f16 {target}, %half;"),
         Stored::Bf16 => ptx!(k, "mov.b16 %half, 0;\n@{guard} ld.global.b16 %half, [{address}];\nmov.b32 {target}, {{%no_bits, %half}};"),
     }
 }
@@ -87,7 +88,8 @@ pub(super) fn load(k: &mut Kernel, stored: Stored, guard: &str, target: &Reg, ad
 /// Stores `%x` where `guard` holds, rounded to nearest even if it must be.
 pub(super) fn store(k: &mut Kernel, stored: Stored, guard: &str, address: &str) {
     match stored {
-        Stored::F32 => ptx!(k, "@{guard} st.global.f32 [{address}], %x;"),
+        Stored::F32 | Stored::Tf32 => ptx!(k, "@{guard} st.global.f32 [{address}], %x;"),
+        Stored::F16 => ptx!(k, "cvt.rn.f16.f32 %half, %x;\n@{guard} st.global.b16 [{address}], %half;"),
         Stored::Bf16 => ptx!(k, "cvt.rn.bf16.f32 %half, %x;\n@{guard} st.global.b16 [{address}], %half;"),
     }
 }

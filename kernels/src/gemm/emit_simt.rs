@@ -1,4 +1,4 @@
-//! Matrix products without tensor cores: the f32 path, and bf16 wherever the tensor-core path's alignment does not hold.
+//! Matrix products without tensor cores: the f32 path, and elements of 16 bits wherever the tensor-core path's alignment does not hold.
 //!
 //! A block of 256 threads makes 128 x 128 of `c` in steps of 16 along k; a warp 32 x 64, a thread 8 x 8 in four 4 x 4 parts. Each sum is
 //! one chain of fused multiply-adds in the order of k. Both operands lie in shared memory as `[k][row]` with rows of 132 floats, so
@@ -59,7 +59,7 @@ pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
     if finish.other().is_some() {
         k.params(".u32", "other_stride");
     }
-    k.block(THREADS, if stored == Stored::F32 { 2 } else { 1 });
+    k.block(THREADS, if stored.bytes() == 4 { 2 } else { 1 });
     k.shared(Some(2 * STAGE));
     let a = Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, shared: 0 };
     let b = Operand { name: "b", extent: "%n", first: "%first_column", deep: layout == Layout::NT, stored, shared: OPERAND };
@@ -93,7 +93,7 @@ fn positions(k: &mut Kernel) {
     ptx!(k, "add.u32 %b_read, %shared, %index;\nadd.u32 %b_read, %b_read, {OPERAND};");
 }
 
-/// Declares what the copies of an operand need; returns the registers its elements wait in (bf16: widened on the way).
+/// Declares what the copies of an operand need; returns the registers its elements wait in (of 16 bits: widened on the way).
 fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
     let Operand { name, extent, first, deep, stored, shared } = operand;
     let bytes = stored.bytes();
@@ -101,7 +101,7 @@ fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
     k.regs(Kind::B32, &format!("{name}_stride {name}_write {name}_write_at {name}_k {name}_row {name}_left {name}_size"));
     k.regs(Kind::Pred, &format!("{name}_inside {name}_deep_enough"));
     ptx!(k, "ld.param.u64 %{name}, [{name}];\ncvta.to.global.u64 %{name}, %{name};\nld.param.u32 %{name}_stride, [{name}_stride];");
-    let waiting = if stored == Stored::Bf16 { k.array(Kind::B16, &format!("{name}_waiting"), 8) } else { Vec::new() };
+    let waiting = if stored.bytes() == 2 { k.array(Kind::B16, &format!("{name}_waiting"), 8) } else { Vec::new() };
     if deep {
         k.note(format!("Copies of {name}: this thread brings k = thread % 8 and + 8 of rows thread / 8 + 32 i."));
         let sizes = k.array(Kind::B32, &format!("{name}_row_size"), 4);
@@ -166,12 +166,17 @@ fn issue(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
     ptx!(k, "sub.u32 %{name}_left, %{name}_left, {DEPTH};");
 }
 
-/// Widened bf16 elements go to the stage that their copy was started for.
+/// Widened elements of 16 bits go to the stage that their copy was started for.
 fn land(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
     let name = operand.name;
     for (at, half) in waiting.iter().enumerate() {
         let (depth, row) = if operand.deep { (8 * (at % 2), 32 * (at / 2)) } else { (2 * at, 0) };
-        ptx!(k, "mov.b32 %wide, {{%no_bits, {half}}};\nst.shared.b32 [%{name}_write_at + {}], %wide;", depth * ROW + 4 * row);
+        if operand.stored == Stored::Bf16 {
+            ptx!(k, "mov.b32 %wide, {{%no_bits, {half}}};");
+        } else {
+            ptx!(k, "cvt.f32.f16 %wide, {half};");
+        }
+        ptx!(k, "st.shared.b32 [%{name}_write_at + {}], %wide;", depth * ROW + 4 * row);
     }
 }
 
@@ -235,7 +240,7 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
     k.regs(Kind::B64, "c c_step c_at other other_step other_at bias_at bytes");
     k.regs(Kind::Pred, "inside_0 inside_1 row_inside more both_0 both_1");
     k.regs(Kind::F32, "x bias_0 bias_1 other_0 other_1");
-    if stored == Stored::Bf16 {
+    if stored.bytes() == 2 {
         k.regs(Kind::B16, "half");
         ptx!(k, "mov.b16 %no_bits, 0;");
     }

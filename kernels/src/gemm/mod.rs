@@ -12,6 +12,7 @@ mod cpu_simd;
 mod cpu_simd_few;
 mod cuda;
 mod emit;
+mod emit_few;
 mod emit_finish;
 mod emit_mma;
 mod emit_mma_operand;

@@ -14,6 +14,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Device {
     inner: Arc<Inner>,
+    allow_tf32: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +59,8 @@ impl Device {
     }
 
     fn new(cuda: Option<Arc<Cuda>>, threads: usize) -> Result<Device> {
-        Ok(Device { inner: Arc::new(Inner { cpu: Cpu::new(threads)?, cuda, blocks: Mutex::default() }) })
+        let inner = Inner { cpu: Cpu::new(threads)?, cuda, blocks: Mutex::default() };
+        Ok(Device { inner: Arc::new(inner), allow_tf32: false })
     }
 
     /// CUDA device number `ordinal`, with `threads` workers for what the host does.
@@ -92,6 +94,24 @@ impl Device {
                 None => refuse("devices are auto, cpu and cuda:N"),
             },
         }
+    }
+
+    /// The same device, on whose streams products of f32 may round their operands to tf32 (10 bits behind the leading one; sums stay f32)
+    /// and run on tensor cores. Off unless asked for; the CPU computes in f32 either way.
+    #[must_use]
+    pub fn allow_tf32(self, allow: bool) -> Device {
+        Device { allow_tf32: allow, ..self }
+    }
+
+    /// See [`Device::allow_tf32`].
+    pub(super) fn allows_tf32(&self) -> bool {
+        self.allow_tf32
+    }
+
+    /// The entries of PTX texts that a CUDA device has launched since it was opened.
+    #[cfg(feature = "testing")]
+    pub fn launched(&self) -> std::collections::BTreeSet<String> {
+        self.inner.cuda.as_ref().map(|cuda| cuda.launched()).unwrap_or_default()
     }
 
     /// Runs `body` on the device's worker threads, so that the parallel loops inside start without a hand-over.

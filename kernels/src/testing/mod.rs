@@ -11,10 +11,10 @@ use std::sync::Arc;
 pub use bind::{Bindings, Storage};
 pub use compare::{Tolerance, compare};
 pub use gradcheck::gradcheck;
-pub use verify::{verify, verify_bf16_on, verify_on};
+pub use verify::{verify, verify_bf16_on, verify_f16_on, verify_on, verify_tf32_on};
 
 use crate::Result;
-use crate::runtime::{Float, Shape, Stream, bf16};
+use crate::runtime::{Float, Shape, Stream, bf16, f16};
 
 /// How a case's tensor is used and filled.
 #[derive(Clone, Debug)]
@@ -128,6 +128,8 @@ pub struct Case {
     pub f64: Passes<f64>,
     /// In bf16.
     pub bf16: Passes<bf16>,
+    /// In f16, where devices have the kernel so, and with it in f32 with operands rounded to tf32.
+    pub f16: Option<Passes<f16>>,
 }
 
 impl Case {
@@ -146,7 +148,13 @@ impl Case {
             f32: Passes::of(&op),
             f64: Passes::of(&op),
             bf16: Passes::of(&op),
+            f16: None,
         }
+    }
+
+    /// [`Case::new`] of a kernel that devices have in f16 and with operands rounded to tf32 too.
+    pub fn in_every_precision(name: impl Into<String>, op: impl Op + Clone) -> Case {
+        Case { f16: Some(Passes::of(&Arc::new(op.clone()))), ..Case::new(name, op) }
     }
 
     fn slot(mut self, name: &'static str, shape: impl Into<Shape>, role: Role, fill: Fill, differentiable: bool) -> Case {

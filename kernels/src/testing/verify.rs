@@ -3,7 +3,7 @@
 use super::bind::Named;
 use super::{Case, Passes, Storage, Tolerance, compare};
 use crate::Error;
-use crate::runtime::{Device, Float, bf16};
+use crate::runtime::{Device, Float, bf16, f16};
 
 /// Runs forward and backward in f64, f32 and bf16.
 ///
@@ -43,7 +43,7 @@ pub fn verify(case: &Case, seed: u64) -> Result<(), String> {
 /// The first difference, in words.
 pub fn verify_on(device: &Device, case: &Case, seed: u64) -> Result<bool, String> {
     let cpu = Device::cpu(1).map_err(|error| error.to_string())?;
-    let results = match run(device, case, &case.f32, seed) {
+    let results = match run(&device.clone().allow_tf32(false), case, &case.f32, seed) {
         Err(Error::NoCudaKernel { .. }) => return Ok(false),
         results => results.map_err(in_words(case))?,
     };
@@ -66,21 +66,79 @@ pub fn verify_on(device: &Device, case: &Case, seed: u64) -> Result<bool, String
 /// # Source
 /// The comparison with a low-precision reference of flash-attention's `tests/test_flash_attn.py`.
 pub fn verify_bf16_on(device: &Device, case: &Case, seed: u64) -> Result<bool, String> {
+    let rounding = Rounding { unit: bf16::EPSILON.to_f64() / 2.0, round: |value| bf16::from_f64(value).to_f64() };
+    verify_narrow(device, case, &case.bf16, rounding, seed)
+}
+
+/// [`verify_bf16_on`] in f16. False also where the case does not run in f16.
+///
+/// # Errors
+/// As there.
+pub fn verify_f16_on(device: &Device, case: &Case, seed: u64) -> Result<bool, String> {
+    let rounding = Rounding { unit: f16::EPSILON.to_f64() / 2.0, round: |value| f16::from_f64(value).to_f64() };
+    case.f16.as_ref().map_or(Ok(false), |passes| verify_narrow(device, case, passes, rounding, seed))
+}
+
+/// Runs forward and backward in f32 on a device that may round operands of products to tf32, with inputs that are so rounded. False: the
+/// device has no such kernel, or the case is of none that would.
+///
+/// The truth is f64 on the same inputs. Products of those are exact, so that a result may miss it by the case's f32 tolerance and, for
+/// what was computed before and is rounded on its way into a product, by twice one rounding of the result's largest value.
+///
+/// # Errors
+/// The first result that is worse, in words.
+pub fn verify_tf32_on(device: &Device, case: &Case, seed: u64) -> Result<bool, String> {
+    if case.f16.is_none() {
+        return Ok(false);
+    }
     let cpu = Device::cpu(1).map_err(|error| error.to_string())?;
-    let results = match run(device, case, &case.bf16, seed) {
+    let device = device.clone().allow_tf32(true);
+    let storage = Storage::<f32>::rounded(&device, case, seed, tf32).map_err(in_words(case))?;
+    let results = match run_in(&storage, case, &case.f32) {
         Err(Error::NoCudaKernel { .. }) => return Ok(false),
         results => results.map_err(in_words(case))?,
     };
-    let rounded = Storage::<f64>::rounded(&cpu, case, seed, |value| bf16::from_f64(value).to_f64()).map_err(in_words(case))?;
+    let rounded = Storage::<f64>::rounded(&cpu, case, seed, tf32).map_err(in_words(case))?;
     let truth = run_in(&rounded, case, &case.f64).map_err(in_words(case))?;
-    let naive = run(&cpu, case, &case.bf16, seed).map_err(in_words(case))?;
+    for (truth, got) in truth.iter().zip(&results) {
+        let scale = largest(&truth.values);
+        let allowed = 2.0 * TF32_UNIT * scale + case.tolerance.absolute + case.tolerance.relative * scale;
+        let what = format!("{} {} (tf32 on the device against f64)", case.name, got.name);
+        compare(&what, &truth.values, &got.values, Tolerance::new(allowed, 0.0))?;
+    }
+    Ok(true)
+}
+
+/// Half the distance of 1 to the next number of tf32.
+const TF32_UNIT: f64 = 1.0 / 2048.0;
+
+/// The nearest number of tf32, ties away from 0.
+fn tf32(value: f64) -> f64 {
+    f64::from(f32::from_bits(((value as f32).to_bits() + 0x1000) & !0x1fff))
+}
+
+/// A type of 16 bits: the largest relative error of one rounding, and the rounding.
+struct Rounding {
+    unit: f64,
+    round: fn(f64) -> f64,
+}
+
+fn verify_narrow<T: Float>(device: &Device, case: &Case, passes: &Passes<T>, rounding: Rounding, seed: u64) -> Result<bool, String> {
+    let cpu = Device::cpu(1).map_err(|error| error.to_string())?;
+    let results = match run(device, case, passes, seed) {
+        Err(Error::NoCudaKernel { .. }) => return Ok(false),
+        results => results.map_err(in_words(case))?,
+    };
+    let rounded = Storage::<f64>::rounded(&cpu, case, seed, rounding.round).map_err(in_words(case))?;
+    let truth = run_in(&rounded, case, &case.f64).map_err(in_words(case))?;
+    let naive = run(&cpu, case, passes, seed).map_err(in_words(case))?;
     for ((truth, naive), got) in truth.iter().zip(&naive).zip(&results) {
         let errors = truth.values.iter().zip(&naive.values).map(|(truth, naive)| (truth - naive).abs());
         let scale = largest(&truth.values);
-        let rounding = if got.wide { 0.0 } else { bf16::EPSILON.to_f64() / 2.0 * scale };
-        let floor = errors.filter(|error| error.is_finite()).fold(rounding, f64::max);
+        let unit = if got.wide { 0.0 } else { rounding.unit * scale };
+        let floor = errors.filter(|error| error.is_finite()).fold(unit, f64::max);
         let allowed = 2.0 * floor + case.tolerance.absolute + case.tolerance.relative * scale;
-        let what = format!("{} {} (bf16 on the device against f64)", case.name, got.name);
+        let what = format!("{} {} ({} on the device against f64)", case.name, got.name, T::NAME);
         compare(&what, &truth.values, &got.values, Tolerance::new(allowed, 0.0))?;
     }
     Ok(true)

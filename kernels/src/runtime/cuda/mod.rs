@@ -6,6 +6,8 @@ mod memory;
 mod module;
 mod stream;
 
+#[cfg(feature = "testing")]
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex};
@@ -136,6 +138,14 @@ impl Cuda {
         let module = Arc::new(Module::load(self, text)?);
         lock(&self.modules).insert(key, module.clone());
         Ok(module)
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Cuda {
+    /// The entries that have been launched since the device was opened.
+    pub(super) fn launched(&self) -> BTreeSet<String> {
+        lock(&self.modules).values().flat_map(|module| module.launched()).collect()
     }
 }
 

@@ -61,6 +61,12 @@ impl Module {
         Ok(function)
     }
 
+    /// The entries that have been launched.
+    #[cfg(feature = "testing")]
+    pub(super) fn launched(&self) -> Vec<String> {
+        lock(&self.functions).keys().cloned().collect()
+    }
+
     /// Gives the code back, when the device is closed.
     pub(super) fn unload(&self) {
         // SAFETY: loaded in `load`. Nothing is left to do about a driver that refuses.

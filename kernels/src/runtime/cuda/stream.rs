@@ -107,6 +107,11 @@ impl CudaStream {
         self.address(tensor).is_multiple_of(16) && bytes.iter().all(|bytes| bytes.is_multiple_of(16))
     }
 
+    /// Whether products of f32 may round their operands to tf32.
+    pub fn allows_tf32(&self) -> bool {
+        self.device.allows_tf32()
+    }
+
     /// Bytes of shared memory that a block may have at most.
     pub fn shared_limit(&self) -> usize {
         self.cuda.shared_limit
