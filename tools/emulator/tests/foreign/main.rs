@@ -4,16 +4,16 @@
 
 use scmmgpt_emulator::{ApproxModel, Config, Counters, Device, Launch, MmaModel, Module, Numerics};
 
-const NVCC: &str = include_str!("foreign/nvcc_kernels.ptx");
+const NVCC: &str = include_str!("nvcc_kernels.ptx");
 /// Products: text, tile, threads, and whether b is stored transposed.
 const TRITON_MATMULS: [(&str, [u32; 2], u32, bool); 5] = [
-    (include_str!("foreign/triton_matmul.ptx"), [64, 64], 128, false),
-    (include_str!("foreign/triton_matmul_128x128x32.ptx"), [128, 128], 128, false),
-    (include_str!("foreign/triton_matmul_128x128x32_nt.ptx"), [128, 128], 128, true),
-    (include_str!("foreign/triton_matmul_128x256x64.ptx"), [128, 256], 256, false),
-    (include_str!("foreign/triton_matmul_128x256x64_nt.ptx"), [128, 256], 256, true),
+    (include_str!("triton_matmul.ptx"), [64, 64], 128, false),
+    (include_str!("triton_matmul_128x128x32.ptx"), [128, 128], 128, false),
+    (include_str!("triton_matmul_128x128x32_nt.ptx"), [128, 128], 128, true),
+    (include_str!("triton_matmul_128x256x64.ptx"), [128, 256], 256, false),
+    (include_str!("triton_matmul_128x256x64_nt.ptx"), [128, 256], 256, true),
 ];
-const TRITON_ATTENTION: &str = include_str!("foreign/triton_attention.ptx");
+const TRITON_ATTENTION: &str = include_str!("triton_attention.ptx");
 
 /// An argument of a launch.
 enum Argument {
