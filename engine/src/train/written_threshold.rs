@@ -8,6 +8,7 @@ use super::calibration::{Judged, threshold};
 use super::joint::Joint;
 use crate::Result;
 use crate::bundle::{self, Bundle};
+use crate::generate::Dtype;
 use crate::task::by_language::Written;
 
 /// Validation cells that are asked at most: they are read one by one, by a model that may be large.
@@ -27,7 +28,7 @@ pub(super) fn calibrate(folder: &Path, device: &Device, joint: &Joint) -> Result
     if rows.is_empty() {
         return Ok(());
     }
-    let written = Written::prepare(&bundle, None)?;
+    let written = Written::prepare(&bundle, None, Dtype::F32)?;
     let scored = written.score(&bundle, &data.dataset, &rows, &mut |_| {})?;
     let class = |row: usize| &texts.classes()[texts.class_of()[row].unwrap_or_default() as usize].name;
     let judged = |(cell, &row): (usize, &usize)| {
