@@ -68,9 +68,12 @@ fn root(a: f64, mode: Rounding) -> u64 {
     moved(root, (-root).mul_add(root, a), a.is_finite(), mode)
 }
 
-/// An integer of 64 bits.
+/// An integer of 64 bits, in any mode.
 pub(crate) fn from_integer(value: i128, mode: Rounding) -> u64 {
     let nearest = value as f64;
+    if mode == Rounding::Nearest {
+        return nearest.to_bits();
+    }
     moved(nearest, (value - nearest as i128) as f64, true, mode)
 }
 
@@ -145,6 +148,8 @@ mod tests {
         assert_eq!(d(multiply(1e300, 1e300, Rounding::Zero)), f64::MAX);
         assert_eq!(add(1.5, -1.5, Rounding::Down), (-0.0f64).to_bits());
         assert_eq!(from_integer((1 << 53) + 1, Rounding::Up), (9_007_199_254_740_994f64).to_bits());
+        assert_eq!(from_integer((1 << 53) + 3, Rounding::Nearest), (9_007_199_254_740_996f64).to_bits());
+        assert_eq!(from_integer((1 << 53) + 1, Rounding::Nearest), (9_007_199_254_740_992f64).to_bits());
         assert_eq!(from_integer((1 << 53) + 1, Rounding::Zero), (9_007_199_254_740_992f64).to_bits());
     }
 }
