@@ -135,11 +135,15 @@ struct Run<T: Float> {
 }
 
 fn run<T: Float>(golden: &Golden, weights: LossWeights, pooling: CellEmbedding, generative: bool, batch: &CellBatch) -> Run<T> {
+    run_of(golden, weights, &golden.model_config(pooling), generative, batch)
+}
+
+fn run_of<T: Float>(golden: &Golden, weights: LossWeights, config: &ModelConfig, generative: bool, batch: &CellBatch) -> Run<T> {
     let device = Device::cpu(2).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut plan = ParameterPlan::<T>::new(true);
     let heads = Heads { classes: golden.size("classes"), expression: true, mvc: true, gene_linear: false };
-    let model = CellModel::declare(&mut plan, &golden.model_config(pooling), heads, golden.size("pad") as u32);
+    let model = CellModel::declare(&mut plan, config, heads, golden.size("pad") as u32);
     let parameters = plan.allocate(&device).unwrap();
     parameters.load(&Stream::new(&device, 0).unwrap(), &golden.parameters(folder.path())).unwrap();
     let purpose = Purpose { training: true, dropout: false, generative, weights, label_smoothing: 0.0, classify: false };
@@ -233,11 +237,14 @@ fn every_objective<T: Float>() {
     }
 
     let batch = generative_batch(&golden);
-    let generative = run::<T>(&golden, LossWeights { expression: 1.0, mvc: 1.0, ..none }, CellEmbedding::Cls, true, &batch);
-    check("generative loss", &loss("generative"), &[generative.losses.expression + generative.losses.mvc]);
-    let hidden = real_rows(wide(generative.workspace.hidden().unwrap()), &batch, width);
-    check("generative hidden", &golden.reals("output.generative.hidden"), &hidden);
-    check_gradients(&golden, "generative", &generative);
+    for (objective, generated_out_proj) in [("generative", true), ("generative_quirk", false)] {
+        let config = ModelConfig { generated_out_proj, ..golden.model_config(CellEmbedding::Cls) };
+        let run = run_of::<T>(&golden, LossWeights { expression: 1.0, mvc: 1.0, ..none }, &config, true, &batch);
+        check(objective, &loss(objective), &[run.losses.expression + run.losses.mvc]);
+        let hidden = real_rows(wide(run.workspace.hidden().unwrap()), &batch, width);
+        check(objective, &golden.reals(&format!("output.{objective}.hidden")), &hidden);
+        check_gradients(&golden, objective, &run);
+    }
 }
 
 #[test]

@@ -214,7 +214,7 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
     let tokenizer = LanguageTokenizer::open(&path).unwrap();
     let files = LanguageFiles::open(&path).unwrap();
     let device = Device::cpu(0).unwrap();
-    let (model, _parameters) = model::<f32>(&device, &files, false);
+    let (model, parameters) = model::<f32>(&device, &files, false);
     let texts = golden["texts"].as_array().unwrap();
     let prompts: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text["text"].as_str().unwrap()).unwrap()).collect();
     for (text, prompt) in texts.iter().zip(&prompts) {
@@ -251,4 +251,24 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
     let perplexity = workspace.loss(&model, &batch, None).unwrap().exp();
     let expected = golden["perplexity"].as_f64().unwrap();
     assert!((perplexity / expected - 1.0).abs() < 1e-3, "perplexity {perplexity}, expected {expected}");
+
+    // Narrower copies are a little worse. In int8 the activations are bf16.
+    let stream = Stream::new(&device, 0).unwrap();
+    let logits = |prompt: &[u32]| Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[Prompt::from(prompt)]).unwrap();
+    let exact: Vec<f64> = prompts.iter().flat_map(|prompt| wide(logits(prompt))).collect();
+    let deviation = (exact.iter().map(|logit| logit * logit).sum::<f64>() / exact.len() as f64).sqrt();
+    for (int8, most, error) in [(false, 0.01, 0.02), (true, 0.05, 0.06)] {
+        let (copy, _parameters) = model.converted::<bf16>(&parameters, &stream, int8).unwrap();
+        let mut workspace = copy.workspace(&device, Dims { batch: 1, seq_len: length }, false).unwrap();
+        let narrow = workspace.loss(&copy, &batch, None).unwrap().exp();
+        let logits = |prompt: &[u32]| Generator::new(&copy, &device, 1, 16).unwrap().prefill(&copy, &[Prompt::from(prompt)]).unwrap();
+        let near: Vec<f64> = prompts.iter().flat_map(|prompt| wide(logits(prompt))).collect();
+        let squares = exact.iter().zip(&near).map(|(exact, near)| (exact - near).powi(2)).sum::<f64>();
+        let share = (squares / exact.len() as f64).sqrt() / deviation;
+        println!(
+            "{}: perplexity {narrow:.4} beside {perplexity:.4}, logits off by {share:.4} of their size",
+            if int8 { "int8" } else { "bf16" }
+        );
+        assert!((narrow / perplexity - 1.0).abs() < most && share < error && narrow != perplexity, "int8 {int8}: {narrow} {share}");
+    }
 }

@@ -24,7 +24,7 @@ fn has_cuda(kernel: &str) -> bool {
 }
 
 /// Kernels whose PTX takes bf16 in every case; the others refuse it, except where all of a case is kept in f32.
-const IN_BF16: [&str; 7] = ["attention", "cross_entropy", "embedding", "gemm", "rms_norm", "rope", "swiglu"];
+const IN_BF16: [&str; 8] = ["attention", "cross_entropy", "embedding", "gemm", "int8_gemm", "rms_norm", "rope", "swiglu"];
 
 /// Entries of cases that f32 has no kernels for, so that they are forward alone.
 const REFUSED: [&str; 2] =

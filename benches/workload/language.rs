@@ -74,8 +74,19 @@ pub(super) struct Generation<T: Float> {
 
 impl<T: Float> Generation<T> {
     /// Sequences and tokens.
-    pub(super) fn new(device: &Device, [batch, length]: [usize; 2], writes: bool) -> Result<Self> {
-        let (model, parameters) = declare::<T>(device, length + 1, &Tuning::full(), false)?;
+    pub(super) fn new(device: &Device, sizes: [usize; 2], writes: bool) -> Result<Self> {
+        let (model, parameters) = declare::<T>(device, sizes[1] + 1, &Tuning::full(), false)?;
+        Generation::of(device, model, parameters, sizes, writes)
+    }
+
+    /// The same with weights in int8.
+    pub(super) fn int8(device: &Device, sizes: [usize; 2], writes: bool) -> Result<Self> {
+        let (model, parameters) = declare::<T>(device, sizes[1] + 1, &Tuning::full(), false)?;
+        let (model, parameters) = model.converted(&parameters, &Stream::new(device, 0)?, true)?;
+        Generation::of(device, model, parameters, sizes, writes)
+    }
+
+    fn of(device: &Device, model: LanguageModel<T>, parameters: Parameters<T>, [batch, length]: [usize; 2], writes: bool) -> Result<Self> {
         let mut generator = Generator::new(&model, device, batch, length + 1)?;
         let prompts = (0..batch).map(|item| tokens(item as u32, length)).collect::<Result<Vec<_>>>()?;
         let borrowed: Vec<Prompt<'_>> = prompts.iter().map(|prompt| Prompt::from(prompt.as_slice())).collect();
@@ -96,9 +107,13 @@ impl<T: Float> Workload for Generation<T> {
 
     /// Of a token that is written: every weight, and the keys and values of every sequence.
     fn bytes(&self) -> Option<f64> {
-        let weights: usize = self.parameters.declared().iter().map(|declared| declared.parameter.value.len()).sum();
-        let cached = self.prompts.len() * self.prompts[0].len() * 30 * 2 * 192;
-        self.writes.then_some(((weights + cached) * size_of::<T>()) as f64)
+        let cached = self.prompts.len() * self.prompts[0].len() * 30 * 2 * 192 * size_of::<T>();
+        let weights = if self.model.tuning().load_in_8bit {
+            (flops(0, 1.0) / 2.0) as usize
+        } else {
+            self.parameters.declared().iter().map(|declared| declared.parameter.value.len()).sum::<usize>() * size_of::<T>()
+        };
+        self.writes.then_some((weights + cached) as f64)
     }
 
     /// Some logits of each sequence, from the first to the last of the vocabulary.

@@ -11,7 +11,7 @@ use scmmgpt_engine::task::annotate::NOVELTY_THRESHOLD;
 use scmmgpt_engine::{Device, LabelSource};
 
 pub(crate) use eval::{Eval, EvalAnnotation, EvalDescription, EvalFewShot, EvalGeneration, EvalTask, EvalZeroShot};
-pub(crate) use language::{Chat, Describe, Generate};
+pub(crate) use language::{Chat, Describe, Element, Generate};
 
 /// Train scMMGPT cell models, and use them on AnnData files. Everything runs on this machine; nothing is downloaded.
 #[derive(Parser, Debug)]
@@ -194,6 +194,9 @@ Examples:
     scmmgpt-engine infer generate --model runs/cells --prompt \"cell type: B cell.\" --n 100 --output made.h5ad
   one mean cell of each type, in the words of training:
     scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --cell-type platelet --mean --output made.h5ad
+  each type under two conditions, where the templates of training name the condition:
+    scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --cell-type platelet \\
+      --obs condition=stimulated --obs condition=control --n 100 --output made.h5ad
   without the training cells that a model with stage2.neighbors.k is shown (obs[\"scmmgpt_neighbors\"] names them):
     scmmgpt-engine infer generate --model runs/cells --cell-type \"B cell\" --neighbors 0 --output made.h5ad
 
@@ -298,6 +301,9 @@ pub(crate) struct Annotate {
     /// By text: write so many labels a cell, the further ones to obs["scmmgpt_label_2"], obs["scmmgpt_probability_2"], ..
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "reference", value_parser = positive)]
     pub(crate) top_n: usize,
+    /// With --method generative: what the language model computes in [default: auto]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "method")]
+    pub(crate) dtype: Option<Element>,
     /// Labelled cells to map on
     #[arg(long, value_name = "REF.h5ad")]
     pub(crate) reference: Option<PathBuf>,
@@ -307,8 +313,8 @@ pub(crate) struct Annotate {
     /// Neighbours that vote
     #[arg(long, value_name = "N", default_value_t = 10, requires = "reference", value_parser = positive)]
     pub(crate) k: usize,
-    /// Write "unknown" where the probability is lower [default: the model's threshold; 0 with --reference, --method generative or
-    /// --labels ontology]
+    /// Write "unknown" where the probability is lower [default: the model's threshold for the method; 0 with --reference or --labels
+    /// ontology]
     #[arg(long, value_name = "P")]
     pub(crate) unknown_threshold: Option<f64>,
     /// By the model's own classes: write "unknown" where obs["scmmgpt_novelty"] is higher, that is, where a cell lies far from all
@@ -329,6 +335,12 @@ pub(crate) enum TextMethod {
 /// What `--labels` means.
 pub(crate) fn label_source(text: &str) -> LabelSource {
     if text == "ontology" { LabelSource::Ontology } else { LabelSource::File(text.into()) }
+}
+
+fn column(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(key, value)| !key.trim().is_empty() && !value.trim().is_empty());
+    let (key, value) = parts.ok_or("expected a column and its value, as in condition=stimulated")?;
+    Ok((key.trim().into(), value.trim().into()))
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -87,6 +87,7 @@ fn annotate(global: &Global, arguments: &arguments::Annotate) -> anyhow::Result<
         unknown_threshold: arguments.unknown_threshold,
         novelty_threshold: arguments.novelty_threshold,
         top_n: arguments.top_n,
+        dtype: arguments.dtype.unwrap_or_default().into(),
         overwrite: cells.overwrite,
         command: &command,
     };

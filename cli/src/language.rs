@@ -29,6 +29,7 @@ pub(crate) fn describe(global: &Global, arguments: &arguments::Describe) -> anyh
         group_key: arguments.group_key.as_deref(),
         prompt: arguments.prompt.as_deref(),
         generation: &generation,
+        dtype: arguments.dtype.into(),
         overwrite: cells.overwrite,
         command: &command,
     };
@@ -78,7 +79,7 @@ pub(crate) fn generate(global: &Global, arguments: &arguments::Generate) -> anyh
         let file = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         subjects.extend(file.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Subject::Prompt(line.into())));
     }
-    subjects.extend(arguments.cell_type.iter().cloned().map(Subject::CellType));
+    subjects.extend(generate::cell_types(&arguments.cell_type, &arguments.obs));
     let bundle = Bundle::open(&arguments.model, &global.open_device()?)?;
     let display = Display::new(global, "generating");
     let command = command_line();
@@ -116,7 +117,7 @@ pub(crate) fn chat(global: &Global, arguments: &arguments::Chat) -> anyhow::Resu
         (None, Some(key), Some(value)) => Which::Group(key, value),
         _ => Which::First,
     };
-    let about = About { cells: &arguments.cells, layer: arguments.layer.as_deref(), which };
+    let about = About { cells: &arguments.cells, layer: arguments.layer.as_deref(), which, dtype: arguments.dtype.into() };
     let mut chat = Chat::open(&bundle, &language, &about)?;
     let typed = std::io::stdin().is_terminal();
     if !global.quiet {

@@ -30,7 +30,7 @@ use crate::{Error, Result};
 
 pub use language::{BaseModel, Language, LanguageBundle};
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 /// File of the gene vocabulary.
 pub(crate) const VOCABULARY: &str = "vocab.json";
 /// File of the weights.

@@ -51,6 +51,9 @@ pub struct ModelConfig {
     pub layer_norm_eps: f64,
     /// Dropout everywhere in the encoder.
     pub hidden_dropout_prob: f32,
+    /// Whether what generated tokens attend to passes the output projection, as that of known tokens does. The authors' public
+    /// generative code leaves it out: false for weights that were trained by it.
+    pub generated_out_proj: bool,
     /// Which vector stands for the cell.
     pub cell_embedding: CellEmbedding,
     /// Linear layers of the cell-type head.
@@ -72,6 +75,7 @@ impl Default for ModelConfig {
             vocab_size: 0,
             layer_norm_eps: 1e-5,
             hidden_dropout_prob: 0.2,
+            generated_out_proj: true,
             cell_embedding: CellEmbedding::Cls,
             classifier_layers: 3,
             max_value: 512.0,

@@ -109,6 +109,7 @@ impl Golden {
             num_attention_heads: self.size("gene_heads"),
             keys,
             head,
+            gene_readout: head == ExpressionHead::Zinb,
             ..ExpressionConfig::default()
         };
         expression.check().unwrap();

@@ -60,10 +60,16 @@ fn counts_are_drawn_around_their_means() {
     assert_eq!(files.generate(model, "again.h5ad", &[&both[..], &["--threads", "1"]].concat()), cells);
     assert_ne!(files.generate(model, "other.h5ad", &["--prompt", "cell type: B cell.", "-n", "3", "--seed", "8"])[0], cells[0]);
     // A cell depends on its number, not on how many follow.
-    let more = files.generate(model, "more.h5ad", &["--prompt", "cell type: B cell.", "-n", "400", "--seed", "7"]);
-    assert_eq!(more[..3], cells[..3]);
+    let many = ["--prompt", "cell type: B cell.", "-n", "400", "--seed", "7"];
+    let as_trained = files.generate(model, "more.h5ad", &many);
+    assert_eq!(as_trained[..3], cells[..3]);
+    let total = |cell: &Vec<f32>| cell.iter().map(|&count| f64::from(count)).sum::<f64>();
+    let smallest = as_trained.iter().map(total).fold(f64::INFINITY, f64::min);
+    let largest = as_trained.iter().map(total).fold(0.0, f64::max);
+    assert!(largest < 6000.0 && largest > 3.0 * smallest, "{smallest} to {largest}: training cells have 400 to 4000 counts here");
 
-    let means = files.generate(model, "means.h5ad", &["--prompt", "cell type: B cell.", "--mean"]);
+    let more = files.generate(model, "ten_thousand.h5ad", &[&many[..], &["--total-counts", "10000"]].concat());
+    let means = files.generate(model, "means.h5ad", &["--prompt", "cell type: B cell.", "--mean", "--total-counts", "10000"]);
     let average = more.iter().flatten().map(|&count| f64::from(count)).sum::<f64>() / more.len() as f64;
     let expected: f64 = means[0].iter().map(|&mean| f64::from(mean)).sum();
     assert!((average / expected - 1.0).abs() < 0.1, "400 cells have {average} counts on average, expected {expected}");
@@ -108,6 +114,16 @@ fn training_cells_beside_the_text_have_a_say_and_are_named() {
     assert!(cells != without && without != three, "{similarities:?}");
     assert!(cells != three, "{similarities:?}");
     assert!(!AnnData::open(Path::new(&files.path("without.h5ad"))).unwrap().obs_keys().unwrap().contains(&"scmmgpt_neighbors".into()));
+    let both = ["--cell-type", "platelet", "--cell-type", "B cell", "--obs", "tissue=blood", "--obs", "tissue=spleen"];
+    let made = json(&[&["infer", "generate", "--model", model, "--output", &output, "--overwrite"], &both[..]].concat());
+    let prompts = ["platelet. tissue: blood", "platelet. tissue: spleen", "B cell. tissue: blood", "B cell. tissue: spleen"];
+    assert_eq!(made["generated"]["prompts"], serde_json::json!(prompts.map(|prompt| format!("cell type: {prompt}."))));
+    let tissues = AnnData::open(Path::new(&output)).unwrap().obs("tissue").unwrap().labels();
+    assert_eq!(tissues, ["blood", "spleen", "blood", "spleen"].map(|tissue| Some(tissue.to_owned())));
+    let unknown = ["--cell-type", "platelet", "--obs", "donor=1"];
+    let refused = [&["infer", "generate", "--model", model, "--output", &output, "--overwrite"], &unknown[..]].concat();
+    assert!(fail(2, &refused).contains("tissue"), "what may be said is listed");
+
     let refused = ["infer", "generate", "--model", values_model(), "--output", &output, "--overwrite", "--prompt", "a", "--neighbors", "1"];
     assert!(fail(4, &refused).contains("stage2.neighbors.k"));
 }
@@ -118,6 +134,8 @@ fn what_cannot_be_made_is_refused() {
     let (model, output) = (values_model(), files.path("out.h5ad"));
     let refused = |code, more: &[&str]| fail(code, &[&["infer", "generate", "--model", model, "--output", &output][..], more].concat());
     refused(2, &[]);
+    assert!(refused(2, &["--prompt", "a", "--obs", "tissue=blood"]).contains("--cell-type"));
+    assert!(refused(2, &["--cell-type", "platelet", "--obs", "tissue"]).contains("column"));
     assert!(refused(3, &["--prompt", " "]).contains("empty"));
     assert!(refused(3, &["--prompt", &"cell ".repeat(200)]).contains("shorten"));
     assert!(refused(4, &["--prompt", "a", "-n", "2"]).contains("zinb"));

@@ -3,6 +3,7 @@
 mod annotate;
 mod chat;
 mod describe;
+mod dtype;
 mod generate;
 #[path = "../program/mod.rs"]
 mod program;

@@ -99,10 +99,11 @@ pub(crate) fn values_model() -> &'static str {
     MODEL.get_or_init(|| trained("values", &["stage2.expression.head=mse", "stage2.neighbors.k=0", "stage2.train.epochs=2"]))
 }
 
-/// A model that has learned beside two training cells.
+/// A model that has learned beside two training cells, from texts that may name the tissue.
 pub(crate) fn neighbors_model() -> &'static str {
     static MODEL: OnceLock<String> = OnceLock::new();
-    MODEL.get_or_init(|| trained("neighbors", &["stage2.neighbors.k=2", "stage2.expression.head=mse", "stage2.train.epochs=2"]))
+    let templates = "text.descriptions.templates=['cell type: {cell_type}.[ tissue: {tissue}.]']";
+    MODEL.get_or_init(|| trained("neighbors", &["stage2.neighbors.k=2", "stage2.expression.head=mse", "stage2.train.epochs=2", templates]))
 }
 
 /// A copy of a model folder with another batch size.

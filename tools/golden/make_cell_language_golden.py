@@ -21,7 +21,7 @@ Losses (`loss.OBJECTIVE`, `grad.OBJECTIVE.NAME`)
                             the second text-first item has had its neighbours dropped
     expression_counts       as `expression`, for a decoder of distributions: -ln P(count), weighted mean, of a zero-inflated negative
                             binomial with ln mean = output 0 + log_size, zero logit = output 1, ln theta a gene. Its last product has
-                            two outputs: `counts.NAME` are the parameters that differ
+                            two outputs, and its genes have readouts and biases: `counts.NAME` are the parameters that differ
     joint                   0.5 language + 2 reconstruction + 0.25 expression_neighbours
 Gradients that are zero everywhere are not stored: metadata `zero_grads` names them.
 """
@@ -79,6 +79,8 @@ def make_rest(gen):
     params["counts.expr_decoder.mlp.2.weight"] = width**-0.5 * normal(2, width)
     params["counts.expr_decoder.mlp.2.bias"] = 0.2 * normal(2)
     params["counts.expr_decoder.log_theta"] = normal(VOCAB, 1)
+    params["counts.expr_decoder.readout.weight"] = width**-0.5 * normal(VOCAB, width)
+    params["counts.expr_decoder.gene_bias.weight"] = 0.3 * normal(VOCAB, 2)
     params["expr_decoder.gene_embed.weight"] = normal(VOCAB, width)
     params["expr_decoder.cross_attn.in_proj_weight"] = 1.5 * width**-0.5 * normal(3 * width, width)
     params["expr_decoder.cross_attn.in_proj_bias"] = 0.2 * normal(3 * width)
@@ -128,7 +130,7 @@ def make_expression(gen):
     }
 
 
-def decode(params, keys, bias, genes, last="expr_decoder.mlp.2"):
+def decode(params, keys, bias, genes, other=""):
     """`keys` [items, keys, H], `bias` [items, keys], `genes` [items, genes] -> [items, genes, outputs]."""
     p = lambda name: params["expr_decoder." + name]
     k, v = F.linear(keys, p("cell_proj.weight"), p("cell_proj.bias")).chunk(2, -1)
@@ -139,10 +141,15 @@ def decode(params, keys, bias, genes, last="expr_decoder.mlp.2"):
         return F.linear(x, weights[index], biases[index]).unflatten(-1, (GENE_HEADS, -1)).transpose(1, 2)
 
     scores = heads(0, gene) @ heads(1, k).transpose(-1, -2) / math.sqrt(GENE_DIM // GENE_HEADS) + bias[:, None, None]
-    context = (scores.softmax(-1) @ heads(2, v)).transpose(1, 2).flatten(2)
-    context = F.linear(context, p("cross_attn.out_proj.weight"), p("cross_attn.out_proj.bias"))
+    seen = (scores.softmax(-1) @ heads(2, v)).transpose(1, 2).flatten(2)
+    context = F.linear(seen, p("cross_attn.out_proj.weight"), p("cross_attn.out_proj.bias"))
     hidden = F.relu(F.linear(torch.cat([context, gene], -1), p("mlp.0.weight"), p("mlp.0.bias")))
-    return F.linear(hidden, params[last + ".weight"], params[last + ".bias"])
+    last = lambda name: params[f"{other}expr_decoder.{name}"]
+    output = F.linear(hidden, last("mlp.2.weight"), last("mlp.2.bias"))
+    if other:
+        read = (last("readout.weight")[genes] * seen).sum(-1)
+        output = output + last("gene_bias.weight")[genes] + F.pad(read[..., None], (0, output.shape[-1] - 1))
+    return output
 
 
 def count_loss(log_mean, zero_logit, log_theta, counts, weights):
@@ -193,7 +200,7 @@ def evaluate(joint, encoder, language, rest, inp):
 
     rows = items + len(slots)
     out["prediction"], loss["expression"] = expression(c.detach(), h, torch.zeros(rows, QUERIES).double())
-    said = decode(rest, torch.cat([c.detach(), h]), torch.zeros(rows, QUERIES).double(), genes, "counts.expr_decoder.mlp.2")
+    said = decode(rest, torch.cat([c.detach(), h]), torch.zeros(rows, QUERIES).double(), genes, "counts.")
     log_theta = rest["counts.expr_decoder.log_theta"][genes].squeeze(-1)
     counts, weights, sizes = (torch.cat([inp[name], inp[name][text_first]]) for name in ("counts", "count_weights", "log_sizes"))
     loss["expression_counts"] = count_loss(said[..., 0] + sizes[:, None], said[..., 1], log_theta, counts, weights)

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args};
-use scmmgpt_engine::generate::GenerationConfig;
+use clap::{ArgGroup, Args, ValueEnum};
+use scmmgpt_engine::generate::{Dtype, GenerationConfig};
 
-use super::{Cells, Global, positive};
+use super::{Cells, Global, column, positive};
 
 /// How answers are written.
 #[derive(Args, Debug)]
@@ -66,6 +66,31 @@ impl Answering {
     }
 }
 
+/// What a language model computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Element {
+    /// bf16 for a base model from other files than the run's own, where the device multiplies in bf16; else f32
+    #[default]
+    Auto,
+    /// As trained
+    F32,
+    /// Half the memory, up to twice as fast, sums in f32
+    Bf16,
+    /// Weights of one byte with a scale for every output; a little less exact, faster again
+    Int8,
+}
+
+impl From<Element> for Dtype {
+    fn from(element: Element) -> Dtype {
+        match element {
+            Element::Auto => Dtype::Auto,
+            Element::F32 => Dtype::F32,
+            Element::Bf16 => Dtype::Bf16,
+            Element::Int8 => Dtype::Int8,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Describe {
     #[command(flatten)]
@@ -76,6 +101,9 @@ pub(crate) struct Describe {
     /// What stands between a cell and its description [default: as in training]
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
+    /// What the language model computes in
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    pub(crate) dtype: Element,
     #[command(flatten)]
     pub(crate) answering: Answering,
 }
@@ -95,13 +123,17 @@ pub(crate) struct Generate {
     /// A cell type, put in the words of training with what the model's ontology says about it; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) cell_type: Vec<String>,
+    /// What else the words of training say of a cell of --cell-type, by column of obs (condition=stimulated); may be repeated: one cell
+    /// type is made under every combination of the columns' values. Written to obs
+    #[arg(long, value_name = "COLUMN=VALUE", requires = "cell_type", value_parser = column)]
+    pub(crate) obs: Vec<(String, String)>,
     /// Cells of each prompt
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub(crate) n: usize,
     /// Write the mean of each count instead of drawing it
     #[arg(long, conflicts_with = "n")]
     pub(crate) mean: bool,
-    /// Total count of a cell [default: what cells are normalised to, 10000]
+    /// Total count of a cell [default: drawn as those of training cells, with --mean their median; with --cell-type of that type]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) total_counts: Option<f64>,
     /// Show the decoder so many training cells near each prompt; 0: none [default: as in training]
@@ -135,6 +167,9 @@ pub(crate) struct Chat {
     /// Where the expression stands: X, raw, or a layer's name [default: as in training]
     #[arg(long, value_name = "NAME")]
     pub(crate) layer: Option<String>,
+    /// What the language model computes in
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    pub(crate) dtype: Element,
     #[command(flatten)]
     pub(crate) answering: Answering,
 }

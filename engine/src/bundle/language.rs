@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::Dtype;
-use scmmgpt_kernels::runtime::{Device, Stream};
+use scmmgpt_kernels::runtime::{Device, Float, Stream};
 use scmmgpt_loader::checkpoint::{self, Checkpoint};
 use scmmgpt_loader::language::{CellTokens, LanguageConfig, LanguageFiles, LanguageTokenizer, PairCollator, PairConfig};
 use serde::{Deserialize, Serialize};
@@ -22,9 +22,10 @@ use sha2::{Digest, Sha256};
 
 use super::{Bundle, WEIGHTS, hash, hexadecimal};
 use crate::config::{CellTextConfig, ExpressionConfig, NeighborConfig, Tuning, TuningMode};
+use crate::generate::sizes::CellSizes;
 use crate::layer::token_table::NEW_ROWS;
 use crate::model::cell_language::{CellLanguage, CellLanguageConfig, LANGUAGE, Tuned, Workspace};
-use crate::model::language_model;
+use crate::model::language_model::{self, LanguageModel};
 use crate::neighbours::NeighbourIndex;
 use crate::weights::{ParameterPlan, Parameters, Values};
 use crate::{Error, Result};
@@ -53,6 +54,10 @@ pub struct LanguageBundle {
     pub pairs: PairConfig,
     /// How neighbours take part when a cell is made from text.
     pub neighbors: NeighborConfig,
+    /// Totals of the training cells, of a decoder of distributions.
+    pub sizes: CellSizes,
+    /// Labels that the model writes with a lower probability are withheld; by the validation cells.
+    pub unknown_threshold: f64,
 }
 
 /// A language model that a model folder does not hold.
@@ -73,7 +78,7 @@ pub struct Language {
     pairs: PairCollator,
     neighbours: Option<NeighbourIndex>,
     device: Device,
-    _parameters: Parameters<f32>,
+    parameters: Parameters<f32>,
 }
 
 impl BaseModel {
@@ -208,7 +213,7 @@ impl Bundle {
         let (tokenizer, tokens) = tokenizer.with_cell_tokens(&config.model, text.qformer.num_query_tokens)?;
         let pairs = PairCollator::new(Arc::new(tokenizer), tokens, config.pairs.clone())?;
         let neighbours = (config.neighbors.k > 0).then(|| NeighbourIndex::open(&self.folder)).transpose()?;
-        Ok(Language { config, model, pairs, neighbours, device: self.device.clone(), _parameters: parameters })
+        Ok(Language { config, model, pairs, neighbours, device: self.device.clone(), parameters })
     }
 }
 
@@ -216,6 +221,19 @@ impl Language {
     /// The weights.
     pub fn model(&self) -> &CellLanguage<f32> {
         &self.model
+    }
+
+    /// A copy of the language model for inference in elements of T, its adapters merged; with `int8` its weights have a byte each.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; those of the kernels.
+    pub(crate) fn converted<T: Float>(&self, int8: bool) -> Result<(LanguageModel<T>, Parameters<T>)> {
+        self.model.language().converted(&self.parameters, &Stream::new(&self.device, 0)?, int8)
+    }
+
+    /// What a choice of elements means for this model on its device.
+    pub(crate) fn resolve(&self, dtype: crate::generate::Dtype) -> crate::generate::Dtype {
+        dtype.resolve(&self.device, self.config.base.is_some())
     }
 
     /// How cells and texts become sequences: tokenizer, tokens of a cell, prompts.

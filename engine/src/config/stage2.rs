@@ -108,6 +108,9 @@ pub struct ExpressionConfig {
     pub head: ExpressionHead,
     /// Where the gene table starts.
     pub gene_table: GeneTable,
+    /// Whether each gene reads what it has seen by a row of its own too, and has a bias, which starts at its mean over the training
+    /// cells. The reference has neither.
+    pub gene_readout: bool,
     /// Most expressed genes of a cell that are asked for, those with the highest counts.
     pub max_genes: usize,
     /// So many genes that were measured as 0 join them, chosen at random in every epoch.
@@ -122,6 +125,7 @@ impl Default for ExpressionConfig {
             keys: ExpressionKeys::default(),
             head: ExpressionHead::default(),
             gene_table: GeneTable::default(),
+            gene_readout: true,
             max_genes: 1200,
             zero_genes: 600,
         }

@@ -78,6 +78,9 @@ pub struct Tuning {
     pub new_tokens: usize,
     /// In training, keep only what the layers read, and run each layer again in backward: less memory, a third more work, the same bits.
     pub gradient_checkpointing: bool,
+    /// Projections and output product frozen in int8: in copies for inference alone.
+    #[serde(skip)]
+    pub load_in_8bit: bool,
 }
 
 impl Tuning {

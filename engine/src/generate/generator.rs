@@ -287,9 +287,7 @@ impl<T: Float> Generator<T> {
         }
         let mut plan = Plan::new(Class::Activations);
         let handles = handles(model, &mut plan, dims, rows);
-        if plan.scratch_bytes() > self.stream.scratch_bytes() {
-            self.stream = Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
-        }
+        self.stream.provide_scratch(plan.scratch_bytes())?;
         self.arena.replan(plan)?;
         self.planned = Some((dims, rows, handles.clone()));
         Ok(handles)

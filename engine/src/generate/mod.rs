@@ -7,10 +7,13 @@ pub mod answer;
 mod beam;
 pub mod config;
 pub mod counts;
+pub(crate) mod dtype;
 mod generator;
 pub mod labels;
 pub mod sampler;
+pub mod sizes;
 mod text;
 
 pub use config::GenerationConfig;
+pub use dtype::Dtype;
 pub use generator::{Generator, Prompt};

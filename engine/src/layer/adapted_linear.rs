@@ -7,6 +7,7 @@ use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use scmmgpt_kernels::{dropout, reduce};
 
 use super::Dropout;
+use super::int8_linear::{Base, Int8Linear};
 use super::linear::Linear;
 use crate::Result;
 use crate::config::{LoraConfig, Tuning};
@@ -19,7 +20,7 @@ const MOST: usize = 3;
 #[derive(Clone, Copy, Debug)]
 pub struct AdaptedLinear<T: Float> {
     /// `[outputs of all projections, input]`.
-    pub base: Linear<T>,
+    pub base: Base<T>,
     lora: Option<Lora<T>>,
 }
 
@@ -93,7 +94,13 @@ impl<T: Float> AdaptedLinear<T> {
     /// Declares projections `NAME.weight`, `[output, input]` each, as one product without bias, and the adapters of those that `tuning`
     /// targets under PEFT's names. `site` numbers the product among those of the model.
     pub fn declare(plan: &mut ParameterPlan<T>, outputs: &[(&str, usize)], input: usize, tuning: &Tuning, site: u32) -> Self {
-        let base = plan.frozen_if(!tuning.trains_base(), |plan| Linear::declare_llama(plan, outputs, input));
+        let base = if tuning.load_in_8bit {
+            let names: Vec<&str> = outputs.iter().map(|(name, _)| *name).collect();
+            let all = outputs.iter().map(|(_, output)| output).sum();
+            Base::Int8(Int8Linear::declare(plan, &names.join(" + "), all, input))
+        } else {
+            Base::Plain(plan.frozen_if(!tuning.trains_base(), |plan| Linear::declare_llama(plan, outputs, input)))
+        };
         let lora = tuning.adapters().and_then(|config| Lora::declare(plan, outputs, input, config, site));
         AdaptedLinear { base, lora }
     }
@@ -147,10 +154,9 @@ impl<T: Float> AdaptedLinear<T> {
         self.lora.filter(|lora| !lora.merged).zip(saved.0)
     }
 
-    /// The adapters.
+    /// The adapters that can be merged: those of weights that are parameters.
     pub fn adapters(&self) -> impl Iterator<Item = Adapter<T>> {
-        let weight = self.base.weight.value;
-        self.lora.into_iter().flat_map(move |lora| {
+        self.base.plain().zip(self.lora).into_iter().flat_map(move |(weight, lora)| {
             let adapter = move |(b, [at, output], [rank, r]): (Parameter<T>, [usize; 2], [usize; 2])| Adapter {
                 weight: weight.row_range(at, output),
                 a: lora.a.value.row_range(rank, r),

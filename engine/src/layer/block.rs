@@ -57,7 +57,7 @@ impl<T: Float> Block<T> {
         // Site 0 is the value encoder's dropout.
         let site = 1 + SITES * index as u32;
         plan.under(index, |plan| Block {
-            attention: SelfAttention::declare(plan, width, config.num_attention_heads, site),
+            attention: SelfAttention::declare(plan, config, site),
             feed_forward: FeedForward::declare(plan, width, config.intermediate_size, site + 2),
             norm1: Norm::declare(plan, "norm1", width, eps),
             norm2: Norm::declare(plan, "norm2", width, eps),

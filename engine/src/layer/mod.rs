@@ -14,6 +14,7 @@ pub mod cross_attention;
 pub mod feed_forward;
 pub mod gated_feed_forward;
 pub mod gene_embedding;
+pub mod int8_linear;
 pub mod key_attention;
 pub mod linear;
 pub mod llama_block;

@@ -58,7 +58,6 @@ pub struct Saved<T: Float> {
 }
 
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::large_enum_variant, reason = "handles, one a layer")]
 enum Attention<T: Float> {
     Within(self_attention::Saved<T>),
     Prefixed(prefix_attention::Saved<T>),

@@ -2,13 +2,15 @@
 
 use scmmgpt_kernels::attention::{self, Mask};
 use scmmgpt_kernels::gemm::Epilogue;
+use scmmgpt_kernels::runtime::philox::Site;
 use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
-use scmmgpt_kernels::{dropout, reduce};
+use scmmgpt_kernels::{dropout, reduce, select};
 
 use super::attend::Attend;
 use super::linear::Linear;
 use super::{Dims, Pass};
 use crate::Result;
+use crate::config::ModelConfig;
 use crate::weights::{Init, ParameterPlan};
 
 /// Weights of self-attention.
@@ -20,6 +22,8 @@ pub struct SelfAttention<T: Float> {
     pub out: Linear<T>,
     num_heads: usize,
     pub(super) site: u32,
+    /// Whether what generated tokens attend to passes `out` too.
+    generated_out: bool,
 }
 
 /// What backward needs from forward.
@@ -31,6 +35,8 @@ pub struct Saved<T: Float> {
     pub context: Tensor<T>,
     /// `[batch, num_heads, seq_len]`.
     pub logsumexp: Tensor<T::Acc>,
+    /// `[tokens, width]`, where generated tokens pass `out` by: known tokens behind `out`, generated ones as they are.
+    selected: Option<Tensor<T>>,
 }
 
 /// Gradients on their way, shared by all layers.
@@ -42,11 +48,14 @@ pub struct Gradients<T: Float> {
     pub qkv_elsewhere: Option<Tensor<T>>,
     /// `[tokens, width]`.
     pub context: Tensor<T>,
+    /// `[tokens, width]`, each, where generated tokens pass `out` by: of the known tokens behind and before it.
+    pub(super) known: Option<[Tensor<T>; 2]>,
 }
 
 impl<T: Float> SelfAttention<T> {
     /// Declares `self_attn.Wqkv` and `self_attn.out_proj`; `site` numbers its two dropouts.
-    pub fn declare(plan: &mut ParameterPlan<T>, width: usize, num_heads: usize, site: u32) -> Self {
+    pub fn declare(plan: &mut ParameterPlan<T>, config: &ModelConfig, site: u32) -> Self {
+        let ModelConfig { hidden_size: width, num_attention_heads: num_heads, generated_out_proj: generated_out, .. } = *config;
         plan.under("self_attn", |plan| {
             let qkv = Linear {
                 weight: plan.parameter("Wqkv.weight", [3 * width, width], Init::Uniform((6.0 / (4 * width) as f64).sqrt())),
@@ -56,7 +65,7 @@ impl<T: Float> SelfAttention<T> {
                 weight: plan.parameter("out_proj.weight", [width, width], Init::linear(width)),
                 bias: Some(plan.parameter("out_proj.bias", [width], Init::Zeros)),
             };
-            SelfAttention { qkv, out, num_heads, site }
+            SelfAttention { qkv, out, num_heads, site, generated_out }
         })
     }
 
@@ -68,6 +77,7 @@ impl<T: Float> SelfAttention<T> {
             out: Linear::declare_bert(plan, "output.dense", width, width),
             num_heads,
             site,
+            generated_out: true,
         })
     }
 
@@ -95,13 +105,19 @@ impl<T: Float> SelfAttention<T> {
             qkv: plan.tensor("qkv", [tokens, 3 * width]),
             context: plan.tensor("context", [tokens, width]),
             logsumexp: plan.tensor("logsumexp", [dims.batch, self.num_heads, dims.seq_len]),
+            selected: (!self.generated_out).then(|| plan.tensor("selected", [tokens, width])),
         })
     }
 
     /// Plans what backward passes through; one for all layers.
     pub fn plan_gradients(&self, plan: &mut Plan, dims: Dims) -> Gradients<T> {
         let (tokens, width) = (dims.tokens(), self.width());
-        Gradients { qkv: plan.tensor("dqkv", [tokens, 3 * width]), qkv_elsewhere: None, context: plan.tensor("dcontext", [tokens, width]) }
+        Gradients {
+            qkv: plan.tensor("dqkv", [tokens, 3 * width]),
+            qkv_elsewhere: None,
+            context: plan.tensor("dcontext", [tokens, width]),
+            known: (!self.generated_out).then(|| ["dknown", "dknown_context"].map(|name| plan.tensor(name, [tokens, width]))),
+        }
     }
 
     fn attend(&self, pass: &Pass, saved: &Saved<T>) -> Attend<T> {
@@ -126,7 +142,8 @@ impl<T: Float> SelfAttention<T> {
         [0, width, 2 * width].map(|start| qkv.columns(start, width))
     }
 
-    /// `sum = x + dropout(out_proj(attention(qkv(x))))`; `projected` is needed only with dropout.
+    /// `sum = x + dropout(out_proj(attention(qkv(x))))`; `projected` is needed only with dropout. Without `generated_out_proj`, generated
+    /// tokens do without `out_proj`.
     ///
     /// # Errors
     /// Those of the kernels.
@@ -141,7 +158,13 @@ impl<T: Float> SelfAttention<T> {
     ) -> Result<()> {
         self.qkv.forward(stream, saved.qkv, x)?;
         self.attend(pass, saved).forward(stream)?;
-        residual_dropout(stream, pass, self.site + 1, &self.out, sum, projected, saved.context, x)
+        let Some((selected, lengths)) = saved.selected.zip(pass.known_lengths) else {
+            return residual_dropout(stream, pass, self.site + 1, &self.out, sum, projected, saved.context, x);
+        };
+        self.out.forward(stream, sum, saved.context)?;
+        let (head, tail, seq_len) = (Some(sum), Some(saved.context), pass.dims.seq_len);
+        select::forward(stream, select::Forward { y: selected, head, tail, lengths, seq_len })?;
+        add_dropped(stream, pass, self.site + 1, sum, selected, x)
     }
 
     /// From `dsum` to `dx = dsum + d(branch)`, with `dbranch` as working space.
@@ -161,13 +184,28 @@ impl<T: Float> SelfAttention<T> {
         x: Tensor<T>,
     ) -> Result<()> {
         let dprojected = dropped(stream, pass, self.site + 1, dbranch, dsum)?;
-        self.out.backward(stream, Some((gradients.context, Epilogue::None)), dprojected, saved.context)?;
+        if let Some(([known, known_context], lengths)) = gradients.known.zip(pass.known_lengths) {
+            let seq_len = pass.dims.seq_len;
+            select::forward(stream, select::Forward { y: known, head: Some(dprojected), tail: None, lengths, seq_len })?;
+            self.out.backward(stream, Some((known_context, Epilogue::None)), known, saved.context)?;
+            let (head, tail) = (Some(known_context), Some(dprojected));
+            select::forward(stream, select::Forward { y: gradients.context, head, tail, lengths, seq_len })?;
+        } else {
+            self.out.backward(stream, Some((gradients.context, Epilogue::None)), dprojected, saved.context)?;
+        }
         self.attend(pass, saved).backward(stream, self.thirds(gradients.qkv), gradients.context)?;
         if let Some(elsewhere) = gradients.qkv_elsewhere {
             reduce::add_assign(stream, reduce::AddAssign { y: gradients.qkv, x: elsewhere })?;
         }
         self.qkv.backward(stream, Some((dx, Epilogue::Residual { residual: dsum })), gradients.qkv, x)
     }
+}
+
+/// `sum = residual + dropout(x)`.
+fn add_dropped<T: Float>(stream: &Stream, pass: &Pass, site: u32, sum: Tensor<T>, x: Tensor<T>, residual: Tensor<T>) -> Result<()> {
+    // A dropout of 0 is a sum.
+    let (probability, site) = pass.dropout_at(site).unwrap_or((0.0, Site { seed: 0, step: 0, site }));
+    Ok(dropout::forward(stream, dropout::Forward { y: sum, x, residual: Some(residual), probability, site })?)
 }
 
 /// `sum = residual + dropout(linear(input))`: one fused product without dropout, two passes with it.

@@ -5,6 +5,7 @@ use scmmgpt_kernels::embedding;
 use scmmgpt_kernels::gemm::{self, Epilogue, Layout};
 use scmmgpt_kernels::runtime::{Float, Plan, Real, Stream, Tensor};
 
+use super::int8_linear::Int8Linear;
 use super::linear::LLAMA_INIT;
 use crate::Result;
 use crate::weights::{ParameterPlan, Table};
@@ -18,13 +19,34 @@ pub struct TokenTable<T: Float> {
     rows: Table<T>,
     /// Rows of the base model.
     base: usize,
+    /// A copy of the rows that [`TokenTable::logits`] reads, where nothing learns.
+    int8: Option<Int8Linear<T>>,
 }
 
 impl<T: Float> TokenTable<T> {
     /// Declares `name.weight`, a row for each of `tokens`, and the rows of `new_tokens` below it; `frozen`: only the new ones learn.
     pub fn declare(plan: &mut ParameterPlan<T>, name: &str, [tokens, new_tokens]: [usize; 2], width: usize, frozen: bool) -> Self {
         let rows = plan.under(name, |plan| plan.table(("weight", tokens), (NEW_ROWS, new_tokens), width, LLAMA_INIT, frozen));
-        TokenTable { rows, base: tokens }
+        TokenTable { rows, base: tokens, int8: None }
+    }
+
+    /// Plans a copy of the rows in int8 for the logits; [`TokenTable::quantize`] fills it.
+    pub fn with_int8(self, plan: &mut ParameterPlan<T>, name: &str) -> Self {
+        let [rows, width] = [self.rows.value.rows(), self.rows.value.width()];
+        TokenTable { int8: Some(Int8Linear::declare(plan, name, rows, width)), ..self }
+    }
+
+    /// Fills the copy in int8, where there is one, with these rows.
+    ///
+    /// # Errors
+    /// Those of the upload.
+    pub fn quantize(&self, stream: &Stream, rows: &[f32]) -> Result<()> {
+        self.int8.map_or(Ok(()), |copy| copy.load(stream, rows))
+    }
+
+    /// The rows of all tokens.
+    pub fn rows(&self) -> Tensor<T> {
+        self.rows.value
     }
 
     /// Adds the mean of the other rows to those of new tokens.
@@ -84,6 +106,9 @@ impl<T: Float> TokenTable<T> {
     /// # Errors
     /// Those of the kernel.
     pub fn logits(&self, stream: &Stream, logits: Tensor<T>, hidden: Tensor<T>) -> Result<()> {
+        if let Some(copy) = self.int8 {
+            return copy.forward(stream, logits, hidden, None);
+        }
         let arguments = gemm::Forward { c: logits, a: hidden, b: self.rows.value, layout: Layout::NT, epilogue: Epilogue::None };
         Ok(gemm::forward(stream, arguments)?)
     }

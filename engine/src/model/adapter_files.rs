@@ -93,7 +93,7 @@ pub fn tuning(folder: &Path, config: &LanguageConfig) -> Result<Tuning> {
     let lora = LoraConfig { r: file.r, lora_alpha: file.lora_alpha, lora_dropout: file.lora_dropout, target_modules };
     if problems.is_empty() {
         lora.check("adapter")?;
-        return Ok(Tuning { mode: TuningMode::Lora, lora, new_tokens, gradient_checkpointing: false });
+        return Ok(Tuning { mode: TuningMode::Lora, lora, new_tokens, ..Tuning::default() });
     }
     Err(Error::Adapter { folder: folder.into(), problems })
 }

@@ -21,7 +21,7 @@ mod forward;
 mod handles;
 mod inference;
 
-use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Arena, Device, Float, Plan, Stream, Tensor};
 use scmmgpt_loader::language::LanguageConfig;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,7 @@ use super::cell_text::{self, CellText, Draw, Side};
 use super::gene_expression::GeneExpression;
 use super::language_model::LanguageModel;
 use super::llm_projection::LlmProjection;
+use super::pass_memory;
 use crate::Result;
 use crate::config::{CellTextConfig, ExpressionConfig, ExpressionKeys, Tuning};
 use crate::layer::{Dims, Dropout};
@@ -224,9 +225,7 @@ impl<T: Float> CellLanguage<T> {
 
     /// The plan of a training or evaluation pass over batches of this size, for reports.
     pub fn plan(&self, sizes: Sizes, purpose: &Purpose) -> Plan {
-        let mut plan = Plan::new(Class::Activations);
-        self.handles(&mut plan, Request::Losses(sizes), purpose);
-        plan
+        pass_memory::planned(|plan| self.handles(plan, Request::Losses(sizes), purpose)).0
     }
 
     /// Allocates memory for passes over batches of at most this size.
@@ -234,10 +233,7 @@ impl<T: Float> CellLanguage<T> {
     /// # Errors
     /// `OutOfMemory`.
     pub fn workspace(&self, device: &Device, sizes: Sizes, purpose: Purpose) -> Result<Workspace<T>> {
-        let mut plan = Plan::new(Class::Activations);
-        let handles = self.handles(&mut plan, Request::Losses(sizes), &purpose);
-        let stream = Stream::new(device, plan.scratch_bytes())?;
-        Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose })
+        self.workspace_for(device, Request::Losses(sizes), purpose)
     }
 
     /// Memory for inference; it grows with the batches.
@@ -245,12 +241,12 @@ impl<T: Float> CellLanguage<T> {
     /// # Errors
     /// `OutOfMemory`.
     pub fn inference(&self, device: &Device) -> Result<Workspace<T>> {
-        let purpose = Purpose::inference();
-        let request = Request::Cells(Dims { batch: 1, seq_len: 8 });
-        let mut plan = Plan::new(Class::Activations);
-        let handles = self.handles(&mut plan, request, &purpose);
-        let stream = Stream::new(device, plan.scratch_bytes())?;
-        Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose })
+        self.workspace_for(device, Request::Cells(Dims { batch: 1, seq_len: 8 }), Purpose::inference())
+    }
+
+    fn workspace_for(&self, device: &Device, request: Request, purpose: Purpose) -> Result<Workspace<T>> {
+        let (stream, arena, handles) = pass_memory::allocate(device, |plan| self.handles(plan, request, &purpose))?;
+        Ok(Workspace { stream, arena, handles, purpose })
     }
 
     /// Whether gradients pass the projection.

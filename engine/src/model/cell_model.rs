@@ -12,6 +12,7 @@ use super::classifier::{self, Classifier};
 use super::expression_decoder::{self, ExpressionDecoder};
 use super::gene_linear::{self, GeneLinear};
 use super::mvc_decoder::{self, MvcDecoder};
+use super::pass_memory;
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::layer::class_loss::ClassLoss;
@@ -190,9 +191,7 @@ impl<T: Float> CellModel<T> {
 
     /// The plan of a pass over batches of this size, for reports.
     pub fn plan(&self, dims: Dims, purpose: &Purpose) -> Plan {
-        let mut plan = Plan::new(scmmgpt_kernels::runtime::Class::Activations);
-        self.handles(&mut plan, dims, purpose);
-        plan
+        pass_memory::planned(|plan| self.handles(plan, dims, purpose)).0
     }
 
     /// The plan of the batches themselves, two of them, for reports.
@@ -205,11 +204,8 @@ impl<T: Float> CellModel<T> {
     /// # Errors
     /// `OutOfMemory`.
     pub fn workspace(&self, device: &Device, largest: Dims, purpose: Purpose) -> Result<Workspace<T>> {
-        let mut plan = Plan::new(scmmgpt_kernels::runtime::Class::Activations);
-        let handles = self.handles(&mut plan, largest, &purpose);
-        let stream = Stream::new(device, plan.scratch_bytes())?;
-        let feed = BatchFeed::new(device, largest)?;
-        Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose, feed })
+        let (stream, arena, handles) = pass_memory::allocate(device, |plan| self.handles(plan, largest, &purpose))?;
+        Ok(Workspace { stream, arena, handles, purpose, feed: BatchFeed::new(device, largest)? })
     }
 }
 
@@ -237,15 +233,7 @@ impl<T: Float> Workspace<T> {
     }
 
     fn lay(&mut self, model: &CellModel<T>, dims: Dims, purpose: Purpose) -> Result<()> {
-        let mut plan = Plan::new(scmmgpt_kernels::runtime::Class::Activations);
-        let handles = model.handles(&mut plan, dims, &purpose);
-        let device = self.stream.device().clone();
-        if plan.scratch_bytes() > self.stream.scratch_bytes() {
-            // Work on another stream is ordered with what follows by nothing else.
-            self.stream.synchronize()?;
-            self.stream = Stream::new(&device, plan.scratch_bytes())?;
-        }
-        self.arena.replan(plan)?;
+        let handles = pass_memory::lay_out(&mut self.stream, &mut self.arena, |plan| model.handles(plan, dims, &purpose))?;
         (self.handles, self.purpose) = (handles, purpose);
         Ok(())
     }

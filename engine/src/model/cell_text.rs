@@ -13,13 +13,14 @@ mod forward;
 mod handles;
 mod inference;
 
-use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Stream};
+use scmmgpt_kernels::runtime::{Arena, Device, Float, Plan, Stream};
 use serde::{Deserialize, Serialize};
 
 use super::captioning_head::CaptioningHead;
 use super::cell_model::{CellModel, Heads};
 use super::contrastive_head::ContrastiveHead;
 use super::matching_head::MatchingHead;
+use super::pass_memory;
 use super::projection::Projection;
 use super::qformer::QFormer;
 use super::space_expert::SpaceExpert;
@@ -254,16 +255,12 @@ impl<T: Float> CellText<T> {
 
     /// The plan of a training or evaluation pass over batches of this size, for reports.
     pub fn plan(&self, sizes: Sizes, purpose: &Purpose) -> Plan {
-        let mut plan = Plan::new(Class::Activations);
-        self.handles(&mut plan, Request::losses(sizes), purpose);
-        plan
+        pass_memory::planned(|plan| self.handles(plan, Request::losses(sizes), purpose)).0
     }
 
     /// The plan of embedding texts of this size, for reports.
     pub fn text_plan(&self, texts: Dims) -> Plan {
-        let mut plan = Plan::new(Class::Activations);
-        self.handles(&mut plan, Request::texts(texts), &Purpose::inference());
-        plan
+        pass_memory::planned(|plan| self.handles(plan, Request::texts(texts), &Purpose::inference())).0
     }
 
     /// Allocates memory for passes over batches of at most this size.
@@ -275,10 +272,8 @@ impl<T: Float> CellText<T> {
             let reason = "it has no captioning head; train one with qformer.captioning=true".into();
             return Err(crate::Error::Incapable { task: "write captions", reason });
         }
-        let mut plan = Plan::new(Class::Activations);
-        let handles = self.handles(&mut plan, Request::losses(sizes), &purpose);
-        let stream = Stream::new(device, plan.scratch_bytes())?;
-        Ok(Workspace { stream, arena: Arena::allocate(device, plan)?, handles, purpose })
+        let (stream, arena, handles) = pass_memory::allocate(device, |plan| self.handles(plan, Request::losses(sizes), &purpose))?;
+        Ok(Workspace { stream, arena, handles, purpose })
     }
 
     /// Memory for embeddings and matching scores; it grows with the batches.

@@ -66,6 +66,7 @@ impl<T: Float> LanguageModel<T> {
             true => table,
             false => TokenTable::declare(plan, "lm_head", tokens, width, frozen),
         };
+        let head = if tuning.load_in_8bit { head.with_int8(plan, "lm_head") } else { head };
         let rotation = rope::plan_table(plan.derived(), positions, config.head_dim);
         LanguageModel { table, blocks, norm, head, rotation, config: config.clone(), tuning: tuning.clone(), prefix: plan.path().into() }
     }
@@ -93,6 +94,11 @@ impl<T: Float> LanguageModel<T> {
     /// The products that may carry adapters, layer by layer.
     pub(super) fn adapted(&mut self) -> impl Iterator<Item = &mut AdaptedLinear<T>> {
         self.blocks.iter_mut().flat_map(LlamaBlock::adapted)
+    }
+
+    /// The product back to the vocabulary.
+    pub(super) fn head(&self) -> &TokenTable<T> {
+        &self.head
     }
 
     /// Longest sequence, as declared.

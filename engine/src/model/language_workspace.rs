@@ -1,9 +1,10 @@
 //! Memory and stream of a language model's passes over padded batches: the loss and, in training, its gradients.
 
 use scmmgpt_kernels::cross_entropy;
-use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Arena, Device, Float, Plan, Stream, Tensor};
 
 use super::language_model::{self, LanguageModel};
+use super::pass_memory;
 use super::token_loss::TokenLoss;
 use crate::Result;
 use crate::layer::causal_attention::Places;
@@ -83,10 +84,8 @@ impl<T: Float> LanguageModel<T> {
     /// # Errors
     /// `OutOfMemory`.
     pub fn workspace(&self, device: &Device, largest: Dims, training: bool) -> Result<Workspace<T>> {
-        let mut plan = Plan::new(Class::Activations);
-        let handles = self.handles(&mut plan, largest, training);
-        let stream = Stream::new(device, plan.scratch_bytes())?;
-        Ok(Workspace { stream, dropout: None, arena: Arena::allocate(device, plan)?, handles, training })
+        let (stream, arena, handles) = pass_memory::allocate(device, |plan| self.handles(plan, largest, training))?;
+        Ok(Workspace { stream, dropout: None, arena, handles, training })
     }
 }
 
@@ -95,13 +94,8 @@ impl<T: Float> Workspace<T> {
         if self.handles.dims == dims {
             return Ok(());
         }
-        let mut plan = Plan::new(Class::Activations);
-        let handles = model.handles(&mut plan, dims, self.training);
-        if plan.scratch_bytes() > self.stream.scratch_bytes() {
-            self.stream = Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
-        }
-        self.arena.replan(plan)?;
-        self.handles = handles;
+        let Workspace { stream, arena, training, .. } = self;
+        self.handles = pass_memory::lay_out(stream, arena, |plan| model.handles(plan, dims, *training))?;
         Ok(())
     }
 

@@ -122,10 +122,7 @@ impl<'a> Searcher<'a> {
         let query = plan.tensor("query", [query_vectors, spec.width]);
         let (scores, indices) = (plan.tensor("scores", [query_vectors, depth]), plan.tensor("indices", [query_vectors, depth]));
         plan.scratch(topk::scratch(query_vectors, self.base.rows(), depth));
-        if plan.scratch_bytes() > self.stream.scratch_bytes() {
-            self.stream.synchronize()?;
-            self.stream = Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
-        }
+        self.stream.provide_scratch(plan.scratch_bytes())?;
         let _arena = Arena::allocate(self.stream.device(), plan)?;
         self.stream.upload(query, queries)?;
         let metric = match spec.metric {

@@ -17,6 +17,7 @@ use super::{Provenance, write_result};
 use crate::bundle::Bundle;
 use crate::cells::CellFiles;
 use crate::config::slot;
+use crate::generate::Dtype;
 use crate::predict::{Predictions, Request, predict, probabilities};
 use crate::texts::{LabelSource, NamedTexts};
 use crate::{Error, Result};
@@ -51,6 +52,8 @@ pub struct Annotate<'a> {
     pub novelty_threshold: f64,
     /// By text or language model: so many labels a cell, the likeliest first.
     pub top_n: usize,
+    /// What a language model computes in.
+    pub dtype: Dtype,
     /// Replace an existing output.
     pub overwrite: bool,
     /// The command line, for the record.
@@ -165,7 +168,7 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
     let labels = match task.method {
         Method::Labels(source) => Offered::Texts(by_text::labels(bundle, Some(source))?),
         Method::Model if bundle.config.heads.classes == 0 => Offered::Texts(by_text::labels(bundle, None)?),
-        Method::Generative(source) => Offered::Written(Box::new(Written::prepare(bundle, source)?)),
+        Method::Generative(source) => Offered::Written(Box::new(Written::prepare(bundle, source, task.dtype)?)),
         Method::Model | Method::Reference(_) => Offered::None,
     };
     let dataset = read(bundle, &[PathBuf::from(task.cells)], task.layer, None)?;
@@ -176,11 +179,13 @@ fn annotate_inside(bundle: &Bundle, task: &Annotate<'_>, progress: &mut (dyn FnM
         Offered::Texts(labels) => by_text_ranks(bundle, &by_text::score(bundle, &dataset, &rows, labels, &mut progress)?, task),
         Offered::Written(written) => {
             let scored = written.score(bundle, &dataset, &rows, &mut progress)?;
-            let ranks = ranks(scored.names, total, task, 0.0, &|cell, count| scored.top(cell, count));
-            let method = match task.method {
-                Method::Generative(Some(source)) => format!("language model: {}", source_name(source)),
-                _ => "language model: the classes of training".into(),
+            let (own, method) = match task.method {
+                Method::Generative(Some(LabelSource::Ontology)) => (0.0, source_name(&LabelSource::Ontology)),
+                Method::Generative(Some(source)) => (written.threshold(), source_name(source)),
+                _ => (written.threshold(), "the classes of training".into()),
             };
+            let ranks = ranks(scored.names, total, task, own, &|cell, count| scored.top(cell, count));
+            let method = format!("language model in {}: {method}", written.dtype);
             Annotated { ranks, novelty: None, method, truncated: 0, by_name_alone: Vec::new() }
         }
         Offered::None => {

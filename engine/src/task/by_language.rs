@@ -7,6 +7,7 @@ use scmmgpt_loader::dataset::CellDataset;
 use super::by_text::{Ranked, likeliest};
 use super::speech::{Speech, each_batch};
 use crate::bundle::{Bundle, Language};
+use crate::generate::Dtype;
 use crate::generate::labels::LabelPaths;
 use crate::texts::LabelSource;
 use crate::{Error, Result};
@@ -17,6 +18,8 @@ pub(crate) struct Written {
     /// `[labels]`.
     pub(crate) names: Vec<String>,
     paths: LabelPaths,
+    /// What the model computes in.
+    pub(crate) dtype: Dtype,
 }
 
 /// Sequences that are read at a time, about.
@@ -29,7 +32,7 @@ impl Written {
     /// # Errors
     /// `Incapable` for a model without a language model; `Texts` for labels that come to the same tokens or are too long; those of the
     /// source.
-    pub(crate) fn prepare(bundle: &Bundle, source: Option<&LabelSource>) -> Result<Written> {
+    pub(crate) fn prepare(bundle: &Bundle, source: Option<&LabelSource>, dtype: Dtype) -> Result<Written> {
         const TASK: &str = "label by writing";
         let (language, joint) = (bundle.language(TASK)?, bundle.joint(TASK)?);
         let (names, texts): (Vec<String>, Vec<String>) = match source {
@@ -51,7 +54,12 @@ impl Written {
                 format!("the longest label has {} tokens; behind a cell the model has room for {}", paths.longest(), positions - prompt);
             return Err(Error::Texts { reason });
         }
-        Ok(Written { language, names, paths })
+        Ok(Written { dtype: language.resolve(dtype), language, names, paths })
+    }
+
+    /// Labels with a lower probability are withheld.
+    pub(crate) fn threshold(&self) -> f64 {
+        self.language.config.unknown_threshold
     }
 
     /// `[rows, labels]`: how likely the model writes each label, if it writes one of them.
@@ -66,12 +74,12 @@ impl Written {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Scored<'_>> {
         let mut speech = Speech::new(&self.language, None)?;
-        let mut generator = speech.generator(bundle, SEQUENCES, self.paths.longest())?;
+        let mut writer = speech.writer(bundle, self.dtype, SEQUENCES, self.paths.longest())?;
         let labels = self.names.len();
         let mut probabilities = vec![0.0; rows.len() * labels];
         each_batch(bundle, dataset, rows, progress, &mut |cells, places| {
             let projected = speech.project(cells)?;
-            let of_batch = self.paths.probabilities(speech.model(), &mut generator, &speech.prompts(&projected))?;
+            let of_batch = writer.probabilities(&self.paths, &speech.prompts(&projected))?;
             for (of_cell, &place) in of_batch.chunks_exact(labels).zip(places) {
                 probabilities[place * labels..][..labels].copy_from_slice(of_cell);
             }
@@ -91,7 +99,11 @@ pub(crate) struct Scored<'a> {
 impl Scored<'_> {
     /// A cell's `n` most likely labels, the likeliest first; of equals the first.
     pub(crate) fn top(&self, cell: usize, n: usize) -> Vec<Ranked> {
-        let labels = self.names.len();
-        likeliest(self.probabilities[cell * labels..][..labels].to_vec(), n)
+        likeliest(self.probabilities(cell).to_vec(), n)
+    }
+
+    /// A cell's probability of each label.
+    pub(crate) fn probabilities(&self, cell: usize) -> &[f64] {
+        &self.probabilities[cell * self.names.len()..][..self.names.len()]
     }
 }

@@ -6,9 +6,10 @@ use scmmgpt_loader::h5ad::AnnData;
 
 use super::annotate::read;
 use super::speech::{Speech, central_cells, each_batch};
+use super::writer::Writer;
 use crate::bundle::{Bundle, Language};
-use crate::generate::answer::{Answer, Begun, go_on};
-use crate::generate::{GenerationConfig, Generator, Prompt};
+use crate::generate::answer::{Answer, Begun};
+use crate::generate::{Dtype, GenerationConfig, Prompt};
 use crate::{Error, Result};
 
 /// What to talk about.
@@ -20,6 +21,8 @@ pub struct About<'a> {
     pub layer: Option<&'a str>,
     /// Which cell.
     pub which: Which<'a>,
+    /// What the language model computes in.
+    pub dtype: Dtype,
 }
 
 /// Which cell of a file.
@@ -37,7 +40,7 @@ pub enum Which<'a> {
 pub struct Chat<'a> {
     bundle: &'a Bundle,
     speech: Speech<'a>,
-    generator: Generator<f32>,
+    writer: Writer,
     /// `[slots, hidden_size]`.
     rows: Vec<f32>,
     /// Everything that was said, the cell in front.
@@ -94,8 +97,8 @@ impl<'a> Chat<'a> {
                 rows = speech.project(cells)?;
                 Ok(())
             })?;
-            let generator = speech.generator(bundle, 1, speech.model().positions())?;
-            Ok(Chat { bundle, speech, generator, rows, tokens: Vec::new(), cell: names[row].clone(), turns: 0 })
+            let writer = speech.writer(bundle, language.resolve(about.dtype), 1, speech.positions())?;
+            Ok(Chat { bundle, speech, writer, rows, tokens: Vec::new(), cell: names[row].clone(), turns: 0 })
         })
     }
 
@@ -116,8 +119,7 @@ impl<'a> Chat<'a> {
     }
 
     fn say_inside(&mut self, text: &str, config: &GenerationConfig, on_text: &mut (dyn FnMut(&str) -> Result<()> + Send)) -> Result<Turn> {
-        let (language, model) = (self.speech.language, self.speech.model());
-        let capacity = self.generator.size().1;
+        let (language, capacity) = (self.speech.language, self.writer.capacity());
         let question = Some(text.trim()).filter(|text| !text.is_empty());
         let mut further = match question {
             Some(question) => language.tokenizer().encode(&format!("{BREAK}{question}{BREAK}"))?,
@@ -134,18 +136,15 @@ impl<'a> Chat<'a> {
         }
         let begins = self.tokens.is_empty();
         self.tokens.extend(further);
-        let logits = if begins {
+        let read = if begins {
             let rows = self.speech.prompts(&self.rows).first().and_then(|prompt| prompt.rows);
-            self.generator.prefill(model, &[Prompt { tokens: &self.tokens, rows }])
+            Prompt { tokens: &self.tokens, rows }
         } else {
             // The last token of the former answer may not have been read yet.
-            let read = self.generator.lengths().first().copied().unwrap_or(0);
-            self.generator.extend(model, &[Prompt::from(&self.tokens[read..])])
+            Prompt::from(&self.tokens[self.writer.length()..])
         };
-        let begun = [Begun { history: &self.tokens, number: self.turns }];
-        let answers = logits.and_then(|logits| {
-            go_on(model, &mut self.generator, self.speech.words(), &begun, logits, config, &mut |_, text| on_text(text))
-        });
+        let begun = Begun { history: &self.tokens, number: self.turns };
+        let answers = self.writer.say(read, begins, self.speech.words(), begun, config, &mut |_, text| on_text(text));
         self.turns += 1;
         // After an error the conversation begins anew: what was cached may be only a part of it.
         let Some(answer) = answers.inspect_err(|_| self.tokens.clear())?.into_iter().next() else {

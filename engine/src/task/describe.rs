@@ -12,8 +12,8 @@ use super::annotate::read;
 use super::speech::{Speech, central_cells, each_batch};
 use super::{Provenance, write_result};
 use crate::bundle::{Bundle, write_text};
-use crate::generate::GenerationConfig;
-use crate::generate::answer::{Answer, Finish, Request, answer};
+use crate::generate::answer::{Answer, Finish, Request};
+use crate::generate::{Dtype, GenerationConfig};
 use crate::{Error, LoaderError, Result};
 
 /// Column of the descriptions in `obs`.
@@ -36,6 +36,8 @@ pub struct Describe<'a> {
     pub prompt: Option<&'a str>,
     /// How descriptions are written.
     pub generation: &'a GenerationConfig,
+    /// What the language model computes in.
+    pub dtype: Dtype,
     /// Replace an existing output.
     pub overwrite: bool,
     /// The command line, for the record.
@@ -83,6 +85,7 @@ pub fn describe(bundle: &Bundle, task: &Describe<'_>, progress: &mut (dyn FnMut(
     let language = bundle.language("describe cells")?;
     bundle.device().enter(|| {
         let mut speech = Speech::new(&language, task.prompt)?;
+        let dtype = language.resolve(task.dtype);
         let dataset = read(bundle, &[PathBuf::from(task.cells)], task.layer, None)?;
         let data = AnnData::open(task.cells)?;
         let empty = dataset.empty_rows();
@@ -97,7 +100,7 @@ pub fn describe(bundle: &Bundle, task: &Describe<'_>, progress: &mut (dyn FnMut(
             }
         };
         let total = rows.len();
-        let answers = answers(bundle, &mut speech, &dataset, &rows, task.generation, &mut |done| progress(done, total))?;
+        let answers = answers(bundle, &mut speech, &dataset, &rows, task.generation, dtype, &mut |done| progress(done, total))?;
         let names = data.obs_names()?;
         let named = |(index, (&row, answer)): (usize, (&usize, &Answer))| Description {
             group: groups.as_ref().and_then(|groups| groups.keys().nth(index).cloned()),
@@ -114,7 +117,7 @@ pub fn describe(bundle: &Bundle, task: &Describe<'_>, progress: &mut (dyn FnMut(
                 None => rows.iter().map(|&row| vec![row]).collect(),
                 Some(groups) => groups.values().cloned().collect(),
             };
-            write_copy(bundle, task, dataset.len(), &descriptions, members)?;
+            write_copy(bundle, task, dtype, dataset.len(), &descriptions, members)?;
         }
         Ok(Summary { cells: dataset.reports()[0].clone(), descriptions })
     })
@@ -143,16 +146,17 @@ pub(crate) fn answers(
     dataset: &Arc<CellDataset>,
     rows: &[usize],
     config: &GenerationConfig,
+    dtype: Dtype,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Answer>> {
-    let mut generator = speech.generator(bundle, SEQUENCES.max(config.num_beams), config.max_new_tokens)?;
+    let mut writer = speech.writer(bundle, dtype, SEQUENCES.max(config.num_beams), config.max_new_tokens)?;
     let mut answers: Vec<Option<Answer>> = vec![None; rows.len()];
     each_batch(bundle, dataset, rows, progress, &mut |cells, places| {
         let projected = speech.project(cells)?;
         let prompts = speech.prompts(&projected);
         let requests: Vec<Request<'_>> =
             prompts.into_iter().zip(&cells.rows).map(|(prompt, &row)| Request { prompt, number: row as u64 }).collect();
-        let said = answer(speech.model(), &mut generator, speech.words(), &requests, config, &mut |_, _| Ok(()))?;
+        let said = writer.answer(speech.words(), &requests, config)?;
         for (answer, &place) in said.into_iter().zip(places) {
             answers[place] = Some(answer);
         }
@@ -170,7 +174,14 @@ fn write_lines(output: &Path, descriptions: &[Description]) -> Result<()> {
 }
 
 /// A copy of the cells, each with the description of the members that it belongs to; without one the text is empty and the score NaN.
-fn write_copy(bundle: &Bundle, task: &Describe<'_>, cells: usize, descriptions: &[Description], members: Vec<Vec<usize>>) -> Result<()> {
+fn write_copy(
+    bundle: &Bundle,
+    task: &Describe<'_>,
+    dtype: Dtype,
+    cells: usize,
+    descriptions: &[Description],
+    members: Vec<Vec<usize>>,
+) -> Result<()> {
     let (mut texts, mut scores) = (vec![String::new(); cells], vec![f64::NAN; cells]);
     for (description, rows) in descriptions.iter().zip(members) {
         for row in rows {
@@ -181,7 +192,8 @@ fn write_copy(bundle: &Bundle, task: &Describe<'_>, cells: usize, descriptions: 
     }
     let obs = vec![(DESCRIPTION_KEY.into(), Column::Text(texts)), (SCORE_KEY.into(), Column::Number(scores))];
     let settings = serde_json::to_string(task.generation).unwrap_or_default();
-    let mut provenance = Provenance::new(bundle, task.command).with("generation", UnsValue::Text(settings));
+    let mut provenance =
+        Provenance::new(bundle, task.command).with("generation", UnsValue::Text(settings)).with("dtype", UnsValue::Text(dtype.to_string()));
     if let Some(key) = task.group_key {
         let list = |field: &dyn Fn(&Description) -> String| UnsValue::TextList(descriptions.iter().map(field).collect());
         let groups = UnsValue::Map(vec![

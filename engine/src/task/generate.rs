@@ -1,5 +1,6 @@
 //! Texts to cells: a new `.h5ad` with counts or log1p values.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use scmmgpt_loader::h5ad::{Additions, Column, CsrBlock, UnsValue, create};
@@ -11,6 +12,7 @@ use super::output::Provenance;
 use crate::bundle::{Bundle, Language};
 use crate::config::ExpressionHead;
 use crate::generate::counts::CountDistribution;
+use crate::generate::sizes::CellSizes;
 use crate::model::cell_language::{Expression, Workspace};
 use crate::neighbours::NeighbourIndex;
 use crate::retrieve::{Hit, Searcher};
@@ -27,7 +29,46 @@ pub enum Subject {
     /// A text, as it is.
     Prompt(String),
     /// A cell type, described as in training.
-    CellType(String),
+    CellType {
+        /// Its name.
+        name: String,
+        /// What else the description names of a cell, by column of `obs`.
+        columns: BTreeMap<String, String>,
+    },
+}
+
+impl Subject {
+    fn cell_type(&self) -> Option<&str> {
+        if let Subject::CellType { name, .. } = self { Some(name) } else { None }
+    }
+
+    fn column(&self, key: &str) -> Option<&str> {
+        if let Subject::CellType { columns, .. } = self { columns.get(key).map(String::as_str) } else { None }
+    }
+}
+
+/// Every type under every combination of the values of these columns, as `(column, value)`.
+pub fn cell_types(names: &[String], columns: &[(String, String)]) -> Vec<Subject> {
+    let mut values = BTreeMap::<&String, Vec<&String>>::new();
+    for (key, value) in columns {
+        let of_key = values.entry(key).or_default();
+        if !of_key.contains(&value) {
+            of_key.push(value);
+        }
+    }
+    let mut combinations = vec![BTreeMap::new()];
+    for (key, values) in values {
+        let with = |known: &BTreeMap<String, String>, value: &String| {
+            let mut known = known.clone();
+            known.insert(key.clone(), value.clone());
+            known
+        };
+        combinations = combinations.iter().flat_map(|known| values.iter().map(move |value| with(known, value))).collect();
+    }
+    let of = |name: &String| {
+        combinations.iter().map(|columns| Subject::CellType { name: name.clone(), columns: columns.clone() }).collect::<Vec<_>>()
+    };
+    names.iter().flat_map(of).collect()
 }
 
 /// What to make, and how.
@@ -41,7 +82,7 @@ pub struct Generate<'a> {
     pub output: &'a Path,
     /// Counts are drawn; else their means are written. A decoder without distributions knows means alone.
     pub sampled: bool,
-    /// Total count of a cell; none: what cells are normalised to.
+    /// Total count of a cell; none: drawn as those of training cells, of the type where one is named (of a mean the median).
     pub total_counts: Option<f64>,
     /// Seed of drawn counts.
     pub seed: u64,
@@ -102,14 +143,14 @@ pub fn generate(bundle: &Bundle, task: &Generate<'_>) -> Result<Summary> {
         let beside =
             neighbors(&language, task).map(|(index, k)| beside(bundle, &language, &mut workspace, &prompts, index, k)).transpose()?;
         let genes = Genes::of(&bundle.vocabulary);
-        let mut maker = Maker::new(bundle, task, genes.ids.len());
+        let mut maker = Maker::new(bundle, &language, task, genes.ids.len());
         for (index, state) in states.chunks_exact(states.len() / prompts.len()).enumerate() {
             let (keys, bias) = match &beside {
                 Some(beside) => beside.with(state, index),
                 None => (state.to_vec(), None),
             };
             let expression = workspace.decode_expression(language.model(), 1, &keys, bias.as_deref(), &genes.ids)?;
-            maker.push(&expression, &genes)?;
+            maker.push(&task.subjects[index], &expression, &genes)?;
         }
         let neighbors = beside.map(|beside| beside.found).unwrap_or_default();
         let values = maker.values();
@@ -147,12 +188,33 @@ fn check(language: &Language, task: &Generate<'_>) -> Result<()> {
 fn prompt(bundle: &Bundle, subject: &Subject) -> Result<String> {
     let text = match subject {
         Subject::Prompt(text) => text.clone(),
-        Subject::CellType(name) => bundle.joint("describe a cell type")?.texts.descriptions.class_text(name, &Default::default())?,
+        Subject::CellType { name, columns } => {
+            let descriptions = &bundle.joint("describe a cell type")?.texts.descriptions;
+            check_columns(&descriptions.class_text_columns(), columns)?;
+            descriptions.class_text(name, columns)?
+        }
     };
     if text.trim().is_empty() {
         return Err(Error::Texts { reason: "a prompt is empty; say what the cells are to be".into() });
     }
     Ok(text)
+}
+
+/// That a description gets the columns that it needs, and no other.
+fn check_columns(named: &BTreeMap<&str, bool>, given: &BTreeMap<String, String>) -> Result<()> {
+    let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let unknown: Vec<&str> = given.keys().map(String::as_str).filter(|key| !named.contains_key(key)).collect();
+    let missing: Vec<&str> = named.iter().filter(|(name, needed)| **needed && !given.contains_key(**name)).map(|(name, _)| *name).collect();
+    if unknown.is_empty() && missing.is_empty() {
+        return Ok(());
+    }
+    let expected = format!(
+        "the columns that the model's descriptions name ({}); unknown: {}; missing: {}",
+        list(named.keys().copied().collect()),
+        list(unknown),
+        list(missing)
+    );
+    Err(Error::Setting { key: "generate.obs".into(), value: list(given.keys().map(String::as_str).collect()), expected })
 }
 
 /// What the model makes of each prompt in a cell's slots, `[prompts, slots, hidden_size]`.
@@ -244,43 +306,48 @@ impl Genes {
 /// Collects the cells.
 struct Maker<'a> {
     task: &'a Generate<'a>,
-    /// ln of a cell's size: its total in units of what cells are normalised to.
-    log_size: f64,
+    sizes: &'a CellSizes,
+    /// What cells are normalised to, the total of a cell of size 1.
+    target: f64,
     block: CsrBlock,
     counts: bool,
 }
 
 impl<'a> Maker<'a> {
-    fn new(bundle: &Bundle, task: &'a Generate<'a>, genes: usize) -> Self {
-        let target = bundle.config.tokens.target_sum;
-        let log_size = task.total_counts.map_or(0.0, |total| (total / target).ln());
-        Maker { task, log_size, block: CsrBlock::empty(0, genes), counts: false }
+    fn new(bundle: &Bundle, language: &'a Language, task: &'a Generate<'a>, genes: usize) -> Self {
+        let (sizes, target) = (&language.config.sizes, bundle.config.tokens.target_sum);
+        Maker { task, sizes, target, block: CsrBlock::empty(0, genes), counts: false }
+    }
+
+    /// ln of the size of made cell `cell`.
+    fn log_size(&self, subject: &Subject, cell: u64) -> f32 {
+        let (label, seed) = (subject.cell_type(), self.task.seed);
+        let as_trained = || if self.task.sampled { self.sizes.draw(label, seed, cell) } else { self.sizes.median(label) };
+        let total = self.task.total_counts.or_else(as_trained).unwrap_or(self.target);
+        (total.max(1.0) / self.target).ln() as f32
     }
 
     fn values(&self) -> &'static str {
         if self.counts { "counts" } else { "log1p" }
     }
 
-    /// Adds the cells of one prompt.
-    fn push(&mut self, expression: &Expression, genes: &Genes) -> Result<()> {
+    /// Adds the cells of one subject.
+    fn push(&mut self, subject: &Subject, expression: &Expression, genes: &Genes) -> Result<()> {
         let Some(counts) = &expression.counts else {
             self.row(expression.values.iter().map(|value| value.max(0.0)));
             return Ok(());
         };
         self.counts = true;
-        let distribution = |gene: usize| CountDistribution {
-            log_mean: counts.log_mean[gene] + self.log_size as f32,
-            zero_logit: counts.zero_logit[gene],
-            log_theta: counts.log_theta[gene],
-        };
-        let distributions: Vec<CountDistribution> = (0..genes.ids.len()).map(distribution).collect();
         for _ in 0..self.task.count {
             let cell = self.block.n_rows() as u64;
-            let value = |(distribution, &gene): (&CountDistribution, &u32)| match self.task.sampled {
-                true => distribution.sample(self.task.seed, cell, gene) as f32,
-                false => distribution.mean() as f32,
+            let log_size = self.log_size(subject, cell);
+            let value = |(at, &gene): (usize, &u32)| {
+                let log_mean = counts.log_mean[at] + log_size;
+                let (zero_logit, log_theta) = (counts.zero_logit[at], counts.log_theta[at]);
+                let distribution = CountDistribution { log_mean, zero_logit, log_theta };
+                if self.task.sampled { distribution.sample(self.task.seed, cell, gene) as f32 } else { distribution.mean() as f32 }
             };
-            let values: Vec<f32> = distributions.iter().zip(&genes.ids).map(value).collect();
+            let values: Vec<f32> = genes.ids.iter().enumerate().map(value).collect();
             self.row(values.into_iter());
         }
         Ok(())
@@ -300,26 +367,37 @@ impl<'a> Maker<'a> {
         let of_cell = |cell: usize| cell / task.count;
         let names: Vec<String> = (0..cells).map(|cell| format!("generated_{cell}")).collect();
         let mut obs = vec![(PROMPT_KEY.to_string(), categorical((0..cells).map(|cell| Some(prompts[of_cell(cell)].as_str()))))];
-        let cell_type = |subject: &Subject| if let Subject::CellType(name) = subject { Some(name.clone()) } else { None };
-        let types: Vec<Option<String>> = task.subjects.iter().map(cell_type).collect();
-        if types.iter().any(Option::is_some) {
-            obs.push((bundle.config.label_key.clone(), categorical((0..cells).map(|cell| types[of_cell(cell)].as_deref()))));
+        let mut add = |key: &str, of: &dyn Fn(&'a Subject) -> Option<&'a str>| {
+            if task.subjects.iter().any(|subject| of(subject).is_some()) {
+                obs.push((key.to_owned(), categorical((0..cells).map(|cell| of(&task.subjects[of_cell(cell)])))));
+            }
+        };
+        add(&bundle.config.label_key, &Subject::cell_type);
+        let columns = task
+            .subjects
+            .iter()
+            .filter_map(|subject| if let Subject::CellType { columns, .. } = subject { Some(columns.keys()) } else { None });
+        for key in columns.flatten().collect::<BTreeSet<_>>() {
+            add(key, &|subject| subject.column(key));
         }
         if !neighbors.is_empty() {
             let audit = |cell: usize| serde_json::to_string(&neighbors[of_cell(cell)]).unwrap_or_default();
             obs.push((NEIGHBORS_KEY.to_string(), Column::Text((0..cells).map(audit).collect())));
         }
         let text = |text: &str| UnsValue::Text(text.into());
-        let settings = UnsValue::Map(vec![
+        let mut settings = vec![
             ("values".into(), text(self.values())),
             ("sampled".into(), UnsValue::Boolean(self.counts && task.sampled)),
             ("cells_a_prompt".into(), UnsValue::Integer(task.count as i64)),
-            ("total_counts".into(), UnsValue::Number(self.log_size.exp() * bundle.config.tokens.target_sum)),
             ("seed".into(), UnsValue::Integer(task.seed as i64)),
             ("neighbors".into(), UnsValue::Integer(neighbors.iter().map(Vec::len).max().unwrap_or(0) as i64)),
-        ]);
+        ];
+        if self.counts {
+            let as_trained = text(if task.sampled { "drawn as those of training cells" } else { "median of training cells" });
+            settings.push(("total_counts".into(), task.total_counts.map_or(as_trained, UnsValue::Number)));
+        }
         let mut additions = Additions { obs, ..Additions::default() };
-        Provenance::new(bundle, task.command).with("generated", settings).record(&mut additions);
+        Provenance::new(bundle, task.command).with("generated", UnsValue::Map(settings)).record(&mut additions);
         Ok(create(task.output, &names, genes, &self.block, &additions, task.overwrite)?)
     }
 }
@@ -327,10 +405,28 @@ impl<'a> Maker<'a> {
 /// A column of few different texts.
 fn categorical<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Column {
     let texts: Vec<Option<&str>> = texts.collect();
-    let categories: std::collections::BTreeSet<&str> = texts.iter().flatten().copied().collect();
+    let categories: BTreeSet<&str> = texts.iter().flatten().copied().collect();
     let categories: Vec<String> = categories.into_iter().map(String::from).collect();
     let code = |text: &Option<&str>| {
         text.and_then(|text| categories.binary_search_by(|known| known.as_str().cmp(text)).ok()).map_or(-1, |code| code as i32)
     };
     Column::Categorical { codes: texts.iter().map(code).collect(), categories }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_a_description_needs_must_be_given() {
+        let named = BTreeMap::from([("condition", true), ("tissue", false)]);
+        let given = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let said = |pairs: &[(&str, &str)]| check_columns(&named, &given(pairs)).map_err(|error| error.to_string());
+        assert!(said(&[("condition", "stimulated")]).is_ok());
+        assert!(said(&[("condition", "stimulated"), ("tissue", "blood")]).is_ok());
+        assert!(said(&[("tissue", "blood")]).unwrap_err().contains("unknown: none; missing: condition"));
+        assert!(
+            said(&[("donor", "1"), ("age", "2")]).unwrap_err().contains("(condition, tissue); unknown: age, donor; missing: condition")
+        );
+    }
 }

@@ -21,6 +21,7 @@ pub mod score_cells;
 pub mod score_descriptions;
 pub mod score_response;
 pub(crate) mod speech;
+pub(crate) mod writer;
 pub mod zero_shot;
 
 pub use output::{Provenance, write_result};

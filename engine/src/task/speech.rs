@@ -6,11 +6,11 @@ use scmmgpt_loader::batch::{CellBatch, NO_LABEL};
 use scmmgpt_loader::dataset::CellDataset;
 use scmmgpt_loader::language::CellTokens;
 
+use super::writer::Writer;
 use crate::bundle::{Bundle, Language};
 use crate::generate::answer::Words;
-use crate::generate::{Generator, Prompt};
+use crate::generate::{Dtype, Prompt};
 use crate::model::cell_language::Workspace;
-use crate::model::language_model::LanguageModel;
 use crate::predict::{Request, in_batches};
 use crate::{Error, Result};
 
@@ -44,8 +44,9 @@ impl<'a> Speech<'a> {
         Ok(Speech { language, workspace: language.workspace()?, prompt, suppress })
     }
 
-    pub(crate) fn model(&self) -> &'a LanguageModel<f32> {
-        self.language.model().language()
+    /// Most tokens of a sequence.
+    pub(crate) fn positions(&self) -> usize {
+        self.language.model().language().positions()
     }
 
     /// No answer holds a cell.
@@ -57,9 +58,9 @@ impl<'a> Speech<'a> {
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub(crate) fn generator(&self, bundle: &Bundle, sequences: usize, behind: usize) -> Result<Generator<f32>> {
-        let capacity = self.prompt.len().saturating_add(behind).min(self.model().positions());
-        Generator::new(self.model(), bundle.device(), sequences, capacity)
+    pub(crate) fn writer(&self, bundle: &Bundle, dtype: Dtype, sequences: usize, behind: usize) -> Result<Writer> {
+        let capacity = self.prompt.len().saturating_add(behind).min(self.positions());
+        Writer::new(self.language, bundle.device(), dtype, sequences, capacity)
     }
 
     /// The cells as they stand in prompts, `[batch, slots, hidden_size]`.

@@ -10,6 +10,7 @@ use super::data::TrainingData;
 use crate::Result;
 use crate::baseline::Split;
 use crate::bundle::{self, Bundle};
+use crate::config::ExpressionHead;
 use crate::metric::classification::{ClassificationReport, ComparisonTable};
 use crate::metric::retrieval::RetrievalReport;
 use crate::task::baselines::baselines;
@@ -57,17 +58,22 @@ pub struct HeldOutLosses {
     pub language: f64,
     /// Of the vectors that are made from their texts: mean squared distance to the cell's own, a number.
     pub reconstruction: f64,
-    /// Of the expression decoder, over the cells' own vectors and over those that are made from their texts: squared log1p units.
+    /// Of the expression decoder, over the cells' own vectors and over those that are made from their texts.
     pub expression: f64,
+    /// What it is learned by.
+    pub head: ExpressionHead,
 }
 
 impl std::fmt::Display for HeldOutLosses {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let HeldOutLosses { cells, language, reconstruction, expression } = self;
+        let HeldOutLosses { cells, language, reconstruction, expression, head } = self;
         writeln!(formatter, "{cells} cells")?;
         writeln!(formatter, "  description        perplexity {:.3} ({language:.4} nats a token)", language.exp())?;
         writeln!(formatter, "  vectors from text  mean squared distance {reconstruction:.4}")?;
-        write!(formatter, "  expression         mean squared error {expression:.4} (log1p)")
+        match head {
+            ExpressionHead::Mse => write!(formatter, "  expression         mean squared error {expression:.4} (log1p)"),
+            ExpressionHead::Zinb => write!(formatter, "  expression         {expression:.4} nats a count"),
+        }
     }
 }
 

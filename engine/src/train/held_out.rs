@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use scmmgpt_kernels::runtime::Device;
-use scmmgpt_kernels::runtime::philox::{Site, uniform};
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::{Evaluation, HeldOutLosses};
@@ -11,8 +10,8 @@ use super::joint::Joint;
 use crate::Result;
 use crate::baseline::SparseMatrix;
 use crate::bundle::{Bundle, Language};
-use crate::generate::GenerationConfig;
 use crate::generate::counts::CountDistribution;
+use crate::generate::{Dtype, GenerationConfig};
 use crate::metric::ScoreTable;
 use crate::metric::classification::{ClassificationReport, ComparisonTable};
 use crate::metric::generation::{self, Cells};
@@ -76,7 +75,7 @@ pub(super) fn on_test_cells(folder: &Path, device: &Device, joint: &Joint, losse
 fn written(bundle: &Bundle, joint: &Joint, seed: u64) -> Result<(String, ClassificationReport)> {
     let (data, dataset) = (&joint.data, &joint.data.dataset);
     let test = &data.split.test;
-    let written = Written::prepare(bundle, None)?;
+    let written = Written::prepare(bundle, None, Dtype::F32)?;
     let scored = written.score(bundle, dataset, test, &mut |_| {})?;
     let number = |name: &str| {
         // A class may be a type under a condition; its label is the type.
@@ -95,7 +94,8 @@ fn described(bundle: &Bundle, language: &Language, joint: &Joint, seed: u64) -> 
     let (dataset, texts) = (&joint.data.dataset, &joint.cell_texts);
     let rows: Vec<usize> = joint.data.split.test.iter().copied().filter(|&row| texts.class_of()[row].is_some()).collect();
     let mut speech = Speech::new(language, None)?;
-    let answers = describe::answers(bundle, &mut speech, dataset, &rows, &GenerationConfig::greedy(DESCRIPTION_TOKENS), &mut |_| {})?;
+    let answers =
+        describe::answers(bundle, &mut speech, dataset, &rows, &GenerationConfig::greedy(DESCRIPTION_TOKENS), Dtype::F32, &mut |_| {})?;
     let predicted: Vec<String> = answers.into_iter().map(|answer| answer.text.trim().to_string()).collect();
     let class = |row: &usize| texts.class_of()[*row].unwrap_or_default() as usize;
     let reference: Vec<String> = rows.iter().map(|row| texts.classes()[class(row)].text.clone()).collect();
@@ -158,13 +158,15 @@ impl<'a> Making<'a> {
         let states = generate::states(self.language, &mut workspace, &texts)?;
         let neighbours = if beside { self.neighbours(&mut workspace, &texts)? } else { vec![(Vec::new(), Vec::new()); texts.len()] };
         let slots = self.language.model().slots();
-        let mut made = SparseMatrix::new(self.joint.data.dataset.vocab().len());
+        let dataset = &self.joint.data.dataset;
+        let mut made = SparseMatrix::new(dataset.vocab().len());
         for ((state, (keys, bias)), (_, rows)) in states.chunks_exact(states.len() / texts.len()).zip(neighbours).zip(&self.classes) {
             let bias: Vec<f32> = std::iter::repeat_n(0.0, slots).chain(bias).collect();
             let (keys, bias) = ([state, &keys].concat(), beside.then_some(bias));
             let expression = workspace.decode_expression(self.language.model(), 1, &keys, bias.as_deref(), &self.genes)?;
-            for _ in rows {
-                let values = self.draw(&expression, made.rows().rows() as u64, seed)?;
+            for row in rows {
+                let label = dataset.labels()[*row].map(|label| dataset.classes()[label as usize].as_str());
+                let values = self.draw(&expression, label, made.rows().rows() as u64, seed);
                 made.push(self.genes.iter().copied().zip(values).filter(|(_, value)| *value > 0.0));
             }
         }
@@ -181,14 +183,12 @@ impl<'a> Making<'a> {
         Ok(words.join(" "))
     }
 
-    /// Values of one cell; drawn where the decoder gives distributions, with the total count of a training cell.
-    fn draw(&self, expression: &Expression, cell: u64, seed: u64) -> Result<Vec<f32>> {
-        let Some(counts) = &expression.counts else { return Ok(expression.values.clone()) };
-        let (dataset, train) = (&self.joint.data.dataset, &self.joint.data.split.train);
-        let site = Site { seed, step: cell, site: u32::MAX };
-        let drawn = (f64::from(uniform(site.words(0)[0])) * train.len() as f64) as usize;
-        let total = dataset.cell(train[drawn.min(train.len() - 1)])?.total;
-        let log_size = (total / self.bundle.config.tokens.target_sum).ln() as f32;
+    /// Values of one cell; drawn where the decoder gives distributions, as large as training cells of the label.
+    fn draw(&self, expression: &Expression, label: Option<&str>, cell: u64, seed: u64) -> Vec<f32> {
+        let Some(counts) = &expression.counts else { return expression.values.clone() };
+        let target = self.bundle.config.tokens.target_sum;
+        let total = self.language.config.sizes.draw(label, seed, cell).unwrap_or(target);
+        let log_size = (total / target).ln() as f32;
         let sample = |(at, gene): (usize, &u32)| {
             let (log_mean, zero_logit, log_theta) = (counts.log_mean[at] + log_size, counts.zero_logit[at], counts.log_theta[at]);
             CountDistribution { log_mean, zero_logit, log_theta }.sample(seed, cell, *gene) as f32
@@ -197,7 +197,7 @@ impl<'a> Making<'a> {
         let total = values.iter().map(|value| f64::from(*value)).sum();
         scmmgpt_loader::expression::normalize_total(&mut values, total, 1e4);
         scmmgpt_loader::expression::log1p(&mut values);
-        Ok(values)
+        values
     }
 
     /// Keys and biases of each text's neighbours among the training cells.

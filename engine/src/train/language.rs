@@ -11,13 +11,17 @@ use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer, PairCollator};
 use scmmgpt_loader::scale::InputScale;
 use scmmgpt_loader::text::PAD_TO_MULTIPLE;
 
+use super::data::TrainingData;
+use super::gene_means::gene_means;
 use super::joint::Joint;
 use super::language_stage::NUMBER;
 use super::trainer::{StagePlan, Trainer};
 use crate::bundle::{BaseModel, LanguageBundle};
 use crate::config::{ExpressionHead, GeneTable, LanguageModelConfig, Stage2Config, TrainConfig, Tuning, TuningMode};
+use crate::generate::sizes::CellSizes;
 use crate::layer::Dims;
 use crate::model::cell_language::{self, CellLanguage, CellLanguageConfig, LANGUAGE, Sizes, Tuned};
+use crate::model::gene_expression;
 use crate::weights::{ParameterPlan, Parameters};
 use crate::{Error, Result};
 
@@ -152,23 +156,32 @@ impl Language {
         StagePlan { stage: NUMBER, plans, parameters }
     }
 
-    /// Random weights, then those of stage 1's model folder, then those of the base model.
+    /// Random weights, then those of stage 1's model folder `first`, the means of the training cells, then those of the base model.
     pub(super) fn initialise(
         &self,
         config: &TrainConfig,
+        joint: &Joint,
         model: &CellLanguage<f32>,
         parameters: &Parameters<f32>,
         stream: &Stream,
-        joint: &Path,
+        first: &Path,
     ) -> Result<()> {
         parameters.initialise(stream, config.seed)?;
-        let other = |name: &str| [LANGUAGE, "llm_proj", "expr_decoder"].iter().any(|part| name.starts_with(part));
-        parameters.load_matching(stream, &Checkpoint::open(joint)?, &|name| !other(name))?;
+        let other = |name: &str| [LANGUAGE, "llm_proj", gene_expression::PREFIX].iter().any(|part| name.starts_with(part));
+        parameters.load_matching(stream, &Checkpoint::open(first)?, &|name| !other(name))?;
+        let decoder = |name: &str| parameters.named(&format!("{}.{name}", gene_expression::PREFIX)).map(|found| found.parameter.value);
         if self.config.expression.gene_table == GeneTable::Encoder {
             let mut values = stream.fetch(parameters.named("encoder.embedding.weight")?.parameter.value)?;
             // As the encoder reads them, behind its norm: from rows as small as its table's the decoder hardly tells genes apart.
             values.chunks_exact_mut(self.config.expression.gene_dim).for_each(normalise);
-            stream.upload(parameters.named("expr_decoder.gene_embed.weight")?.parameter.value, &values)?;
+            stream.upload(decoder("gene_embed.weight")?, &values)?;
+        }
+        if self.config.expression.gene_readout {
+            let (data, tokens, bias) = (&joint.data, &config.data.tokens, decoder(gene_expression::GENE_BIAS)?);
+            let means = gene_means(&data.dataset, &data.split.train, self.config.expression.head, tokens.target_sum)?;
+            let mut values = vec![0.0; bias.len()];
+            values.iter_mut().step_by(bias.width()).zip(means).for_each(|(value, mean)| *value = mean);
+            stream.upload(bias, &values)?;
         }
         if self.source.is_new() {
             return Ok(());
@@ -177,7 +190,7 @@ impl Language {
     }
 
     /// What the model folder says of the language model.
-    pub(super) fn description(&self) -> Result<LanguageBundle> {
+    pub(super) fn description(&self, data: &TrainingData) -> Result<LanguageBundle> {
         let CellLanguageConfig { language, positions, projection_dim, expression, .. } = self.config.clone();
         let keeps_base = self.settings.tuning.mode != TuningMode::Full;
         Ok(LanguageBundle {
@@ -189,8 +202,18 @@ impl Language {
             expression,
             pairs: self.settings.pairs.clone(),
             neighbors: self.settings.neighbors.clone(),
+            unknown_threshold: 0.0,
+            sizes: if self.counts() { sizes(data)? } else { CellSizes::default() },
         })
     }
+}
+
+/// Totals of the training cells.
+fn sizes(data: &TrainingData) -> Result<CellSizes> {
+    let dataset = &data.dataset;
+    let label = |row: usize| dataset.labels()[row].map(|label| dataset.classes()[label as usize].as_str());
+    let of_cell = |&row: &usize| Ok((label(row), dataset.cell(row)?.total));
+    Ok(CellSizes::of(data.split.train.iter().map(of_cell).collect::<Result<Vec<_>>>()?))
 }
 
 /// To mean 0 and mean square 1; numbers that are all the same become 0.

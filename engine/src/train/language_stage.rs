@@ -18,6 +18,7 @@ use super::language::Language;
 use super::neighbours::{self, Barred, Finder};
 use super::stage::{BatchLoss, Run, Session, Stage, Validation};
 use super::trainer::{Outcome, Progress, STAGE0, Trainer};
+use super::written_threshold;
 use crate::bundle::{self, Bundle, BundleConfig, write_json};
 use crate::config::TrainConfig;
 use crate::model::cell_language::{CellLanguage, ExpressionTargets, LANGUAGE, Losses, Neighbours, Pairs, Purpose, Workspace};
@@ -118,7 +119,7 @@ pub(super) fn train(
     let near = match settings.neighbors.k {
         0 => None,
         _ => {
-            language.initialise(config, &model, &parameters, &stream, first)?;
+            language.initialise(config, joint, &model, &parameters, &stream, first)?;
             model.refresh(&stream)?;
             session.note("looking up the training cells' places, for neighbours");
             create(folder)?;
@@ -154,13 +155,14 @@ pub(super) fn train(
     };
     let mut run = Run::new(stage, NUMBER, &parameters, &settings.train);
     (session.observe)(Progress::Stage { stage: NUMBER, about: "cells and language" });
-    run.train(session, |stage| language.initialise(config, &model, &parameters, &stage.workspace.stream, first))?;
+    run.train(session, |stage| language.initialise(config, joint, &model, &parameters, &stage.workspace.stream, first))?;
     let stream = &run.stage.workspace.stream;
-    let description = language.description()?.save(folder, language.pairs.tokenizer(), &model, stream, &parameters)?;
+    let description = language.description(data)?.save(folder, language.pairs.tokenizer(), &model, stream, &parameters)?;
     joint.texts.save(folder)?;
     let former = Bundle::describe(first)?;
     let description = BundleConfig { text: former.text, language: Some(description), ..BundleConfig::new(config, data, Heads::default()) };
     Bundle::write(folder, &description, data.dataset.vocab(), stream, &parameters)?;
+    written_threshold::calibrate(folder, device, joint)?;
     let steps = run.steps_done();
     if data.split.test.is_empty() {
         return Ok(Outcome { steps, evaluation: None, held_out: None });
@@ -291,6 +293,7 @@ impl LanguageStage<'_> {
             language: described.language,
             reconstruction: made.reconstruction,
             expression: made.expression,
+            head: self.language.settings.expression.head,
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::runtime::{Float, Real, Rows};
 use crate::vectorize;
 
 /// Depth of one block: a sum over k is a sum of sums over blocks of this many products. Fixed, since it decides the bits.
-pub(super) const KC: usize = 512;
+pub(crate) const KC: usize = 512;
 
 /// Distance between the rows of a packed panel of `a` that keeps the rows of the operand. Off the powers of two, which would map all
 /// rows to the same cache sets, and odd, so that the rows enter new cache lines one after the other instead of all at once.

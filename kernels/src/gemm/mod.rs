@@ -23,6 +23,7 @@ mod tests;
 
 #[allow(unused_imports, reason = "for the CPU paths of other kernels")]
 pub(crate) use cpu::multiply;
+pub(crate) use cpu_pack::KC;
 #[cfg(feature = "testing")]
 pub use cpu_simd::fma_peak;
 #[cfg(target_arch = "x86_64")]

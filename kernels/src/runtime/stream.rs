@@ -88,6 +88,19 @@ impl Stream {
         }
     }
 
+    /// Sees to at least so many bytes of scratch. Where it has less, another stream takes its place once its work is done: work on
+    /// another stream is ordered with what follows by nothing else.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, and those of the work under way; the stream is the former one then.
+    pub fn provide_scratch(&mut self, bytes: usize) -> Result<()> {
+        if bytes > self.scratch_bytes() {
+            self.synchronize()?;
+            *self = Stream::new(&self.device.clone(), bytes)?;
+        }
+        Ok(())
+    }
+
     /// What kernels dispatch on.
     pub fn target(&self) -> Target<'_> {
         match &self.queue {

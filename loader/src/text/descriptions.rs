@@ -156,6 +156,12 @@ impl Descriptions {
         &self.class_columns
     }
 
+    /// Columns of `obs` that the text of a class may name; those outside brackets, for which it is true, it must have.
+    pub fn class_text_columns(&self) -> BTreeMap<&str, bool> {
+        let of = |optional: bool| self.class_prompt.fields(optional).into_iter().map(move |name| (name, !optional));
+        of(true).chain(of(false)).filter(|(name, _)| !OWN_FIELDS.contains(name)).collect()
+    }
+
     /// Reads the columns that the templates name from the files of a dataset, in the order in which the dataset was built.
     ///
     /// # Errors

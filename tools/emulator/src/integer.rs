@@ -23,6 +23,63 @@ fn permute(a: u32, b: u32, selector: u32) -> u32 {
     })
 }
 
+/// A signed number's bits without those that only repeat its sign.
+fn magnitude(a: u32) -> Option<u32> {
+    let bits = if (a as i32) < 0 { !a } else { a };
+    (bits != 0).then_some(bits)
+}
+
+/// `bmsk`: `length` ones from bit `at` on.
+fn mask_of(at: u32, length: u32) -> u32 {
+    insert32(u32::MAX, 0, at.min(32), length.min(32))
+}
+
+/// `szext`: the low `bits` of a number as one of 32 bits.
+fn extend(a: u32, bits: u32, clamp: bool, signed: bool) -> u32 {
+    if clamp && bits >= 32 {
+        return a;
+    }
+    let (bits, unused) = (bits & 31, (32 - (bits & 31)) & 31);
+    match (bits, signed) {
+        (0, _) => 0,
+        (_, true) => ((a << unused) as i32 >> unused) as u32,
+        (_, false) => a << unused >> unused,
+    }
+}
+
+/// `dp4a` and `dp2a`: products of `count` parts of `a` with bytes of `b` from `first` on, added to `c`.
+fn dot(a: u32, b: u32, c: u32, count: u32, first: u32, signed: [bool; 2]) -> u32 {
+    let part = |value: u32, bits: u32, index: u32, signed: bool| {
+        let up = value << (32 - bits - bits * index);
+        if signed { ((up as i32) >> (32 - bits)) as u32 } else { up >> (32 - bits) }
+    };
+    (0..count).fold(c, |sum, index| {
+        let product = part(a, 32 / count, index, signed[0]).wrapping_mul(part(b, 8, first + index, signed[1]));
+        sum.wrapping_add(product)
+    })
+}
+
+/// The function of `dp4a.s32.u32` or `dp2a.lo.s32.u32`.
+pub(crate) fn dots(name: &str, parts: &[&str]) -> Option<Lanes> {
+    macro_rules! signs {
+        ($count:expr, $first:expr, $types:expr) => {
+            match $types {
+                ["s32", "s32"] => n3!(|a, b, c| dot(a, b, c, $count, $first, [true, true])),
+                ["s32", "u32"] => n3!(|a, b, c| dot(a, b, c, $count, $first, [true, false])),
+                ["u32", "s32"] => n3!(|a, b, c| dot(a, b, c, $count, $first, [false, true])),
+                ["u32", "u32"] => n3!(|a, b, c| dot(a, b, c, $count, $first, [false, false])),
+                _ => return None,
+            }
+        };
+    }
+    Some(match (name, parts) {
+        ("dp4a", types) => signs!(4, 0, types),
+        ("dp2a", ["lo", types @ ..]) => signs!(2, 0, types),
+        ("dp2a", ["hi", types @ ..]) => signs!(2, 2, types),
+        _ => return None,
+    })
+}
+
 fn funnel_left(a: u32, b: u32, shift: u32) -> u32 {
     let pair = (u64::from(b) << 32) | u64::from(a);
     ((pair << shift) >> 32) as u32
@@ -200,6 +257,8 @@ pub(crate) fn lanes(name: &str, parts: &[&str], element: Type) -> Option<Lanes> 
         ("brev", true, _) => w1!(u64::reverse_bits),
         ("brev", ..) => n1!(u32::reverse_bits),
         ("bfind", false, _) if has("shiftamt") && !signed => n1!(|a: u32| if a == 0 { u32::MAX } else { a.leading_zeros() }),
+        ("bfind", true, _) if has("shiftamt") => return None,
+        ("bfind", false, _) if has("shiftamt") => n1!(|a: u32| magnitude(a).map_or(u32::MAX, u32::leading_zeros)),
         ("bfind", false, _) if !signed => n1!(|a: u32| if a == 0 { u32::MAX } else { 31 - a.leading_zeros() }),
         ("bfind", false, _) => {
             n1!(|a: u32| {
@@ -208,7 +267,30 @@ pub(crate) fn lanes(name: &str, parts: &[&str], element: Type) -> Option<Lanes> 
             })
         }
         ("bfind", true, _) if !signed => w1!(|a: u64| if a == 0 { 0xffff_ffff } else { u64::from(63 - a.leading_zeros()) }),
-        ("prmt", ..) if parts.is_empty() => n3!(permute),
+        ("bfind", true, _) if signed && !has("shiftamt") => {
+            w1!(|a: u64| {
+                let a = if (a as i64) < 0 { !a } else { a };
+                if a == 0 { 0xffff_ffff } else { u64::from(63 - a.leading_zeros()) }
+            })
+        }
+        ("bmsk", false, false) if has("clamp") => n2!(mask_of),
+        ("bmsk", false, false) if has("wrap") => n2!(|at: u32, length: u32| mask_of(at & 31, length & 31)),
+        ("szext", false, false) => match (has("clamp"), signed) {
+            (true, true) => n2!(|a, b| extend(a, b, true, true)),
+            (true, false) => n2!(|a, b| extend(a, b, true, false)),
+            (false, true) => n2!(|a, b| extend(a, b, false, true)),
+            (false, false) => n2!(|a, b| extend(a, b, false, false)),
+        },
+        ("prmt", ..) => match parts {
+            [] => n3!(permute),
+            ["f4e"] => n3!(|a, b, c: u32| permute(a, b, 0x3210 + 0x1111 * (c & 3))),
+            ["b4e"] => n3!(|a, b, c: u32| permute(a, b, [0x5670, 0x6701, 0x7012, 0x0123][(c & 3) as usize])),
+            ["rc8"] => n3!(|a, b, c: u32| permute(a, b, 0x1111 * (c & 3))),
+            ["ecl"] => n3!(|a, b, c: u32| permute(a, b, [0x3210, 0x3211, 0x3222, 0x3333][(c & 3) as usize])),
+            ["ecr"] => n3!(|a, b, c: u32| permute(a, b, [0x0000, 0x1110, 0x2210, 0x3210][(c & 3) as usize])),
+            ["rc16"] => n3!(|a, b, c: u32| permute(a, b, 0x1010 + 0x2222 * (c & 1))),
+            _ => return None,
+        },
         _ => return None,
     })
 }
@@ -216,7 +298,7 @@ pub(crate) fn lanes(name: &str, parts: &[&str], element: Type) -> Option<Lanes> 
 /// `setp` on integers and bits.
 pub(crate) fn compare(name: &str, element: Type) -> Option<Lanes> {
     let signed = element.is_signed();
-    if element.is_float() {
+    if element.is_float() || matches!(element, Type::F16x2 | Type::Bf16x2 | Type::Pred) {
         return None;
     }
     Some(match (name, element.size(), signed) {

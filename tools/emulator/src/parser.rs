@@ -145,7 +145,8 @@ impl<'a> Parser<'a> {
                     let variables = self.variables()?;
                     text.variables.extend(variables);
                 }
-                ".pragma" | ".alias" => self.skip_statement()?,
+                ".pragma" => self.skip_statement()?,
+                _ if word.starts_with('.') => return Err(Error::Unsupported { line, text: word.clone() }),
                 _ => return Err(self.expected("a directive")),
             },
             _ => return Err(self.expected("a directive")),
@@ -305,6 +306,13 @@ impl<'a> Parser<'a> {
             Token::Integer(value) => Initial::Integer(*value),
             Token::F32(bits) => Initial::Bits32(*bits ^ (u32::from(negative) << 31)),
             Token::F64(bits) => Initial::Float(f64::from_bits(*bits) * if negative { -1.0 } else { 1.0 }),
+            // Addresses of variables are generic ones already.
+            Token::Word(word) if word == "generic" && self.sign('(') => {
+                let name = self.word()?.to_string();
+                self.expect(')')?;
+                let offset = if self.sign('+') { self.integer()? as i64 } else { 0 };
+                Initial::Address(name, offset)
+            }
             Token::Word(name) => {
                 let offset = if self.sign('+') { self.integer()? as i64 } else { 0 };
                 Initial::Address(name.clone(), offset)
@@ -341,7 +349,13 @@ impl<'a> Parser<'a> {
                 Some(Token::Word(word)) => match word.as_str() {
                     ".reg" => {
                         self.at += 1;
-                        statements.push(self.registers(line)?);
+                        let element = self.word()?;
+                        statements.push(self.registers(element, line)?);
+                    }
+                    // `.reg.b16` without a space between.
+                    _ if word.starts_with(".reg.") => {
+                        self.at += 1;
+                        statements.push(self.registers(&word[4..], line)?);
                     }
                     ".loc" | ".file" => self.skip_line(),
                     ".pragma" | ".callprototype" | ".branchtargets" => self.skip_statement()?,
@@ -363,8 +377,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn registers(&mut self, line: u32) -> Result<Statement> {
-        let word = self.word()?;
+    fn registers(&mut self, word: &str, line: u32) -> Result<Statement> {
         let element = Type::parse(word.trim_start_matches('.')).ok_or_else(|| Error::Unsupported { line, text: word.into() })?;
         let mut names = Vec::new();
         loop {
@@ -467,6 +480,12 @@ impl<'a> Parser<'a> {
                     }
                     _ => Operand::Address(None, self.integer()? as i64),
                 };
+                if self.peek() == Some(&Token::Sign(',')) {
+                    return Err(Error::Unsupported {
+                        line: self.line(),
+                        text: "coordinates in an address (textures, surfaces, tensors)".into(),
+                    });
+                }
                 self.expect(']')?;
                 operand
             }

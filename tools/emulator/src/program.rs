@@ -3,6 +3,7 @@
 use crate::count::Class;
 use crate::lanes::Lanes;
 use crate::numeric::convert::Conversion;
+use crate::numeric::exact::Integers;
 use crate::numeric::matrix::Shape;
 use crate::syntax::Type;
 
@@ -111,6 +112,7 @@ pub(crate) enum Vote {
 pub(crate) struct Carry {
     pub(crate) subtract: bool,
     pub(crate) multiply: Option<bool>,
+    pub(crate) signed: bool,
     pub(crate) reads: bool,
     pub(crate) writes: bool,
     pub(crate) wide: bool,
@@ -249,6 +251,13 @@ pub(crate) enum Op {
         b: [Src; 2],
         c: [Src; 4],
     },
+    MmaIntegers(Box<MmaIntegers>),
+    MmaDoubles {
+        d: [Reg; 2],
+        a: Src,
+        b: Src,
+        c: [Src; 2],
+    },
     Wmma(Box<Wmma>),
     Shuffle {
         kind: Shuffle,
@@ -299,6 +308,16 @@ pub(crate) enum Op {
     Return,
     Exit,
     Trap,
+}
+
+/// Operands of an integer `mma`.
+#[derive(Clone)]
+pub(crate) struct MmaIntegers {
+    pub(crate) shape: Integers,
+    pub(crate) d: [Reg; 4],
+    pub(crate) a: [Src; 4],
+    pub(crate) b: [Src; 2],
+    pub(crate) c: [Src; 4],
 }
 
 /// Matrices of `wmma`: rare, and larger than all else.

@@ -186,10 +186,11 @@ impl Shared {
         Some(format!("a read {}", Self::name(warp, if warp == reader.warp { reader.lane } else { SEVERAL })))
     }
 
-    fn note_write(shadow: &mut Shadow, address: u64, bytes: u8, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
+    /// `same`: the bytes hold already what is written. Compilers let several warps write what all of them know, with no order between.
+    fn note_write(shadow: &mut Shadow, address: u64, bytes: u8, who: &Accessor<'_>, lane: u8, same: bool) -> Result<(), Fault> {
         Self::settled(shadow, address)?;
         let writer = shadow.writer;
-        if writer.bytes & bytes != 0 && Self::concurrent(&writer, writer.warp, who, lane) {
+        if !same && writer.bytes & bytes != 0 && Self::concurrent(&writer, writer.warp, who, lane) {
             let other = format!("a write {}", Self::name(writer.warp, writer.lane));
             return Err(Fault::Race { space: "shared", address, access: "write", other });
         }
@@ -234,7 +235,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes `size` bytes at a checked address. Lanes of one instruction may write the same value to the same place.
+    /// Writes `size` bytes at a checked address.
     #[inline]
     pub(crate) fn store(
         &mut self,
@@ -247,7 +248,11 @@ impl Shared {
     ) -> Result<(), Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
         if check {
-            self.each(address, size, |shadow, address, bytes| Self::note_write(shadow, address, bytes, who, lane))?;
+            let same = match size {
+                4 | 8 | 16 => self.words[index..index + size as usize / 4] == words[..size as usize / 4],
+                _ => (self.words[index] >> (8 * shift)) & ((1 << (8 * size)) - 1) == words[0],
+            };
+            self.each(address, size, |shadow, address, bytes| Self::note_write(shadow, address, bytes, who, lane, same))?;
         }
         match size {
             16 => self.words[index..index + 4].copy_from_slice(&words),

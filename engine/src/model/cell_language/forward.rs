@@ -1,7 +1,7 @@
 //! Batches to losses.
 
 use scmmgpt_kernels::cross_entropy::IGNORE;
-use scmmgpt_kernels::runtime::{Class, Float, Plan, Real, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Float, Real, Tensor};
 use scmmgpt_loader::batch::CellBatch;
 use scmmgpt_loader::language::LanguageBatch;
 
@@ -11,6 +11,7 @@ use crate::layer::Dims;
 use crate::layer::causal_attention::Places;
 use crate::model::cell_text::{Draw, Side};
 use crate::model::language_workspace::next_labels;
+use crate::model::pass_memory;
 use crate::{Error, Result};
 
 impl<T: Float> Workspace<T> {
@@ -32,13 +33,7 @@ impl<T: Float> Workspace<T> {
     }
 
     fn lay(&mut self, model: &CellLanguage<T>, request: Request, purpose: Purpose) -> Result<()> {
-        let mut plan = Plan::new(Class::Activations);
-        let handles = model.handles(&mut plan, request, &purpose);
-        if plan.scratch_bytes() > self.stream.scratch_bytes() {
-            self.stream.synchronize()?;
-            self.stream = Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
-        }
-        self.arena.replan(plan)?;
+        let handles = pass_memory::lay_out(&mut self.stream, &mut self.arena, |plan| model.handles(plan, request, &purpose))?;
         (self.handles, self.purpose) = (handles, purpose);
         Ok(())
     }

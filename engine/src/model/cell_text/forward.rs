@@ -3,7 +3,7 @@
 use scmmgpt_kernels::cross_entropy::IGNORE;
 use scmmgpt_kernels::pool;
 use scmmgpt_kernels::runtime::philox::Site;
-use scmmgpt_kernels::runtime::{Class, Float, Plan, Tensor};
+use scmmgpt_kernels::runtime::{Float, Tensor};
 use scmmgpt_loader::batch::CellBatch;
 use scmmgpt_loader::text::TextBatch;
 
@@ -12,6 +12,7 @@ use super::{CellText, Draw, Losses, NEGATIVES, Purpose, Side, Sizes, Workspace};
 use crate::layer::Dims;
 use crate::model::hard_negatives;
 use crate::model::matching_head::MATCH;
+use crate::model::pass_memory;
 use crate::{Error, Result};
 
 impl<T: Float> Workspace<T> {
@@ -33,14 +34,7 @@ impl<T: Float> Workspace<T> {
     }
 
     fn lay(&mut self, model: &CellText<T>, request: Request, purpose: Purpose) -> Result<()> {
-        let mut plan = Plan::new(Class::Activations);
-        let handles = model.handles(&mut plan, request, &purpose);
-        if plan.scratch_bytes() > self.stream.scratch_bytes() {
-            // Work on another stream is ordered with what follows by nothing else.
-            self.stream.synchronize()?;
-            self.stream = scmmgpt_kernels::runtime::Stream::new(&self.stream.device().clone(), plan.scratch_bytes())?;
-        }
-        self.arena.replan(plan)?;
+        let handles = pass_memory::lay_out(&mut self.stream, &mut self.arena, |plan| model.handles(plan, request, &purpose))?;
         (self.handles, self.purpose) = (handles, purpose);
         Ok(())
     }

@@ -15,6 +15,21 @@ impl Decoder<'_> {
             "mov" => return self.moves(parts, operands),
             "cvt" => return self.convert(parts, operands),
             "setp" => return self.compare(parts, operands),
+            "set" => return self.set(parts, operands),
+            "slct" => {
+                let types: Vec<Type> = parts.iter().filter_map(|part| Type::parse(part)).collect();
+                let [element, by @ (Type::S32 | Type::F32)] = types[..] else { return self.unsupported() };
+                let [d, a, b, c] = self.exactly(operands)?;
+                let s = [self.source(a, element)?, self.source(b, element)?];
+                let p = self.hidden(parts, by, self.source(c, by)?, Src::Imm(0), "ge", None)?;
+                return Ok(Op::Select { d: self.target(d)?, s, p });
+            }
+            "dp4a" | "dp2a" => {
+                let [d, a, b, c] = self.exactly(operands)?;
+                let Some(f) = crate::integer::dots(name, parts) else { return self.unsupported() };
+                let s = [self.source(a, Type::B32)?, self.source(b, Type::B32)?, self.source(c, Type::B32)?];
+                return Ok(Op::Lanes { f, d: self.target(d)?, s });
+            }
             "selp" => {
                 let element = self.element(parts)?;
                 let [d, a, b, p] = self.exactly(operands)?;
@@ -23,8 +38,9 @@ impl Decoder<'_> {
             }
             "testp" => {
                 let [p, a] = self.exactly(operands)?;
-                let Some(f) = parts.first().and_then(|name| float::test(name)) else { return self.unsupported() };
-                let a = self.source(a, Type::F32)?;
+                let element = self.element(parts)?;
+                let Some(f) = parts.first().and_then(|name| float::test(name, element)) else { return self.unsupported() };
+                let a = self.source(a, element)?;
                 return Ok(Op::Compare { f, p: self.target(p)?, q: Reg::Sink, s: [a, a], with: None });
             }
             "lop3" => {
@@ -59,6 +75,10 @@ impl Decoder<'_> {
             self.needs(90, 78)?;
         }
         let modifiers: Vec<&str> = parts.iter().copied().filter(|part| Type::parse(part) != Some(element)).collect();
+        // What a modifier that nobody knows would change must not be left out.
+        if modifiers.iter().any(|part| !MODIFIERS.contains(part)) || (modifiers.contains(&"sat") && !saturates(name, element)) {
+            return self.unsupported();
+        }
         let Some(f) = self.lane_function(name, &modifiers, element) else { return self.unsupported() };
         let count = match f {
             Lanes::N1(_) | Lanes::W1(_) => 1,
@@ -97,6 +117,7 @@ impl Decoder<'_> {
         let kind = Carry {
             subtract: name.starts_with("sub"),
             multiply,
+            signed: element.is_signed(),
             reads: name.ends_with('c'),
             writes: parts.contains(&"cc"),
             wide: element.size() == 8,
@@ -191,6 +212,62 @@ impl Decoder<'_> {
         })
     }
 
+    /// A predicate of its own for a comparison that the text writes no predicate of.
+    fn hidden(
+        &mut self,
+        parts: &[&str],
+        element: Type,
+        a: Src,
+        b: Src,
+        name: &str,
+        with: Option<(Logic, (u16, bool))>,
+    ) -> Result<(u16, bool)> {
+        let found = float::compare(name, parts, element).or_else(|| crate::integer::compare(name, element));
+        let (Some(f), p) = (found, self.register("%compared", Type::Pred)?) else { return self.unsupported() };
+        self.emit(Op::Compare { f, p, q: Reg::Sink, s: [a, b], with }, self.guard);
+        let Reg::P(slot) = p else { return self.unsupported() };
+        Ok((slot, false))
+    }
+
+    /// The upper half of a pair.
+    fn upper(&mut self, s: Src) -> Result<Src> {
+        let half = self.register("%upper", Type::B32)?;
+        self.emit(Op::Lanes { f: n1!(|a: u32| a >> 16), d: half, s: [s, Src::Imm(0), Src::Imm(0)] }, self.guard);
+        self.read(half)
+    }
+
+    /// `set`: ones, or 1.0 of the result's type, where a comparison holds.
+    fn set(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
+        let types: Vec<Type> = parts.iter().filter_map(|part| Type::parse(part)).collect();
+        let ([to, from], Some(name)) = (&types[..], parts.first()) else { return self.unsupported() };
+        let pair = matches!(from, Type::F16x2 | Type::Bf16x2);
+        let yes: u64 = match (to, pair) {
+            (Type::U32 | Type::S32, false) => 0xffff_ffff,
+            (Type::U16 | Type::S16, false) | (Type::U32 | Type::S32, true) => 0xffff,
+            (Type::F32, false) => 0x3f80_0000,
+            (Type::F16, false) | (Type::F16x2, true) => 0x3c00,
+            (Type::Bf16, false) | (Type::Bf16x2, true) => 0x3f80,
+            _ => return self.unsupported(),
+        };
+        let with = match (parts.iter().find_map(|part| logic(part)), operands.get(3)) {
+            (Some(logic), Some(operand)) => Some((logic, self.predicate(operand)?)),
+            (None, None) => None,
+            _ => return self.wrong(format!("`{}` has {} operands", self.part, operands.len())),
+        };
+        let (a, b) = (self.source(self.nth(operands, 1)?, *from)?, self.source(self.nth(operands, 2)?, *from)?);
+        let d = self.target(&operands[0])?;
+        let p = self.hidden(parts, *from, a, b, name, with)?;
+        if !pair {
+            return Ok(Op::Select { d, s: [Src::Imm(yes), Src::Imm(0)], p });
+        }
+        let (a, b) = (self.upper(a)?, self.upper(b)?);
+        let q = self.hidden(parts, *from, a, b, name, with)?;
+        let (low, high) = (self.register("%low", Type::B32)?, self.register("%high", Type::B32)?);
+        self.emit(Op::Select { d: low, s: [Src::Imm(yes), Src::Imm(0)], p }, self.guard);
+        self.emit(Op::Select { d: high, s: [Src::Imm(yes << 16), Src::Imm(0)], p: q }, self.guard);
+        Ok(Op::Lanes { f: n2!(|a: u32, b: u32| a | b), d, s: [self.read(low)?, self.read(high)?, Src::Imm(0)] })
+    }
+
     fn compare(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
         let element = self.element(parts)?;
         let Some(name) = parts.first() else { return self.unsupported() };
@@ -209,7 +286,28 @@ impl Decoder<'_> {
             Some(logic) => Some((logic, self.predicate(&operands[3])?)),
             None => None,
         };
+        if matches!(element, Type::F16x2 | Type::Bf16x2) {
+            // p is of the lower halves, q of the upper ones.
+            let halves = [self.upper(s[0])?, self.upper(s[1])?];
+            self.emit(Op::Compare { f, p, q: Reg::Sink, s, with }, self.guard);
+            return Ok(Op::Compare { f, p: q, q: Reg::Sink, s: halves, with });
+        }
         Ok(Op::Compare { f, p, q, s, with })
+    }
+}
+
+/// Modifiers of lane functions that are understood.
+const MODIFIERS: [&str; 25] = [
+    "rn", "rz", "rm", "rp", "ftz", "sat", "approx", "full", "lo", "hi", "wide", "relu", "NaN", "noftz", "wrap", "clamp", "l", "r",
+    "shiftamt", "f4e", "b4e", "rc8", "ecl", "ecr", "rc16",
+];
+
+/// Whether `.sat` is known of an instruction.
+fn saturates(name: &str, element: Type) -> bool {
+    match element {
+        Type::S32 => matches!(name, "add" | "sub"),
+        Type::F32 | Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2 => matches!(name, "add" | "sub" | "mul" | "fma" | "mad"),
+        _ => false,
     }
 }
 

@@ -127,13 +127,19 @@ impl Decoder<'_> {
             _ => (&[][..], operands),
         };
         let [Operand::Name(name), rest @ ..] = rest else { return self.unsupported() };
+        if matches!(self.find(name), Some(Symbol::Register(_))) {
+            return self.refuse(format!("a call through a pointer (`{name}`)"));
+        }
         let arguments = match rest {
             [Operand::Group(arguments), ..] => arguments.as_slice(),
             _ => &[],
         };
         let Some(function) = self.context.text.functions.iter().find(|f| f.name == *name && f.body.is_some()) else {
-            return self.unsupported();
+            return self.refuse(format!("a call of `{name}`, which has no body here"));
         };
+        if self.reaches(function, &self.function) {
+            return self.refuse(format!("recursion: `{name}` comes back to `{}`", self.function));
+        }
         let (params, results) = self.frame_of(function)?;
         if params.len() != arguments.len() || results.len() != returns.len() {
             return self.wrong(format!("`{name}` takes {} arguments and gives {} results", params.len(), results.len()));

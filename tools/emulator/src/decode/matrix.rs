@@ -2,8 +2,9 @@
 
 use super::Decoder;
 use crate::error::Result;
+use crate::numeric::exact::Integers;
 use crate::numeric::matrix::Shape;
-use crate::program::{Op, Where, Wmma};
+use crate::program::{MmaIntegers, Op, Where, Wmma};
 use crate::syntax::{Operand, Type};
 
 impl Decoder<'_> {
@@ -40,6 +41,18 @@ impl Decoder<'_> {
         self.needs(80, 70)?;
         let types: Vec<Type> = parts.iter().filter_map(|part| Type::parse(part)).collect();
         let [to, element, right, sum] = types[..] else { return self.unsupported() };
+        if to == Type::S32 {
+            return self.mma_integers(parts, [to, element, right, sum], operands);
+        }
+        if parts.contains(&"m8n8k4") && types.iter().all(|element| *element == Type::F64) {
+            let [d, a, b, c] = self.exactly(operands)?;
+            let ((d, in_d), (a, in_a)) = (self.targets(d)?, self.sources::<1>(a, Type::F64)?);
+            let ((b, in_b), (c, in_c)) = (self.sources::<1>(b, Type::F64)?, self.sources(c, Type::F64)?);
+            if [in_d, in_a, in_b, in_c] != [2, 1, 1, 2] {
+                return self.wrong(format!("`{}` takes 1, 1 and 2 registers", self.part));
+            }
+            return Ok(Op::MmaDoubles { d, a: a[0], b: b[0], c });
+        }
         let depth = match parts.iter().find(|part| part.starts_with("m16n8")) {
             Some(&"m16n8k16") => 16,
             Some(&"m16n8k8") => 8,
@@ -63,6 +76,29 @@ impl Decoder<'_> {
             return self.wrong(format!("`{}` takes {of_a}, {of_b} and {of_c} registers", self.part));
         }
         Ok(Op::Mma { shape, d, a, b, c })
+    }
+
+    fn mma_integers(&mut self, parts: &[&str], types: [Type; 4], operands: &[Operand]) -> Result<Op> {
+        let has = |part: &str| parts.contains(&part);
+        let depth = match (has("m16n8k16"), has("m16n8k32")) {
+            (true, _) => 16,
+            (_, true) => 32,
+            _ => return self.unsupported(),
+        };
+        let [_, left, right, sum] = types;
+        let bytes = [left, right].iter().all(|element| matches!(element, Type::S8 | Type::U8));
+        if !bytes || sum != Type::S32 || has("sp") || !has("row") || !has("col") {
+            return self.unsupported();
+        }
+        let [d, a, b, c] = self.exactly(operands)?;
+        let ((d, in_d), (a, in_a)) = (self.targets(d)?, self.sources(a, Type::B32)?);
+        let ((b, in_b), (c, in_c)) = (self.sources(b, Type::B32)?, self.sources(c, Type::S32)?);
+        let of_a = depth as u8 / 8;
+        if [in_d, in_a, in_b, in_c] != [4, of_a, of_a / 2, 4] {
+            return self.wrong(format!("`{}` takes {of_a}, {} and 4 registers", self.part, of_a / 2));
+        }
+        let shape = Integers { depth, signed: [left.is_signed(), right.is_signed()], saturate: has("satfinite") };
+        Ok(Op::MmaIntegers(Box::new(MmaIntegers { shape, d, a, b, c })))
     }
 
     /// `wmma` of m16n16k16: its fragments are opaque, so any layout serves that load, store and mma share.

@@ -109,7 +109,9 @@ impl Decoder<'_> {
         if rest.len() != expected || matches!(rest[1], Operand::Vector(_)) {
             return self.unsupported();
         }
-        if !matches!(element.size(), 2 | 4 | 8) {
+        let float = element.is_float() || matches!(element, Type::F16x2 | Type::Bf16x2);
+        let brain = matches!(element, Type::Bf16 | Type::Bf16x2);
+        if !matches!(element.size(), 2 | 4 | 8) || (float && (kind != Atomic::Add || brain)) {
             return self.unsupported();
         }
         let (at, _) = self.address(&rest[0])?;

@@ -16,7 +16,7 @@ use crate::device::Parameter;
 use crate::error::{Error, Result};
 use crate::numeric::Numerics;
 use crate::program::{Instr, Op, Program, Reg, Where, Wmma};
-use crate::syntax::{Function, Instruction, Space, Statement, Text, Type, Variable};
+use crate::syntax::{Function, Instruction, Operand, Space, Statement, Text, Type, Variable};
 
 /// What a name means.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,10 @@ struct Decoder<'a> {
     frame: u32,
     atomics: bool,
     in_entry: bool,
+    /// Name of the function that is decoded.
+    function: String,
+    /// Guard of the instruction that is decoded.
+    guard: Option<(u16, bool)>,
     line: u32,
     part: String,
 }
@@ -84,6 +88,8 @@ pub(crate) fn decode(context: &Context<'_>, entry: &Function) -> Result<Program>
         frame: 0,
         atomics: false,
         in_entry: true,
+        function: entry.name.clone(),
+        guard: None,
         line: entry.line,
         part: String::new(),
     };
@@ -144,6 +150,33 @@ impl Decoder<'_> {
     fn unsupported<T>(&self) -> Result<T> {
         let text = self.context.lines.get(self.line as usize - 1).map_or(self.part.as_str(), |line| line.trim());
         Err(Error::Unsupported { line: self.line, text: text.into() })
+    }
+
+    fn refuse<T>(&self, text: String) -> Result<T> {
+        Err(Error::Unsupported { line: self.line, text })
+    }
+
+    /// Whether a function may call `end`, itself or through others: registers and frames have one place a function.
+    fn reaches(&self, start: &Function, end: &str) -> bool {
+        let (mut seen, mut next) = (Vec::new(), vec![start]);
+        while let Some(function) = next.pop() {
+            if function.name == end {
+                return true;
+            }
+            seen.push(function.name.as_str());
+            for statement in function.body.iter().flatten() {
+                let Statement::Instruction(instruction) = statement else { continue };
+                if instruction.parts[0] != "call" {
+                    continue;
+                }
+                let names = instruction.operands.iter().filter_map(|operand| match operand {
+                    Operand::Name(name) if !seen.contains(&name.as_str()) => Some(name),
+                    _ => None,
+                });
+                next.extend(names.filter_map(|name| self.context.text.functions.iter().find(|f| f.name == *name && f.body.is_some())));
+            }
+        }
+        false
     }
 
     fn wrong<T>(&self, reason: impl Into<String>) -> Result<T> {
@@ -239,6 +272,7 @@ impl Decoder<'_> {
         let Some(body) = &function.body else {
             return self.wrong(format!("`{}` is declared but has no body", function.name));
         };
+        self.function.clone_from(&function.name);
         self.labels.clear();
         self.branches.clear();
         self.scopes.push(HashMap::new());
@@ -353,6 +387,7 @@ impl Decoder<'_> {
                 _ => return self.wrong(format!("`{name}` is not a predicate")),
             },
         };
+        self.guard = guard;
         let parts: Vec<&str> = instruction.parts.iter().map(String::as_str).collect();
         let (name, parts) = (parts[0], &parts[1..]);
         let operands = &instruction.operands;
@@ -379,7 +414,7 @@ impl Decoder<'_> {
 fn class(op: &Op, element: Option<Type>, part: &str) -> Class {
     match op {
         Op::Convert { .. } | Op::ConvertPair { .. } => Class::Convert,
-        Op::Mma { .. } => Class::Matrix,
+        Op::Mma { .. } | Op::MmaIntegers(_) | Op::MmaDoubles { .. } => Class::Matrix,
         Op::Wmma(wmma) => match **wmma {
             Wmma::Multiply { .. } => Class::Matrix,
             _ => Class::Shared,

@@ -171,6 +171,15 @@ impl<'a> Block<'a> {
 
     /// Whether the lanes of `members` are all here; if others can still come, the fragment waits for them.
     pub(super) fn together(&mut self, warp: usize, fragment: usize, active: u32, members: u32) -> std::result::Result<bool, Fault> {
+        let complete = self.complete(warp, fragment, active, members)?;
+        if !complete {
+            self.warps[warp].fragments[fragment].state = State::Converging;
+        }
+        Ok(complete)
+    }
+
+    /// Whether the lanes of `members` are all here.
+    pub(super) fn complete(&self, warp: usize, fragment: usize, active: u32, members: u32) -> std::result::Result<bool, Fault> {
         let state = &self.warps[warp];
         let here = state.fragments[fragment].mask;
         if active & !members != 0 {
@@ -188,7 +197,6 @@ impl<'a> Block<'a> {
             let reason = format!("lanes {:#010x} of its mask {members:#010x} pass by it, predicated off", needed & !active & here);
             return Err(Fault::Divergence { reason });
         }
-        self.warps[warp].fragments[fragment].state = State::Converging;
         Ok(false)
     }
 

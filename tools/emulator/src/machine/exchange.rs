@@ -5,8 +5,9 @@ use super::execute::lanes_of;
 use super::warp::State;
 use crate::error::Fault;
 use crate::lanes::{L32, L64, Lanes};
+use crate::numeric::exact;
 use crate::numeric::matrix::{self, Shape};
-use crate::program::{Instr, Op, PredicateSrc, Shuffle, Src, Vote, Wmma};
+use crate::program::{Instr, MmaIntegers, Op, PredicateSrc, Shuffle, Src, Vote, Wmma};
 
 impl Block<'_> {
     /// The mask operand: the same in every active lane.
@@ -21,14 +22,20 @@ impl Block<'_> {
     }
 
     pub(super) fn exchange(&mut self, warp: usize, fragment: usize, active: u32, instr: &Instr) -> Result<Flow, Fault> {
-        let program = self.grid.program;
         // Operations of the whole warp name no mask; the others do.
         let members = match &instr.op {
             Op::Shuffle { members, .. }
             | Op::Vote { members, .. }
             | Op::Match { members, .. }
             | Op::Reduce { members, .. }
-            | Op::WarpBarrier { members } => self.members(warp, active, *members)?,
+            | Op::WarpBarrier { members } => {
+                let masks = self.narrow(warp, active, *members)?;
+                let first = masks[active.trailing_zeros() as usize % 32];
+                if lanes_of(active).any(|lane| masks[lane] != first) {
+                    return self.groups(warp, fragment, active, &masks, instr);
+                }
+                first
+            }
             Op::ActiveMask { d } => {
                 self.warps[warp].put_narrow(*d, active, &[active; 32]);
                 return Ok(Flow::Next);
@@ -39,6 +46,47 @@ impl Block<'_> {
         if !self.together(warp, fragment, active, members)? {
             return Ok(Flow::Wait);
         }
+        if let Op::Barrier { id, threads, waits, reduce } = &instr.op {
+            return self.arrive(warp, fragment, active, *id, *threads, *waits, reduce);
+        }
+        self.perform(warp, active, instr)?;
+        Ok(Flow::Next)
+    }
+
+    /// Lanes that name different masks, as tiles of a warp do, each with those of its own. Who is complete goes on, the others wait.
+    fn groups(&mut self, warp: usize, fragment: usize, active: u32, masks: &L32, instr: &Instr) -> Result<Flow, Fault> {
+        let (mut rest, mut waiting) = (active, 0);
+        while rest != 0 {
+            let members = masks[rest.trailing_zeros() as usize];
+            let group = lanes_of(rest).filter(|lane| masks[*lane] == members).fold(0, |group, lane| group | 1 << lane);
+            rest &= !group;
+            if members & active & !group != 0 {
+                return Err(Fault::Divergence { reason: "lanes name different masks that overlap".into() });
+            }
+            if self.complete(warp, fragment, group, members)? {
+                self.perform(warp, group, instr)?;
+            } else {
+                waiting |= group;
+            }
+        }
+        if waiting == 0 {
+            return Ok(Flow::Next);
+        }
+        let fragments = &mut self.warps[warp].fragments;
+        let here = &mut fragments[fragment];
+        here.state = State::Converging;
+        if here.mask != waiting {
+            let mut others = here.clone();
+            (others.mask, others.pc, others.state) = (here.mask & !waiting, here.pc + 1, State::Ready);
+            here.mask = waiting;
+            fragments.push(others);
+        }
+        Ok(Flow::Wait)
+    }
+
+    /// What lanes do that have come together.
+    fn perform(&mut self, warp: usize, active: u32, instr: &Instr) -> Result<(), Fault> {
+        let program = self.grid.program;
         match &instr.op {
             Op::Shuffle { kind, d, p, s, .. } => {
                 let (values, operand, clamp) =
@@ -87,7 +135,7 @@ impl Block<'_> {
             }
             Op::Reduce { f, d, s, .. } => {
                 let values = self.narrow(warp, active, *s)?;
-                let Lanes::N2(f) = f else { return Ok(Flow::Next) };
+                let Lanes::N2(f) = f else { return Ok(()) };
                 let combined = lanes_of(active).map(|lane| [values[lane]; 32]).reduce(|a: L32, b: L32| f(&a, &b));
                 self.warps[warp].put_narrow(*d, active, &combined.unwrap_or([0; 32]));
             }
@@ -98,18 +146,34 @@ impl Block<'_> {
                     self.warps[warp].put_narrow(*d, active, &tile(&rows, *transposed));
                 }
             }
+            Op::MmaIntegers(mma) => {
+                let MmaIntegers { shape, d, a, b, c } = &**mma;
+                let (mut left, mut right, mut sum) = ([[0; 32]; 4], [[0; 32]; 2], [[0; 32]; 4]);
+                for (values, s) in left.iter_mut().chain(&mut right).chain(&mut sum).zip(a.iter().chain(b).chain(c)) {
+                    *values = self.narrow(warp, active, *s)?;
+                }
+                for (d, values) in d.iter().zip(exact::multiply_integers(*shape, &left, &right, &sum)) {
+                    self.warps[warp].put_narrow(*d, active, &values);
+                }
+            }
+            Op::MmaDoubles { d, a, b, c } => {
+                let (a, b) = (self.wide(warp, active, *a)?, self.wide(warp, active, *b)?);
+                let c = [self.wide(warp, active, c[0])?, self.wide(warp, active, c[1])?];
+                for (d, values) in d.iter().zip(exact::multiply_doubles(&a, &b, &c)) {
+                    self.warps[warp].put_wide(*d, active, &values);
+                }
+            }
             Op::MoveMatrix { d, s } => {
                 let values = self.narrow(warp, active, *s)?;
                 let rows = std::array::from_fn(|row| std::array::from_fn(|word| values[4 * row + word]));
                 self.warps[warp].put_narrow(*d, active, &tile(&rows, true));
             }
             Op::Wmma(wmma) => self.wmma(warp, active, wmma)?,
-            Op::Barrier { id, threads, waits, reduce } => return self.arrive(warp, fragment, active, *id, *threads, *waits, reduce),
             // Of all that brings a warp's lanes together, this alone orders their memory.
             Op::WarpBarrier { .. } => self.warps[warp].sync += 1,
             _ => {}
         }
-        Ok(Flow::Next)
+        Ok(())
     }
 
     /// Matrix number `matrix` of `ldmatrix`: eight lanes give the addresses of its rows.

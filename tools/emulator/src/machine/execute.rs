@@ -211,7 +211,9 @@ impl Block<'_> {
             }
             Op::Atomic { space, kind, element, d, at, s } => self.atomic(warp, active, *space, *kind, *element, *d, *at, s)?,
             Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => self.asynchronous(warp, active, instr)?,
-            Op::LoadMatrix { .. }
+            Op::MmaIntegers(_)
+            | Op::MmaDoubles { .. }
+            | Op::LoadMatrix { .. }
             | Op::MoveMatrix { .. }
             | Op::Wmma(_)
             | Op::Shuffle { .. }
@@ -322,8 +324,10 @@ impl Block<'_> {
             let (left, right) = match kind.multiply {
                 None => (u128::from(a[lane] & low), u128::from(b[lane] & low)),
                 Some(high) => {
-                    let product = (a[lane] & low).wrapping_mul(b[lane] & low);
-                    (u128::from(if high { product >> 32 } else { product & low }), u128::from(c[lane] & low))
+                    let signed = |value: u64| i64::from(value as u32 as i32) as u64;
+                    let [x, y] = [a[lane], b[lane]].map(|value| if kind.signed { signed(value) } else { value & low });
+                    let product = x.wrapping_mul(y);
+                    (u128::from(if high { (product >> 32) & low } else { product & low }), u128::from(c[lane] & low))
                 }
             };
             let sum = if kind.subtract { left.wrapping_sub(right).wrapping_sub(carry) } else { left + right + carry };

@@ -61,6 +61,9 @@ impl Conversion {
 
     fn float(&self, middle: Middle) -> u64 {
         let mode = self.mode.unwrap_or(Rounding::Nearest);
+        if let (Middle::Integer(value), Type::F64) = (&middle, self.to) {
+            return super::directed::from_integer(*value, mode);
+        }
         let value = match middle {
             // f64 holds 53 bits; longer integers are rounded to odd first, so that the second rounding is the only one that counts.
             Middle::Integer(value) => to_odd(value),

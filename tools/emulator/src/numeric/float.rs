@@ -105,6 +105,14 @@ macro_rules! sixteen {
         }
         let has = |part: &str| $parts.contains(&part);
         match ($name, $packed) {
+            ("add", false) if has("sat") => n2!(|a, b| both2(a, b, false, |a, b| unit(a + b))),
+            ("add", true) if has("sat") => n2!(|a, b| both2(a, b, true, |a, b| unit(a + b))),
+            ("sub", false) if has("sat") => n2!(|a, b| both2(a, b, false, |a, b| unit(a - b))),
+            ("sub", true) if has("sat") => n2!(|a, b| both2(a, b, true, |a, b| unit(a - b))),
+            ("mul", false) if has("sat") => n2!(|a, b| both2(a, b, false, |a, b| unit(a * b))),
+            ("mul", true) if has("sat") => n2!(|a, b| both2(a, b, true, |a, b| unit(a * b))),
+            ("fma", false) if has("sat") => n3!(|a, b, c| both3(a, b, c, false, |a, b, c| unit(a.mul_add(b, c)))),
+            ("fma", true) if has("sat") => n3!(|a, b, c| both3(a, b, c, true, |a, b, c| unit(a.mul_add(b, c)))),
             ("add", false) => n2!(|a, b| both2(a, b, false, |a, b| a + b)),
             ("add", true) => n2!(|a, b| both2(a, b, true, |a, b| a + b)),
             ("sub", false) => n2!(|a, b| both2(a, b, false, |a, b| a - b)),
@@ -134,6 +142,11 @@ macro_rules! sixteen {
             _ => return None,
         }
     }};
+}
+
+/// `.sat`: into [0, 1], NaN to 0.
+fn unit(value: f64) -> f64 {
+    if value > 0.0 { value.min(1.0) } else { 0.0 }
 }
 
 fn relu(value: f64) -> f64 {
@@ -204,7 +217,16 @@ fn single(name: &str, parts: &[&str]) -> Option<Lanes> {
         ("fma" | "mad", Down) => variants!(n3, ftz, sat, |a, b, c| fma_directed(a, b, c, Down)),
         ("fma" | "mad", Up) => variants!(n3, ftz, sat, |a, b, c| fma_directed(a, b, c, Up)),
         ("div", Nearest) if has("rn") => variants!(n2, ftz, false, |a, b| canonical(f(a) / f(b))),
+        // Quotients and roots of f32 are never so near to an f32 that f64 could not tell them apart.
         ("div", Zero) => variants!(n2, ftz, false, |a, b| to_f32(f64::from(f(a)) / f64::from(f(b)), Zero)),
+        ("div", Down) => variants!(n2, ftz, false, |a, b| to_f32(f64::from(f(a)) / f64::from(f(b)), Down)),
+        ("div", Up) => variants!(n2, ftz, false, |a, b| to_f32(f64::from(f(a)) / f64::from(f(b)), Up)),
+        ("rcp", Zero) => variants!(n1, ftz, false, |a| to_f32(1.0 / f64::from(f(a)), Zero)),
+        ("rcp", Down) => variants!(n1, ftz, false, |a| to_f32(1.0 / f64::from(f(a)), Down)),
+        ("rcp", Up) => variants!(n1, ftz, false, |a| to_f32(1.0 / f64::from(f(a)), Up)),
+        ("sqrt", Zero) => variants!(n1, ftz, false, |a| to_f32(f64::from(f(a)).sqrt(), Zero)),
+        ("sqrt", Down) => variants!(n1, ftz, false, |a| to_f32(f64::from(f(a)).sqrt(), Down)),
+        ("sqrt", Up) => variants!(n1, ftz, false, |a| to_f32(f64::from(f(a)).sqrt(), Up)),
         ("rcp", Nearest) if has("rn") => variants!(n1, ftz, false, |a| canonical(1.0 / f(a))),
         ("sqrt", Nearest) if has("rn") => variants!(n1, ftz, false, |a| canonical(f(a).sqrt())),
         ("min", _) if has("NaN") => variants!(n2, ftz, false, |a, b| if f(a).is_nan() || f(b).is_nan() { NAN } else { smaller(a, b) }),
@@ -222,8 +244,11 @@ fn single(name: &str, parts: &[&str]) -> Option<Lanes> {
 
 fn double(name: &str, parts: &[&str]) -> Option<Lanes> {
     let has = |part: &str| parts.contains(&part);
-    if ["rz", "rm", "rp"].iter().any(|mode| has(mode)) {
-        return None;
+    if has("approx") {
+        return if has("ftz") { super::directed::gross(name) } else { (name == "rsqrt").then(|| w1!(|a| (1.0 / d(a).sqrt()).to_bits())) };
+    }
+    if let Some(mode) = parts.iter().find_map(|part| Rounding::parse(part)).filter(|mode| *mode != Rounding::Nearest) {
+        return super::directed::lanes(name, mode);
     }
     Some(match name {
         "add" => w2!(|a, b| (d(a) + d(b)).to_bits()),
@@ -280,22 +305,29 @@ pub(crate) fn compare(name: &str, parts: &[&str], element: Type) -> Option<Lanes
     Some(match element {
         Type::F32 if parts.contains(&"ftz") => comparisons!(c32, u32, name, flushed),
         Type::F32 => comparisons!(c32, u32, name, f),
-        Type::F16 => comparisons!(c32, u32, name, half),
-        Type::Bf16 => comparisons!(c32, u32, name, brain),
+        // Of a pair its lower half.
+        Type::F16 | Type::F16x2 => comparisons!(c32, u32, name, half),
+        Type::Bf16 | Type::Bf16x2 => comparisons!(c32, u32, name, brain),
         Type::F64 => comparisons!(c64, u64, name, d),
         _ => return None,
     })
 }
 
-/// `testp` on f32.
-pub(crate) fn test(name: &str) -> Option<Lanes> {
-    Some(match name {
-        "finite" => c32!(|a: u32, _b: u32| f(a).is_finite()),
-        "infinite" => c32!(|a: u32, _b: u32| f(a).is_infinite()),
-        "number" => c32!(|a: u32, _b: u32| !f(a).is_nan()),
-        "notanumber" => c32!(|a: u32, _b: u32| f(a).is_nan()),
-        "normal" => c32!(|a: u32, _b: u32| f(a).is_normal()),
-        "subnormal" => c32!(|a: u32, _b: u32| f(a).is_subnormal()),
+/// `testp`.
+pub(crate) fn test(name: &str, element: Type) -> Option<Lanes> {
+    Some(match (name, element) {
+        ("finite", Type::F32) => c32!(|a: u32, _b: u32| f(a).is_finite()),
+        ("finite", Type::F64) => c64!(|a: u64, _b: u64| d(a).is_finite()),
+        ("infinite", Type::F32) => c32!(|a: u32, _b: u32| f(a).is_infinite()),
+        ("infinite", Type::F64) => c64!(|a: u64, _b: u64| d(a).is_infinite()),
+        ("number", Type::F32) => c32!(|a: u32, _b: u32| !f(a).is_nan()),
+        ("number", Type::F64) => c64!(|a: u64, _b: u64| !d(a).is_nan()),
+        ("notanumber", Type::F32) => c32!(|a: u32, _b: u32| f(a).is_nan()),
+        ("notanumber", Type::F64) => c64!(|a: u64, _b: u64| d(a).is_nan()),
+        ("normal", Type::F32) => c32!(|a: u32, _b: u32| f(a).is_normal()),
+        ("normal", Type::F64) => c64!(|a: u64, _b: u64| d(a).is_normal()),
+        ("subnormal", Type::F32) => c32!(|a: u32, _b: u32| f(a).is_subnormal()),
+        ("subnormal", Type::F64) => c64!(|a: u64, _b: u64| d(a).is_subnormal()),
         _ => return None,
     })
 }

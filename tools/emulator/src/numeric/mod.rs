@@ -2,6 +2,8 @@
 
 pub(crate) mod approximate;
 pub(crate) mod convert;
+pub(crate) mod directed;
+pub(crate) mod exact;
 pub(crate) mod float;
 pub(crate) mod format;
 pub(crate) mod matrix;
