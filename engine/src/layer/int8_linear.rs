@@ -3,6 +3,7 @@
 use scmmgpt_kernels::gemm::Epilogue;
 use scmmgpt_kernels::int8_gemm::{self, Weight};
 use scmmgpt_kernels::runtime::{Float, Plan, Real, Stream, Tensor};
+use scmmgpt_kernels::swiglu;
 
 use super::linear::Linear;
 use crate::Result;
@@ -61,7 +62,7 @@ impl<T: Float> Base<T> {
         }
     }
 
-    /// `y = epilogue(x W^T)`; in int8 the epilogue is none or a residual.
+    /// `y = epilogue(x W^T)`; in int8 the epilogue is none, a residual or, as a pass of its own, the gate.
     ///
     /// # Errors
     /// Those of the kernel.
@@ -69,6 +70,11 @@ impl<T: Float> Base<T> {
         match (self, epilogue) {
             (Base::Plain(linear), epilogue) => linear.forward_with(stream, y, x, epilogue),
             (Base::Int8(linear), Epilogue::Residual { residual }) => linear.forward(stream, y, x, Some(residual)),
+            (Base::Int8(linear), Epilogue::SwiGlu { gate_up }) => {
+                linear.forward(stream, gate_up, x, None)?;
+                let (gate, up) = (gate_up.columns(0, y.width()), gate_up.columns(y.width(), y.width()));
+                Ok(swiglu::forward(stream, swiglu::Forward { y, gate, up })?)
+            }
             (Base::Int8(linear), epilogue) => {
                 debug_assert!(matches!(epilogue, Epilogue::None), "layers of a language model have no biases");
                 linear.forward(stream, y, x, None)
