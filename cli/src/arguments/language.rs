@@ -74,9 +74,9 @@ pub(crate) enum Element {
     Auto,
     /// As trained
     F32,
-    /// Half the memory, up to twice as fast, sums in f32
+    /// Up to twice as fast, sums in f32; a copy beside the f32 weights
     Bf16,
-    /// Weights of one byte with a scale for every output; a little less exact, faster again
+    /// bf16 but for weights of one byte with a scale for every output: half of what is read for a token, a little less exact
     Int8,
 }
 

@@ -15,10 +15,10 @@ pub enum Dtype {
     Auto,
     /// As trained.
     F32,
-    /// A copy with half the bytes to read a token; adapters are merged, and weights rounded to 8 bits of mantissa.
+    /// A copy beside the weights as trained: adapters are merged, and what they give is rounded to 8 bits of mantissa.
     Bf16,
-    /// A copy with a quarter of the bytes to read for projections and output product: as in `bf16` (where the device multiplies in it, else `f32`), but
-    /// with weights of one byte and a scale for every output.
+    /// As [`Dtype::Bf16`] (or [`Dtype::F32`], where the device does not multiply in bf16), but projections and output product read
+    /// weights of one byte, with a scale for every output.
     Int8,
 }
 
