@@ -1,6 +1,6 @@
 //! Launches of attention: f32 to the texts without tensor cores, bf16 to those with, one query an item to those of `emit_decode`.
 
-use super::emit::{MAX_DROPOUT_HEAD_DIM, MAX_HEAD_DIM, Shape};
+use super::emit::{MAX_HEAD_DIM, Shape};
 use super::emit_mma::Tile;
 use super::{
     Backward, Dims, Dropout, Forward, Mask, cuda_decode, emit_backward, emit_forward, emit_mma_backward, emit_mma_forward, emit_mma_keys,
@@ -131,10 +131,6 @@ pub(super) fn backward<T: Float>(stream: &CudaStream, op: &'static str, args: Ba
         return backward_on_tensor_cores(stream, op, args);
     }
     let shape = shape_of::<T>(op, &dims, args.dropout.as_ref())?;
-    if shape.dropout && shape.head_dim > MAX_DROPOUT_HEAD_DIM {
-        let expected = "at most 64 for gradients under dropout on CUDA devices";
-        return Err(Error::Argument { op, argument: "head_dim", value: dims.head_dim as f64, expected });
-    }
     let shared = emit_backward::shared_bytes(shape) as u32;
     let queries =
         launch(stream, shape, "backward_queries", emit_backward::queries, grid(dims.query_len, shape, dims.num_heads, dims.batch));

@@ -15,8 +15,6 @@ pub(super) const COLUMNS: usize = 32;
 const HEAD_DIMS: [usize; 6] = [8, 16, 24, 32, 64, 128];
 /// Largest head: beyond it a lane's sums do not fit its registers.
 pub(super) const MAX_HEAD_DIM: usize = 128;
-/// Largest head whose gradients are made under dropout, for the same reason.
-pub(super) const MAX_DROPOUT_HEAD_DIM: usize = 64;
 
 /// Sizes of a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,11 +72,7 @@ pub(super) fn all() -> Vec<Text> {
         [forward, few, queries, emit_mma_keys::keys(Tile::keys(head_dim, dropout))]
     });
     shapes
-        .flat_map(|shape| {
-            let backward = !shape.dropout || shape.head_dim <= MAX_DROPOUT_HEAD_DIM;
-            let backward = backward.then(|| [emit_backward::queries(shape), emit_backward::keys(shape)]);
-            std::iter::once(emit_forward::text(shape)).chain(backward.into_iter().flatten())
-        })
+        .flat_map(|shape| [emit_forward::text(shape), emit_backward::queries(shape), emit_backward::keys(shape)])
         .chain(on_tensor_cores)
         .chain(emit_decode::all())
         .collect()

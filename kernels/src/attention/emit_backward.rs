@@ -7,6 +7,7 @@ use super::emit::{
     over_row, positions, products, put_scores,
 };
 use super::emit_dropout as dropout;
+use super::emit_dropout::Rounds;
 use super::emit_forward::{address, limit_of, own_row, row_limits};
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
@@ -150,7 +151,7 @@ pub(super) fn queries(shape: Shape) -> Text {
     for row in 0..4 {
         if shape.dropout {
             ptx!(k, "add.u32 %row, %first_row, %own_row;\nadd.u32 %row, %row, {row};");
-            dropout::four(k, "%row", "%column", std::array::from_fn(|column| &slopes[row][column]));
+            dropout::four(k, Rounds::Unrolled, "%row", "%column", std::array::from_fn(|column| &slopes[row][column]));
         }
         for column in 0..4 {
             let (score, slope, delta) = (&scores[row][column], &slopes[row][column], &deltas[row]);
@@ -200,7 +201,7 @@ fn queries_see_themselves(k: &mut Kernel, shape: Shape, fragments: &Fragments, s
             over_row(k, "add.rn.f32", target);
         }
         if shape.dropout {
-            dropout::own(k, "%row");
+            dropout::own(k, Rounds::Unrolled, "%row");
             ptx!(k, "mul.rn.f32 %slope, %slope, %keep;");
         }
         probability(k, &Reg::named("t"), &saved.logarithms[row]);
@@ -231,6 +232,11 @@ fn write(k: &mut Kernel, matrix: &str, end: &str, sums: &[Vec<Reg>], scale: Opti
             ptx!(k, "@%writes st.global.f32 [%address + {}], {sum};", 32 * element);
         }
     }
+}
+
+/// Sums of `dk` and `dv` take more than half of the registers above head size 64.
+fn rounds(shape: Shape) -> Rounds {
+    if shape.head_dim > 64 { Rounds::Looped } else { Rounds::Unrolled }
 }
 
 /// The module that makes `dk` and `dv`.
@@ -301,7 +307,7 @@ pub(super) fn keys(shape: Shape) -> Text {
             for factor in &keep {
                 ptx!(k, "mov.f32 {factor}, {};", float(1.0));
             }
-            dropout::four(k, "%row", "%key", std::array::from_fn(|row| &keep[row]));
+            dropout::four(k, rounds(shape), "%row", "%key", std::array::from_fn(|row| &keep[row]));
         }
         for row in 0..4 {
             let (score, slope) = (&scores[row][column], &slopes[row][column]);
@@ -395,7 +401,7 @@ fn keys_see_themselves(k: &mut Kernel, shape: Shape, fragments: &Fragments, dk: 
         probability(k, &Reg::named("t"), &Reg::named("logarithm"));
         ptx!(k, "selp.f32 %t, %t, {}, %selfish;\nmov.f32 %dropped, %t;", float(0.0));
         if shape.dropout {
-            dropout::own(k, "%row");
+            dropout::own(k, rounds(shape), "%row");
             ptx!(k, "mul.rn.f32 %slope, %slope, %keep;\nmul.rn.f32 %dropped, %dropped, %keep;");
         }
         ptx!(k, "sub.rn.f32 %slope, %slope, %delta;\nmul.rn.f32 %slope, %slope, %t;\nselp.f32 %slope, %slope, {}, %selfish;", float(0.0));

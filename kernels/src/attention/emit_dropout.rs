@@ -24,24 +24,39 @@ pub(super) fn declare(k: &mut Kernel, dropout: bool) {
     }
 }
 
+/// How the ten rounds of Philox stand in a text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rounds {
+    Unrolled,
+    /// A loop, which keeps ptxas from interleaving the rounds of several words: for texts that have no registers left for that.
+    Looped,
+}
+
 /// `%word_0` to `%word_3`: the words of query row `row` and the eight keys around key `key` of `%plane`.
-pub(super) fn words(k: &mut Kernel, row: &str, key: &str) {
+pub(super) fn words(k: &mut Kernel, rounds: Rounds, row: &str, key: &str) {
     ptx!(k, "shr.u32 %eighth, {key}, 3;\nshl.b32 %word_0, %eighth, 22;\nadd.u32 %word_0, %word_0, {row};");
     ptx!(k, "shr.u32 %word_1, %eighth, 10;\nshl.b32 %slice, %plane, 10;\nadd.u32 %word_1, %word_1, %slice;");
     ptx!(k, "mov.u32 %word_2, %step;\nmov.u32 %word_3, %site;\nmov.u32 %key_low, %seed_low;\nmov.u32 %key_high, %seed_high;");
-    for _ in 0..10 {
+    let top = (rounds == Rounds::Looped).then(|| k.label("ROUND"));
+    if let Some(top) = &top {
+        ptx!(k, "mov.u32 %slice, 10;\n{top}:\n.pragma \"nounroll\";");
+    }
+    for _ in 0..if top.is_some() { 1 } else { 10 } {
         ptx!(k, "mul.hi.u32 %first_high, %word_0, 0xD2511F53;\nmul.lo.u32 %first_low, %word_0, 0xD2511F53;");
         ptx!(k, "mul.hi.u32 %second_high, %word_2, 0xCD9E8D57;\nmul.lo.u32 %second_low, %word_2, 0xCD9E8D57;");
         ptx!(k, "xor.b32 %word_0, %second_high, %word_1;\nxor.b32 %word_0, %word_0, %key_low;\nmov.u32 %word_1, %second_low;");
         ptx!(k, "xor.b32 %word_2, %first_high, %word_3;\nxor.b32 %word_2, %word_2, %key_high;\nmov.u32 %word_3, %first_low;");
         ptx!(k, "add.u32 %key_low, %key_low, 0x9E3779B9;\nadd.u32 %key_high, %key_high, 0xBB67AE85;");
     }
+    if let Some(top) = &top {
+        ptx!(k, "sub.u32 %slice, %slice, 1;\nsetp.ne.u32 %odd, %slice, 0;\n@%odd bra {top};");
+    }
 }
 
 /// Multiplies four probabilities of query row `row` and of the keys `key .. key + 4`, `key` a multiple of 4, by what dropout makes of
 /// them.
-pub(super) fn four(k: &mut Kernel, row: &str, key: &str, values: [&Reg; 4]) {
-    words(k, row, key);
+pub(super) fn four(k: &mut Kernel, rounds: Rounds, row: &str, key: &str, values: [&Reg; 4]) {
+    words(k, rounds, row, key);
     ptx!(k, "and.b32 %slice, {key}, 4;\nsetp.ne.u32 %odd, %slice, 0;");
     ptx!(k, "selp.b32 %word_0, %word_2, %word_0, %odd;\nselp.b32 %word_1, %word_3, %word_1, %odd;");
     for (index, value) in values.into_iter().enumerate() {
@@ -60,8 +75,8 @@ pub(super) fn four(k: &mut Kernel, row: &str, key: &str, values: [&Reg; 4]) {
 }
 
 /// `%keep`: the factor of query row `row` and itself as a key.
-pub(super) fn own(k: &mut Kernel, row: &str) {
-    words(k, row, row);
+pub(super) fn own(k: &mut Kernel, rounds: Rounds, row: &str) {
+    words(k, rounds, row, row);
     ptx!(k, "and.b32 %slice, {row}, 4;\nsetp.ne.u32 %odd, %slice, 0;");
     ptx!(k, "selp.b32 %word_0, %word_2, %word_0, %odd;\nselp.b32 %word_1, %word_3, %word_1, %odd;");
     ptx!(k, "and.b32 %slice, {row}, 2;\nsetp.ne.u32 %odd, %slice, 0;\nselp.b32 %word_0, %word_1, %word_0, %odd;");

@@ -5,6 +5,7 @@ use super::emit::{
     products, put_scores, sight,
 };
 use super::emit_dropout as dropout;
+use super::emit_dropout::Rounds;
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
 
@@ -164,7 +165,7 @@ fn softmax(k: &mut Kernel, shape: Shape, scores: &[Vec<Reg>], sums: &[Vec<Reg>],
         }
         if shape.dropout {
             ptx!(k, "add.u32 %row, %first_row, %own_row;\nadd.u32 %row, %row, {row};");
-            dropout::four(k, "%row", "%column", [s0, s1, s2, s3]);
+            dropout::four(k, Rounds::Unrolled, "%row", "%column", [s0, s1, s2, s3]);
         }
     }
 }
@@ -196,7 +197,7 @@ fn own_keys(k: &mut Kernel, shape: Shape, fragments: &Fragments, sums: &[Vec<Reg
         ptx!(k, "sub.rn.f32 %total, %total, %base;\nex2.approx.ftz.f32 %total, %total;\nselp.f32 %t, %total, {}, %first_lane;", float(0.0));
         ptx!(k, "fma.rn.f32 {weight}, {weight}, %factor, %t;", weight = weight[row]);
         if shape.dropout {
-            dropout::own(k, "%row");
+            dropout::own(k, Rounds::Unrolled, "%row");
             ptx!(k, "mul.rn.f32 %total, %total, %keep;");
         }
         address(k, "v");

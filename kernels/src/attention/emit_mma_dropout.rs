@@ -1,7 +1,7 @@
 //! Dropout between the products of a step on tensor cores: a lane draws for one query row and eight keys, and the lanes that hold those
 //! probabilities fetch their bits from shared memory.
 
-use super::emit_dropout::words;
+use super::emit_dropout::{Rounds, words};
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind};
 
@@ -22,7 +22,7 @@ fn declare(k: &mut Kernel, offset: usize, pitch: usize) {
 fn draw(k: &mut Kernel, row: &str, key: &str, [rows_on, keys_on]: [usize; 2], fresh: bool) {
     ptx!(k, "add.u32 %word_row, {row}, %drawn_row;\nadd.u32 %word_row, %word_row, {rows_on};");
     ptx!(k, "add.u32 %word_key, {key}, %drawn_key;\nadd.u32 %word_key, %word_key, {keys_on};");
-    words(k, "%word_row", "%word_key");
+    words(k, Rounds::Unrolled, "%word_row", "%word_key");
     if !fresh {
         ptx!(k, "bar.warp.sync 0xffffffff;");
     }
