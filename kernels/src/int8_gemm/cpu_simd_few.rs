@@ -140,12 +140,11 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn step_singles<const ROWS: usize>(sums: &mut [__m512; ROWS], words: __m512i, x: [*const u8; ROWS], word: usize) {
-        let numbers = numbers(words);
-        for place in 0..4 {
-            for row in 0..ROWS {
+        for (place, number) in numbers(words).into_iter().enumerate() {
+            for (sum, row) in sums.iter_mut().zip(x) {
                 // SAFETY: the caller's promise.
-                let value = unsafe { x[row].cast::<f32>().add(4 * word + place).read_unaligned() };
-                sums[row] = _mm512_fmadd_ps(_mm512_set1_ps(value), numbers[place], sums[row]);
+                let value = unsafe { row.cast::<f32>().add(4 * word + place).read_unaligned() };
+                *sum = _mm512_fmadd_ps(_mm512_set1_ps(value), number, *sum);
             }
         }
     }
