@@ -236,6 +236,13 @@ pub fn cases() -> Vec<Case> {
         draft("self_hot", [1, 70, 70, 1, 1, 64]).hot(),
         draft("decode", [2, 1, 200, 6, 2, 64]).keys(&[200, 97]),
         draft("decode", [2, 1, 33, 4, 4, 24]).causal().queries(&[1, 0]).keys(&[33, 20]),
+        // The group sizes of decoding that have a text of their own.
+        draft("decode", [1, 1, 70, 1, 1, 8]),
+        draft("decode", [1, 1, 70, 2, 1, 24]),
+        draft("decode", [1, 1, 70, 1, 1, 64]),
+        draft("decode", [1, 1, 140, 8, 1, 64]),
+        draft("decode", [1, 1, 140, 3, 1, 80]),
+        draft("decode", [1, 1, 70, 1, 1, 128]),
         // Every head size that has a text of its own, under dropout, with few queries and with many.
         draft("few", [1, 9, 20, 1, 1, 32]),
         draft("dropout_few", [1, 9, 20, 1, 1, 8]).dropout(),
