@@ -8,4 +8,5 @@ mod bench;
 mod conversion;
 mod exchange;
 mod floating;
+mod matrix;
 mod memory;
