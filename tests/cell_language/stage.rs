@@ -160,7 +160,8 @@ fn losses_fall_in_every_mode() {
     let outcome = train(&first, &former, 2, false, None).unwrap();
     assert!(outcome.evaluation.is_some() && outcome.held_out.unwrap().losses.language < 5.0);
     let losses = epochs(&former);
-    assert!(losses[4] < 0.6 * losses[0], "{losses:?}");
+    // The decoder starts at the mean of every gene: what falls is the rest.
+    assert!(losses[4] < 0.7 * losses[0], "{losses:?}");
 
     // On from a former run, beside its language model or with all of it; with counts; with more of the cell's side.
     let run = |name: &str, change: &dyn Fn(&mut TrainConfig)| -> PathBuf {

@@ -188,7 +188,7 @@ impl<'a> Making<'a> {
         let Some(counts) = &expression.counts else { return expression.values.clone() };
         let target = self.bundle.config.tokens.target_sum;
         let total = self.language.config.sizes.draw(label, seed, cell).unwrap_or(target);
-        let log_size = (total / target).ln() as f32;
+        let log_size = (total.max(1.0) / target).ln() as f32;
         let sample = |(at, gene): (usize, &u32)| {
             let (log_mean, zero_logit, log_theta) = (counts.log_mean[at] + log_size, counts.zero_logit[at], counts.log_theta[at]);
             CountDistribution { log_mean, zero_logit, log_theta }.sample(seed, cell, *gene) as f32
