@@ -52,7 +52,9 @@ fn every_text_assembles_for_every_target_without_spills() {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some((text, target)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    failures.lock().unwrap().extend(complaint(&ptxas, folder.path(), text, target));
+                    // Before the lock is taken, so that the threads do not wait for each other.
+                    let complaint = complaint(&ptxas, folder.path(), text, target);
+                    failures.lock().unwrap().extend(complaint);
                 }
             });
         }
