@@ -3,6 +3,8 @@
 use scmmgpt_kernels::runtime::philox::Site;
 use scmmgpt_kernels::zinb::gamma::{HALF_LN_TAU, residual};
 
+use crate::model::cell_language;
+
 /// The numbers of a sequence of tokens end here, those of counts begin.
 const FIRST_BLOCK: u64 = 1 << 63;
 
@@ -18,6 +20,12 @@ pub struct CountDistribution {
 }
 
 impl CountDistribution {
+    /// Gene number `at` of what the decoder says, in a cell of ln size `log_size`.
+    pub fn of(said: &cell_language::CountDistribution, at: usize, log_size: f32) -> Self {
+        let log_mean = said.log_mean[at] + log_size;
+        CountDistribution { log_mean, zero_logit: said.zero_logit[at], log_theta: said.log_theta[at] }
+    }
+
     /// `(1 - pi) mu`.
     pub fn mean(&self) -> f64 {
         f64::from(self.log_mean).exp() * sigmoid(-f64::from(self.zero_logit))

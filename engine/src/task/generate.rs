@@ -342,9 +342,7 @@ impl<'a> Maker<'a> {
             let cell = self.block.n_rows() as u64;
             let log_size = self.log_size(subject, cell);
             let value = |(at, &gene): (usize, &u32)| {
-                let log_mean = counts.log_mean[at] + log_size;
-                let (zero_logit, log_theta) = (counts.zero_logit[at], counts.log_theta[at]);
-                let distribution = CountDistribution { log_mean, zero_logit, log_theta };
+                let distribution = CountDistribution::of(counts, at, log_size);
                 if self.task.sampled { distribution.sample(self.task.seed, cell, gene) as f32 } else { distribution.mean() as f32 }
             };
             let values: Vec<f32> = genes.ids.iter().enumerate().map(value).collect();

@@ -189,10 +189,7 @@ impl<'a> Making<'a> {
         let target = self.bundle.config.tokens.target_sum;
         let total = self.language.config.sizes.draw(label, seed, cell).unwrap_or(target);
         let log_size = (total.max(1.0) / target).ln() as f32;
-        let sample = |(at, gene): (usize, &u32)| {
-            let (log_mean, zero_logit, log_theta) = (counts.log_mean[at] + log_size, counts.zero_logit[at], counts.log_theta[at]);
-            CountDistribution { log_mean, zero_logit, log_theta }.sample(seed, cell, *gene) as f32
-        };
+        let sample = |(at, gene): (usize, &u32)| CountDistribution::of(counts, at, log_size).sample(seed, cell, *gene) as f32;
         let mut values: Vec<f32> = self.genes.iter().enumerate().map(sample).collect();
         let total = values.iter().map(|value| f64::from(*value)).sum();
         scmmgpt_loader::expression::normalize_total(&mut values, total, 1e4);
