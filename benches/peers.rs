@@ -3,7 +3,8 @@
 //! `cargo bench -p scmmgpt-benches --bench peers -- encoder_f32_b8_s1200 --threads 2 --repeats 5` times one; a name that is only the
 //! beginning of a workload's stands for all of the standard list that begin so, and no name for the whole list. With `--stdin` the
 //! names are read from the standard input, one a line, and each is answered before the next is read; the last workload stays in
-//! memory, so that asking for it again costs only the runs. [`workload`] says which names there are.
+//! memory, so that asking for it again costs only the runs. [`workload`] says which names there are. `--device cuda` computes on a GPU,
+//! with `--allow-tf32` products of f32 there on tensor cores.
 //!
 //! A line holds `workload`, `seconds` (`minimum` and `median`), `repeats`, `flops` of one run, `bytes` that one run has to fetch from
 //! memory (null where that is not what bounds it), `threads`, `checks`: numbers computed before the timing, which whoever computes the
@@ -39,7 +40,9 @@ const MOST: usize = 20;
 #[derive(Debug, Default)]
 struct Options {
     names: Vec<String>,
+    device: String,
     threads: usize,
+    allow_tf32: bool,
     repeats: usize,
     stdin: bool,
     trial: bool,
@@ -47,22 +50,27 @@ struct Options {
 
 impl Options {
     fn parse(arguments: impl Iterator<Item = String>) -> Result<Options> {
-        let mut options = Options { repeats: 5, trial: true, ..Options::default() };
+        let mut options = Options { device: "cpu".into(), repeats: 5, trial: true, ..Options::default() };
         let mut arguments = arguments.peekable();
         let (mut bench, mut test) = (false, false);
         while let Some(argument) = arguments.next() {
+            let mut text = || arguments.next().with_context(|| format!("{argument} needs a value"));
             let mut number = || -> Result<usize> {
-                let text = arguments.next().with_context(|| format!("{argument} needs a number"))?;
+                let text = text()?;
                 text.parse().with_context(|| format!("{argument} {text}: not a number"))
             };
             match argument.as_str() {
+                "--device" => options.device = text()?,
+                "--allow-tf32" => options.allow_tf32 = true,
                 "--threads" => options.threads = number()?,
                 "--repeats" => options.repeats = number()?.max(1),
                 "--stdin" => options.stdin = true,
                 // Cargo's own: given under `cargo bench`, absent under `cargo test`.
                 "--bench" => bench = true,
                 "--test" => test = true,
-                flag if flag.starts_with('-') => bail!("unknown option {flag}; there are --threads, --repeats, --stdin and --test"),
+                flag if flag.starts_with('-') => {
+                    bail!("unknown option {flag}; there are --device, --allow-tf32, --threads, --repeats, --stdin and --test")
+                }
                 _ => options.names.push(argument),
             }
         }
@@ -147,7 +155,7 @@ fn chosen(name: &str) -> Vec<&str> {
 
 fn main() -> Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;
-    let device = Device::cpu(options.threads)?;
+    let device = Device::open(&options.device, options.threads)?.allow_tf32(options.allow_tf32);
     let repeats = if options.trial { 1 } else { options.repeats };
     let mut session = Session { device, repeats, open: None };
     let mut output = std::io::stdout().lock();

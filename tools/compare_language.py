@@ -25,6 +25,7 @@ share is what decoding reaches of it: bytes of all weights and of the cache, rea
 """
 
 import argparse
+import inspect
 import json
 import os
 import pathlib
@@ -41,7 +42,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from llama_cpp import Llama, write_gguf
-from peers import Ours, agree, asked_for, make_parameters, mixed, processor
+from peers import Ours, agree, asked_for, finish, make_parameters, mixed, placed, processor
 
 STANDARD = ["prefill_bf16_b1_s512", "decode_bf16_b1_s512", "decode_bf16_b8_s512", "lora_f32_b4_s128"]
 
@@ -57,6 +58,8 @@ CONFIG = {
     "rope_theta": 100_000.0,
 }
 CHECKED, RANK = 768, 8
+# What transformers calls the argument, which changed in 5.x.
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, 0.01, 1.0
 
 
@@ -99,7 +102,7 @@ def llama_model(weights):
     if unexpected or set(missing) - {"lm_head.weight"}:
         sys.exit(f"transformers names weights otherwise: {missing} {unexpected}")
     model.tie_weights()
-    return model
+    return model.to(torch.get_default_device())
 
 
 class TransformersGeneration:
@@ -107,24 +110,27 @@ class TransformersGeneration:
 
     def __init__(self, weights, batch, length, writes):
         self.model = llama_model(weights).to(torch.bfloat16).eval()
-        self.prompts = torch.from_numpy(np.stack([tokens(item, length) for item in range(batch)]))
+        self.prompts = placed(np.stack([tokens(item, length) for item in range(batch)]))
         self.writes = writes
         if writes:
             self.kept = DynamicCache()
             with torch.inference_mode():
-                self.model(self.prompts, cache=self.kept, use_cache=True, logits_to_keep=1)
+                self.model(self.prompts, **{CACHE: self.kept}, use_cache=True, logits_to_keep=1)
 
     @torch.inference_mode()
     def run(self):
         if not self.writes:
-            start = time.perf_counter()
-            self.last = self.model(self.prompts, cache=DynamicCache(), use_cache=True, logits_to_keep=1).logits[:, -1]
-            return time.perf_counter() - start
-        start = time.perf_counter()
-        self.last = self.model(self.prompts[:, :1], cache=self.kept, use_cache=True).logits[:, -1]
-        seconds = time.perf_counter() - start
+            return self.timed(lambda: self.model(self.prompts, **{CACHE: DynamicCache()}, use_cache=True, logits_to_keep=1))
+        seconds = self.timed(lambda: self.model(self.prompts[:, :1], **{CACHE: self.kept}, use_cache=True))
         self.kept.crop(-1)
         return seconds
+
+    def timed(self, body):
+        finish()
+        start = time.perf_counter()
+        self.last = body().logits[:, -1]
+        finish()
+        return time.perf_counter() - start
 
     def check(self):
         self.run()
@@ -177,7 +183,7 @@ class PeftStep:
                     parameter.copy_(weights[name.removeprefix("base_model.model.").replace(".default", "")])
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-        self.ids = torch.from_numpy(tokens(1, batch * length).reshape(batch, length))
+        self.ids = placed(tokens(1, batch * length).reshape(batch, length))
         # Without dropout, until the results have been compared.
         self.model.eval()
 
@@ -188,6 +194,7 @@ class PeftStep:
         norm = torch.nn.utils.clip_grad_norm_(self.trained, MAX_GRAD_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        finish()
         seconds = time.perf_counter() - start
         self.last = [loss.item(), norm.item()]
         return seconds
@@ -225,7 +232,7 @@ def compare(ours, name, options, bandwidths):
         else:
             if options.llama:
                 model = pathlib.Path(folder) / "model.gguf"
-                write_gguf(model, CONFIG, {name: value.numpy() for name, value in weights.items()})
+                write_gguf(model, CONFIG, {name: value.cpu().numpy() for name, value in weights.items()})
                 peers["llama.cpp"] = LlamaGeneration(options.llama, model, batch, length, kind == "decode", options.threads)
             peers["transformers"] = TransformersGeneration(weights, batch, length, kind == "decode")
         row = {"workload": name, "tokens": batch * (1 if kind == "decode" else length), "bytes": answer["bytes"]}
@@ -284,7 +291,7 @@ def main():
     parser.add_argument("--llama", help="a shared library with llama.cpp's C interface; without it PyTorch is the only peer")
     options, names = asked_for(parser, STANDARD, parts=4)
     load = [os.getloadavg()]
-    ours = Ours(options.threads, options.repeats)
+    ours = Ours(options)
     bandwidths, rows = [], []
     for name in names:
         rows.append(compare(ours, name, options, bandwidths))

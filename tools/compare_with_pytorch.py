@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Times scmmgpt-engine and PyTorch on the same work, in turn, on the same number of CPU threads.
+"""Times scmmgpt-engine and PyTorch on the same work, in turn, on the same number of CPU threads or on the same GPU.
 
     tools/setup-python.sh --torch
     .venv/bin/python tools/compare_with_pytorch.py [--only gemm,encoder,qformer,train,contrastive] [--threads 2] [--rounds 5] [--json FILE]
+                                              [--device cuda] [--allow-tf32] [--bench FILE]
 
 Builds the `peers` bench and asks it for one workload after the other (benches/workload/mod.rs says what they are). A round is
 `--repeats` runs of ours and as many of PyTorch's, the order changing from round to round; a ratio is PyTorch's fastest run over our
@@ -33,7 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from peers import Ours, agree, asked_for, digest, make_parameters, mixed, processor, uniform
+from peers import Ours, agree, asked_for, digest, finish, in_a_row, make_parameters, mixed, placed, processor, uniform
 
 STANDARD = [
     "gemm_f32_9600x512x512",
@@ -77,6 +78,35 @@ class Gemm:
     def check(self):
         self.run()
         return digest(self.c)
+
+
+class Attention:
+    """Self-attention of packed queries, keys and values, with the gradient of those where it trains."""
+
+    def __init__(self, dtype, sizes, trains=True):
+        batch, tokens, heads, size = (int(part[1:]) for part in sizes.split("_"))
+        self.shape = (batch, tokens, 3, heads, size)
+        self.qkv = uniform(1, (batch * tokens, 3 * heads * size), 1.0).to(dtype).requires_grad_(trains)
+        self.dout = uniform(2, (batch * tokens, heads * size), 1.0).to(dtype)
+        self.trains = trains
+
+    def run(self):
+        with torch.set_grad_enabled(self.trains):
+            context = F.scaled_dot_product_attention(*self.qkv.view(self.shape).permute(2, 0, 3, 1, 4).unbind())
+            self.out = context.transpose(1, 2).reshape(self.dout.shape)
+            if self.trains:
+                (self.dqkv,) = torch.autograd.grad(self.out, self.qkv, self.dout)
+
+    def check(self):
+        self.run()
+        return digest(self.out) + (digest(self.dqkv) if self.trains else [])
+
+
+class Attend(Attention):
+    """Forward alone."""
+
+    def __init__(self, dtype, sizes):
+        super().__init__(dtype, sizes, trains=False)
 
 
 def parameter_shapes(decoder):
@@ -137,7 +167,7 @@ def make_batch(cells, tokens, hides):
     targets = np.where(is_gene, mixed(12, count) % BINS, 0).astype(np.float32)
     mask = (hides & is_gene & (mixed(13, count) % 5 < 2)).astype(np.float32)
     values = np.where(mask > 0, np.float32(HIDDEN), targets)
-    return [torch.from_numpy(part.reshape(cells, tokens)) for part in (ids, values, targets, mask)]
+    return [placed(part.reshape(cells, tokens)) for part in (ids, values, targets, mask)]
 
 
 def dims(sizes):
@@ -290,10 +320,14 @@ class Contrastive:
 def time_runs(workload, repeats):
     """Seconds of the fastest of `repeats` runs."""
     seconds = []
+    count = in_a_row() if isinstance(workload, (Gemm, Attention)) else 1
     for _ in range(repeats):
+        finish()
         start = time.perf_counter()
-        workload.run()
-        seconds.append(time.perf_counter() - start)
+        for _ in range(count):
+            workload.run()
+        finish()
+        seconds.append((time.perf_counter() - start) / count)
     return min(seconds)
 
 
@@ -314,7 +348,7 @@ def run_first(workload):
     return None if before is None else resident("VmHWM:") - before
 
 
-CLASSES = {"gemm": Gemm, "encoder": Encoder, "qformer": QFormer, "train": Train, "contrastive": Contrastive}
+CLASSES = {"gemm": Gemm, "attend": Attend, "attention": Attention, "encoder": Encoder, "qformer": QFormer, "train": Train, "contrastive": Contrastive}
 
 
 def compare(ours, name, options, peaks):
@@ -332,7 +366,8 @@ def compare(ours, name, options, peaks):
         return row | {"error": f"different results: ours {answer['checks']}, PyTorch {checks}"}
     rounds = []
     for index in range(options.rounds):
-        peaks.append(1e9 / ours.ask("peak_f32")["seconds"]["minimum"])
+        if options.device == "cpu":
+            peaks.append(1e9 / ours.ask("peak_f32")["seconds"]["minimum"])
         if index % 2 == 0:
             answer = ours.ask(name)
             pytorch = time_runs(theirs, answer["repeats"])
@@ -376,7 +411,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options, names = asked_for(parser, STANDARD, parts=3)
     load = [os.getloadavg()]
-    ours = Ours(options.threads, options.repeats)
+    ours = Ours(options)
     peaks, rows = [], []
     for name in names:
         rows.append(compare(ours, name, options, peaks))
@@ -387,7 +422,8 @@ def main():
     setting = {"processor": processor(), "cpus": os.cpu_count(), "threads": options.threads, "torch": torch.__version__}
     print_table(rows, peak)
     print(f"\n{setting['processor']}, {setting['cpus']} CPUs, {options.threads} threads, torch {torch.__version__}")
-    print(f"f32 FMA peak {peak / 1e9:.1f} GFLOP/s (lowest seen {min(peaks, default=peak) / 1e9:.1f})")
+    if peaks:
+        print(f"f32 FMA peak {peak / 1e9:.1f} GFLOP/s (lowest seen {min(peaks, default=peak) / 1e9:.1f})")
     print(f"load average (1 min) before {load[0][0]:.2f}, after {load[1][0]:.2f}: above {options.threads} others were computing too")
     if options.json:
         report = {"setting": setting, "fma_peak": peak, "fma_peaks": peaks, "load": load, "rows": rows}

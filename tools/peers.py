@@ -29,7 +29,12 @@ def mixed(seed, length):
 def uniform(seed, shape, bound):
     """Numbers in [-bound, bound): `uniform` of benches/workload/mod.rs."""
     bits = (mixed(seed, int(np.prod(shape))) >> np.uint32(8)).astype(np.float32)
-    return torch.from_numpy((np.float32(bound) * (bits / np.float32(2**23) - np.float32(1))).reshape(shape))
+    return placed((np.float32(bound) * (bits / np.float32(2**23) - np.float32(1))).reshape(shape))
+
+
+def placed(values):
+    """A tensor of an array where PyTorch computes: see `asked_for`."""
+    return torch.from_numpy(values).to(torch.get_default_device())
 
 
 def digest(values):
@@ -57,7 +62,14 @@ def make_parameters(shapes):
 class Ours:
     """The peers bench, which answers a workload's name with a line of JSON."""
 
-    def __init__(self, threads, repeats):
+    def __init__(self, options):
+        arguments = ["--stdin", "--device", options.device, "--threads", str(options.threads), "--repeats", str(options.repeats)]
+        arguments += ["--allow-tf32"] * options.allow_tf32
+        bench = options.bench or self.build()
+        self.process = subprocess.Popen([bench, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    @staticmethod
+    def build():
         command = ["cargo", "bench", "-p", "scmmgpt-benches", "--bench", "peers", "--no-run"]
         build = subprocess.run(
             command + ["--message-format=json-render-diagnostics"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
@@ -66,8 +78,7 @@ class Ours:
         found = [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "peers"]
         if not found:
             sys.exit("cargo built no peers bench")
-        options = ["--stdin", "--threads", str(threads), "--repeats", str(repeats)]
-        self.process = subprocess.Popen([found[0], *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        return found[0]
 
     def ask(self, name):
         print(name, file=self.process.stdin, flush=True)
@@ -81,6 +92,17 @@ class Ours:
         self.process.wait()
 
 
+def finish():
+    """Waits until the GPU, where one is computed on, has done what was asked of it."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def in_a_row():
+    """How often a short workload runs in a row: `in_a_row` of benches/workload/gemm.rs."""
+    return 20 if torch.get_default_device().type == "cuda" else 1
+
+
 def agree(ours, theirs, element):
     """Whether two lists of numbers are the same up to rounding, at the scale of the largest."""
     scale = max(abs(value) for value in theirs)
@@ -88,7 +110,9 @@ def agree(ours, theirs, element):
 
 
 def processor():
-    """Model name of the CPU, and which bf16 instructions it has."""
+    """Name of the GPU that is computed on, or of the CPU, and which bf16 instructions that has."""
+    if torch.get_default_device().type == "cuda":
+        return torch.cuda.get_device_name()
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -106,8 +130,13 @@ def asked_for(parser, standard, parts):
     parser.add_argument("--rounds", type=int, default=5, help="rounds a workload (default: 5)")
     parser.add_argument("--repeats", type=int, default=3, help="runs a round, more for short workloads (default: 3)")
     parser.add_argument("--json", type=pathlib.Path, help="write everything measured to this file")
+    parser.add_argument("--device", default="cpu", help="where both sides compute: cpu or cuda (default: cpu)")
+    parser.add_argument("--allow-tf32", action="store_true", help="on a GPU: products of f32 may round their operands to tf32")
+    parser.add_argument("--bench", type=pathlib.Path, help="the peers bench, where it is built already")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.set_default_device(options.device)
+    torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
 
     names = []
     for prefix in options.only.split(","):

@@ -161,7 +161,7 @@ impl Workload for Train {
             let norm = optimizer.step(&workspace.stream)?;
             model.refresh(&workspace.stream)?;
             *last = [losses.expression, norm];
-            Ok(())
+            Ok(workspace.stream.synchronize()?)
         })
     }
 }

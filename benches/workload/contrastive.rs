@@ -79,7 +79,8 @@ impl Workload for Contrastive {
         let (stream, args, gradients) = (&self.stream, self.forward, self.backward);
         seconds(stream.device(), || {
             forward(stream, args)?;
-            Ok(backward(stream, gradients)?)
+            backward(stream, gradients)?;
+            Ok(stream.synchronize()?)
         })
     }
 }

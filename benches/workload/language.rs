@@ -189,7 +189,7 @@ impl Workload for Lora {
         seconds(device, || {
             let loss = workspace.loss(model, batch, Some(1.0))?;
             *last = [loss, optimizer.step(&workspace.stream)?];
-            Ok(())
+            Ok(workspace.stream.synchronize()?)
         })
     }
 }

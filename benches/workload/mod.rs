@@ -6,6 +6,7 @@
 //! | `peak_read` | every thread reads its part of 512 MiB: the ceiling of memory |
 //! | `gemm_ELEMENT_MxNxK` | `c[m, n] = a[m, k] b[n, k]^T + bias` |
 //! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
+//! | `attend_ELEMENT_bB_sS_hH_dD` | self-attention of B items of S tokens in H heads of size D; `attention_..`: and its gradients |
 //! | `search_ELEMENT_nN_wW_qQ_kK` | the K best of N vectors of width W for each of Q queries, from an index on disk |
 //! | `qformer_ELEMENT_bB_sS` | the 12-layer Q-Former, width 768: 32 queries that look at B cells of S tokens, width 512 |
 //! | `contrastive_f32_NxQxW` | the contrastive loss in both directions and its gradients: N items, Q queries a cell, width W |
@@ -16,6 +17,7 @@
 //!
 //! Every input is drawn by [`uniform_values`], so that a program in any language can repeat it.
 
+mod attention;
 mod cell;
 mod contrastive;
 mod gemm;
@@ -89,6 +91,12 @@ pub(crate) fn open(name: &str, device: &Device) -> Result<Box<dyn Workload>> {
     let workload: Box<dyn Workload> = match (kind, element) {
         ("gemm", "f32") => Box::new(gemm::Gemm::<f32>::new(device, numbers(sizes, 'x', [""; 3])?)?),
         ("gemm", "bf16") => Box::new(gemm::Gemm::<bf16>::new(device, numbers(sizes, 'x', [""; 3])?)?),
+        ("attend" | "attention", "f32") => {
+            Box::new(attention::Attention::<f32>::new(device, numbers(sizes, '_', ["b", "s", "h", "d"])?, kind == "attention")?)
+        }
+        ("attend" | "attention", "bf16") => {
+            Box::new(attention::Attention::<bf16>::new(device, numbers(sizes, '_', ["b", "s", "h", "d"])?, kind == "attention")?)
+        }
         ("encoder", "f32") => Box::new(cell::Encoder::<f32>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("encoder", "bf16") => Box::new(cell::Encoder::<bf16>::new(device, numbers(sizes, '_', ["b", "s"])?)?),
         ("search", "f32") => Box::new(search::Search::new(device, IndexElement::F32, numbers(sizes, '_', ["n", "w", "q", "k"])?)?),
@@ -173,7 +181,7 @@ pub(crate) fn digest<T: Float>(values: &[T]) -> Vec<f64> {
     values.first().into_iter().chain(values.last()).copied().chain([mean_square.sqrt()]).collect()
 }
 
-/// Seconds that `body` takes on the device's own threads.
+/// Seconds that `body` takes on the device's own threads; what it has queued on a GPU is done when it returns.
 pub(crate) fn seconds(device: &Device, body: impl FnOnce() -> Result<()> + Send) -> Result<f64> {
     device.enter(|| {
         let start = Instant::now();

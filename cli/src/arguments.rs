@@ -95,8 +95,13 @@ pub(crate) enum Command {
     #[command(after_help = "\
 Examples:
   scmmgpt-engine doctor
-  scmmgpt-engine doctor --device cuda:0")]
-    Doctor,
+  scmmgpt-engine doctor --device cuda:0
+  scmmgpt-engine doctor --device cuda:0 attention/ gemm/nt")]
+    Doctor {
+        /// Only cases whose `kernel/case` contains one of these
+        #[arg(value_name = "CASES")]
+        cases: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]

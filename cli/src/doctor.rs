@@ -4,7 +4,7 @@ use scmmgpt_engine::task::doctor::{KernelHealth, examine};
 
 use crate::arguments::Global;
 
-pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, cases: &[String]) -> anyhow::Result<()> {
     let device = global.open_device()?;
     if !global.json {
         println!("{}", device.describe());
@@ -12,12 +12,13 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
             println!("This device is software: its driver reports no hardware behind it. Results count, times do not.");
         }
     }
-    let health = examine(&device, &mut |kernel| {
+    let health = examine(&device, cases, &mut |kernel| {
         if !global.json {
             println!("  {:<16} {}", kernel.kernel, verdict(kernel));
             kernel.failures.iter().for_each(|failure| println!("    {failure}"));
         }
     });
+    anyhow::ensure!(!health.kernels.is_empty(), "no kernel has a case whose name contains {}", cases.join(" or "));
     if global.json {
         println!("{}", serde_json::to_string(&health)?);
     }

@@ -1,5 +1,6 @@
 //! Whether a device computes what it should: every kernel's own cases, run on it.
 
+use scmmgpt_kernels::testing::Case;
 use scmmgpt_kernels::{registry, testing};
 use serde::Serialize;
 
@@ -25,7 +26,7 @@ pub struct Health {
     pub device: String,
     /// Whether it is software that stands in for a GPU, by what its driver reports.
     pub software: bool,
-    /// One entry a kernel.
+    /// One entry a kernel of which there were cases.
     pub kernels: Vec<KernelHealth>,
 }
 
@@ -37,12 +38,17 @@ impl Health {
 }
 
 /// Runs forward and backward of every kernel's cases: on the CPU f32 and bf16 against f64 and one thread against three, on a CUDA
-/// device f32 against the CPU and, where it has the kernel in bf16, f16 or with tf32, that against f64. Large cases, which only benches need, are left out.
-pub fn examine(device: &Device, progress: &mut dyn FnMut(&KernelHealth)) -> Health {
+/// device f32 against the CPU and, where it has the kernel in bf16, f16 or with tf32, that against f64. One of `names`, unless there are
+/// none, must be part of a case's `kernel/case`. Large cases, which only benches need, are left out.
+pub fn examine(device: &Device, names: &[String], progress: &mut dyn FnMut(&KernelHealth)) -> Health {
     let mut kernels = Vec::new();
     for (kernel, cases) in registry() {
         let mut health = KernelHealth { kernel, passed: 0, absent: 0, failures: Vec::new() };
-        for case in cases.iter().filter(|case| !case.timed) {
+        let is_chosen = |case: &&Case| {
+            let name = format!("{kernel}/{}", case.name);
+            !case.timed && (names.is_empty() || names.iter().any(|part| name.contains(part.as_str())))
+        };
+        for case in cases.iter().filter(is_chosen) {
             let result = if device.is_cuda() {
                 let passes = [testing::verify_on, testing::verify_bf16_on, testing::verify_f16_on, testing::verify_tf32_on];
                 passes.into_iter().try_fold(false, |ran, verify| verify(device, case, 1).map(|also| ran || also))
@@ -55,8 +61,10 @@ pub fn examine(device: &Device, progress: &mut dyn FnMut(&KernelHealth)) -> Heal
                 Err(message) => health.failures.push(message),
             }
         }
-        progress(&health);
-        kernels.push(health);
+        if health.passed + health.absent + health.failures.len() > 0 {
+            progress(&health);
+            kernels.push(health);
+        }
     }
     Health { device: device.describe(), software: device.is_software(), kernels }
 }
