@@ -3,7 +3,7 @@
 //! | name | one run |
 //! |---|---|
 //! | `peak_f32` | fused multiply-adds on registers alone in every thread: the ceiling of f32 arithmetic |
-//! | `peak_read` | every thread reads its part of 512 MiB: the ceiling of memory |
+//! | `peak_read` | every thread reads its part of 512 MiB, or a GPU copies half of them: the ceiling of memory |
 //! | `gemm_ELEMENT_MxNxK` | `c[m, n] = a[m, k] b[n, k]^T + bias` |
 //! | `encoder_ELEMENT_bB_sS` | the 12-layer cell encoder, width 512, over B cells of S tokens, to one vector a cell |
 //! | `attend_ELEMENT_bB_sS_hH_dD` | self-attention of B items of S tokens in H heads of size D; `attention_..`: and its gradients |

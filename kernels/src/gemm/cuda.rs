@@ -2,8 +2,8 @@
 //!
 //! bf16 and f16 go to tensor cores where the rows of every matrix start at multiples of 16 bytes and are whole numbers of them long, and so
 //! does f32 on devices that were told to allow tf32; anything else to the texts without. The tile of `c` a block makes is chosen by m and
-//! n, and no bit depends on it. What is accumulated in 16 bits over a long k is summed in segments, whose length depends on n and k
-//! alone, and the segments are added in order.
+//! n, and no bit depends on it. What is accumulated over a long k is summed in segments, whose length depends on n and k
+//! alone, and the segments are added in order; in f32 without tensor cores, only where four neighbours of `c` can be written at once.
 
 use super::emit::{Finish, Stored};
 use super::emit_mma::{FEW, FEW_BY_LANES, LARGE, MEDIUM, RASTER, SMALL, Tile, Variant};
@@ -87,7 +87,7 @@ impl<T: Float, C: Element> Product<T, C> {
     fn launch(self, stream: &CudaStream, op: &'static str) -> Result<()> {
         match T::NAME {
             "f32" if stream.allows_tf32() => self.by_alignment(stream, op, [Stored::Tf32, Stored::F32]),
-            "f32" => self.without_tensor_cores(stream, Stored::F32),
+            "f32" => self.without_tensor_cores(stream, op, Stored::F32),
             "bf16" => self.by_alignment(stream, op, [Stored::Bf16; 2]),
             "f16" => self.by_alignment(stream, op, [Stored::F16; 2]),
             element => Err(Error::NoCudaKernel { op, element }),
@@ -96,7 +96,7 @@ impl<T: Float, C: Element> Product<T, C> {
 
     /// On tensor cores or without, with elements stored so or so.
     fn by_alignment(&self, stream: &CudaStream, op: &'static str, [on, without]: [Stored; 2]) -> Result<()> {
-        if self.suits_tensor_cores(stream) { self.on_tensor_cores(stream, op, on) } else { self.without_tensor_cores(stream, without) }
+        if self.suits_tensor_cores(stream) { self.on_tensor_cores(stream, op, on) } else { self.without_tensor_cores(stream, op, without) }
     }
 
     /// Few rows, of an operand `b` that can be streamed.
@@ -122,38 +122,63 @@ impl<T: Float, C: Element> Product<T, C> {
         self.has_whole_chunks(stream) && stream.has_whole_chunks(self.c) && others
     }
 
-    fn without_tensor_cores(&self, stream: &CudaStream, stored: Stored) -> Result<()> {
+    fn without_tensor_cores(&self, stream: &CudaStream, op: &'static str, stored: Stored) -> Result<()> {
         if stored == Stored::F32 && self.is_few() && self.has_whole_chunks(stream) {
             return self.tiled(stream, stored, FEW_BY_LANES);
         }
-        let entry = emit_simt::entry(stored, self.layout, self.finish);
-        let text = emit::kept(&entry, || emit_simt::text(stored, self.layout, self.finish));
         let (m, n) = (self.c.rows(), self.c.width());
-        let grid = [n.div_ceil(emit_simt::TILE / self.finish.folds()) as u32, m.div_ceil(emit_simt::TILE) as u32, 1];
-        let launch = stream.launch(text, entry, grid, emit_simt::THREADS as u32);
-        self.arguments(launch.write("c", self.c), self.c.row_stride()).submit()
+        let (down, across) = (m.div_ceil(emit_simt::TILE), n.div_ceil(emit_simt::TILE / self.finish.folds()));
+        let launch = |finish: Finish, segments: usize| {
+            let entry = emit_simt::entry(stored, self.layout, finish);
+            let text = emit::kept(&entry, || emit_simt::text(stored, self.layout, finish));
+            stream.launch(text, entry, [across, down, segments].map(|blocks| blocks as u32), emit_simt::THREADS as u32)
+        };
+        match self.segment() {
+            Some(segment) if stored == Stored::F32 && stream.has_whole_chunks(self.c) => {
+                self.in_segments(stream, op, segment, |segments| launch(Finish::Partial, segments))
+            }
+            _ => self.arguments(launch(self.finish, 1).write("c", self.c), self.c.row_stride()).submit(),
+        }
+    }
+
+    /// Length of the segments that a long k is summed in.
+    fn segment(&self) -> Option<usize> {
+        let k = self.k();
+        Some(segment(self.c.width(), k)).filter(|segment| self.finish == Finish::Accumulate && *segment < k)
+    }
+
+    /// Sums of so many segments by `partial`, and their sum.
+    fn in_segments<'a>(
+        &self,
+        stream: &'a CudaStream,
+        op: &'static str,
+        segment: usize,
+        partial: impl FnOnce(usize) -> Launch<'a>,
+    ) -> Result<()> {
+        let (m, n, k) = (self.c.rows(), self.c.width(), self.k());
+        let segments = k.div_ceil(segment);
+        stream.need_scratch(op, scratch(m, n, k))?;
+        self.arguments(partial(segments).scratch("c", 0), n).value("segment", segment as u32).submit()?;
+        let (grid, threads) = elementwise(m, n / 4);
+        stream
+            .launch(SEGMENTS, "gemm_add_segments_f32", grid, threads)
+            .write("c", self.c)
+            .scratch("partial", 0)
+            .value("height", m as u32)
+            .value("width", n as u32)
+            .value("segments", segments as u32)
+            .value("c_stride", self.c.row_stride() as u32)
+            .submit()
     }
 
     fn on_tensor_cores(&self, stream: &CudaStream, op: &'static str, stored: Stored) -> Result<()> {
-        let (m, n, k) = (self.c.rows(), self.c.width(), self.k());
-        let segment = segment(n, k);
-        if self.finish == Finish::Accumulate && segment < k && stored != Stored::Tf32 {
-            stream.need_scratch(op, scratch(m, n, k))?;
+        let (m, n) = (self.c.rows(), self.c.width());
+        if let Some(segment) = self.segment() {
             let tile = if m <= SMALL.rows { SMALL } else { MEDIUM };
-            let segments = k.div_ceil(segment);
-            let grid = [m.div_ceil(tile.rows), n.div_ceil(tile.columns), segments].map(|blocks| blocks as u32);
-            let launch = self.variant(stream, Variant { stored, layout: self.layout, tile, finish: Finish::Partial }, grid);
-            self.arguments(launch.scratch("c", 0), n).value("segment", segment as u32).submit()?;
-            let (grid, threads) = elementwise(m, n / 4);
-            return stream
-                .launch(SEGMENTS, "gemm_add_segments_f32", grid, threads)
-                .write("c", self.c)
-                .scratch("partial", 0)
-                .value("height", m as u32)
-                .value("width", n as u32)
-                .value("segments", segments as u32)
-                .value("c_stride", self.c.row_stride() as u32)
-                .submit();
+            return self.in_segments(stream, op, segment, |segments| {
+                let grid = [m.div_ceil(tile.rows), n.div_ceil(tile.columns), segments].map(|blocks| blocks as u32);
+                self.variant(stream, Variant { stored, layout: self.layout, tile, finish: Finish::Partial }, grid)
+            });
         }
         self.tiled(stream, stored, if self.is_few() { FEW } else { tile(stream, m, n * self.finish.folds()) })
     }

@@ -168,14 +168,13 @@ pub(super) fn all() -> Vec<Text> {
         for stored in [Stored::F32, Stored::Bf16, Stored::F16] {
             texts.extend(Finish::all(layout).map(|finish| emit_simt::text(stored, layout, finish)));
         }
+        texts.push(emit_simt::text(Stored::F32, layout, Finish::Partial));
         for stored in [Stored::Bf16, Stored::F16, Stored::Tf32] {
             let on_tensor_cores = |tile, finish| Variant { stored, layout, tile, finish }.text();
             for tile in [LARGE, MEDIUM, SMALL] {
                 texts.extend(Finish::all(layout).map(|finish| on_tensor_cores(tile, finish)));
             }
-            if stored != Stored::Tf32 {
-                texts.extend([MEDIUM, SMALL].map(|tile| on_tensor_cores(tile, Finish::Partial)));
-            }
+            texts.extend([MEDIUM, SMALL].map(|tile| on_tensor_cores(tile, Finish::Partial)));
         }
     }
     for stored in [Stored::F32, Stored::Bf16, Stored::F16, Stored::Tf32] {

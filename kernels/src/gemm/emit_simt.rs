@@ -35,6 +35,8 @@ struct Operand {
     stored: Stored,
     /// 2: rows of a warp's 64 columns come from two places, 32 each, that lie n rows apart.
     folds: usize,
+    /// Begins at `%from_k` along k.
+    partial: bool,
     shared: usize,
 }
 
@@ -42,18 +44,20 @@ struct Operand {
 pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
     let about = format!(
         "c = {}(op(a) op(b)), layout {}, elements {}, sums f32.\n\
-         Grid: (ceil(n / 128), ceil(m / 128)). Block: 256 threads, 8 warps of 32 x 64. Strides count elements.\n\
+         Grid: (ceil(n / 128), ceil(m / 128){}. Block: 256 threads, 8 warps of 32 x 64. Strides count elements.\n\
          Shared: 2 stages of a [16][132] and b [16][132] f32; after the loop 8 warps x 16 x 64 f32 on their way out.",
         finish.name(),
         layout_name(layout),
         stored.name(),
+        if finish == Finish::Partial { ", ceil(k / segment)): block z sums k from z segment on into matrix z of c" } else { ")" },
     );
     let mut k = Kernel::new(entry(stored, layout, finish), about);
     let k = &mut k;
     finish.params(k);
     k.block(THREADS, if stored.bytes() == 4 { 2 } else { 1 });
     k.shared(Some(2 * STAGE));
-    let a = Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, folds: 1, shared: 0 };
+    let partial = finish == Finish::Partial;
+    let a = Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, folds: 1, partial, shared: 0 };
     let b = Operand {
         name: "b",
         extent: "%n",
@@ -61,9 +65,10 @@ pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
         deep: layout == Layout::NT,
         stored,
         folds: finish.folds(),
+        partial,
         shared: OPERAND,
     };
-    positions(k, finish.folds());
+    positions(k, finish);
     let acc = k.grid(Kind::F32, "acc", 8, 8);
     for register in acc.iter().flatten() {
         ptx!(k, "mov.f32 {register}, {};", float(0.0));
@@ -75,13 +80,18 @@ pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
     k.text()
 }
 
-fn positions(k: &mut Kernel, folds: usize) {
+fn positions(k: &mut Kernel, finish: Finish) {
     k.regs(Kind::B32, "m n k thread lane warp warp_row warp_column lane_row lane_column first_row first_column shared");
     k.regs(Kind::B32, "a_read b_read a_at b_at offset left index");
     k.note("Who computes what: warp w makes rows 32 (w & 3) and columns 64 (w / 4); lanes are 4 x 8.");
     ptx!(k, "ld.param.u32 %m, [m];\nld.param.u32 %n, [n];\nld.param.u32 %k, [k];");
+    if finish == Finish::Partial {
+        k.regs(Kind::B32, "segment from_k");
+        ptx!(k, "ld.param.u32 %segment, [segment];\nmov.u32 %from_k, %ctaid.z;\nmul.lo.u32 %from_k, %from_k, %segment;");
+        ptx!(k, "sub.u32 %k, %k, %from_k;\nmin.u32 %k, %k, %segment;");
+    }
     ptx!(k, "mov.u32 %thread, %tid.x;\nand.b32 %lane, %thread, 31;\nshr.u32 %warp, %thread, 5;");
-    ptx!(k, "mov.u32 %first_column, %ctaid.x;\nmul.lo.u32 %first_column, %first_column, {};", TILE / folds);
+    ptx!(k, "mov.u32 %first_column, %ctaid.x;\nmul.lo.u32 %first_column, %first_column, {};", TILE / finish.folds());
     ptx!(k, "mov.u32 %first_row, %ctaid.y;\nshl.b32 %first_row, %first_row, 7;");
     ptx!(k, "and.b32 %warp_row, %warp, 3;\nshl.b32 %warp_row, %warp_row, 5;");
     ptx!(k, "shr.u32 %warp_column, %warp, 2;\nshl.b32 %warp_column, %warp_column, 6;");
@@ -95,7 +105,7 @@ fn positions(k: &mut Kernel, folds: usize) {
 
 /// Declares what the copies of an operand need; returns the registers its elements wait in (of 16 bits: widened on the way).
 fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
-    let Operand { name, extent, first, deep, stored, folds, shared } = operand;
+    let Operand { name, extent, first, deep, stored, folds, partial, shared } = operand;
     let bytes = stored.bytes();
     k.regs(Kind::B64, &format!("{name} {name}_row_bytes {name}_step {name}_at_bytes"));
     k.regs(Kind::B32, &format!("{name}_stride {name}_write {name}_write_at {name}_k {name}_row {name}_left {name}_size"));
@@ -139,6 +149,11 @@ fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
         ptx!(k, "add.u64 %{name}_row_bytes, %{name}_row_bytes, %{name}_at_bytes;");
         ptx!(k, "shl.b64 %{name}_row_bytes, %{name}_row_bytes, {};\nadd.u64 %{name}, %{name}, %{name}_row_bytes;", bytes.trailing_zeros());
         ptx!(k, "mul.wide.u32 %{name}_step, %{name}_stride, {};", 2 * bytes);
+    }
+    if partial {
+        let step = if deep { "1".to_string() } else { format!("%{name}_stride") };
+        ptx!(k, "mul.wide.u32 %{name}_at_bytes, %from_k, {step};\nshl.b64 %{name}_at_bytes, %{name}_at_bytes, {};", bytes.trailing_zeros());
+        ptx!(k, "add.u64 %{name}, %{name}, %{name}_at_bytes;");
     }
     ptx!(k, "sub.u32 %{name}_left, %k, %{name}_k;");
     waiting
@@ -250,7 +265,7 @@ fn main_loop(k: &mut Kernel, operands: [(Operand, Vec<Reg>); 2], acc: &[Vec<Reg>
 
 /// The sums cross shared memory once more, so that a warp writes 32 neighbours of a row of `c`, whatever its alignment.
 fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
-    let c_stored = if finish == Finish::Accumulate { Stored::F32 } else { stored };
+    let c_stored = if finish.is_wide() { Stored::F32 } else { stored };
     k.regs(Kind::B32, "c_stride other_stride stage_write stage_read stage_at row column rows");
     k.regs(Kind::B64, "c c_step c_at other other_step other_at bias_at bytes");
     k.regs(Kind::Pred, "inside_0 inside_1 row_inside more both_0 both_1");
@@ -271,6 +286,11 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
     ptx!(k, "add.u32 %row, %first_row, %warp_row;\nmul.wide.u32 %c_at, %row, %c_stride;\ncvt.u64.u32 %bytes, %column;");
     ptx!(k, "add.u64 %c_at, %c_at, %bytes;\nshl.b64 %c_at, %c_at, {};\nadd.u64 %c_at, %c_at, %c;", wide(c_stored));
     ptx!(k, "mul.wide.u32 %c_step, %c_stride, {};", c_stored.bytes());
+    if finish == Finish::Partial {
+        k.note("The matrix of this segment.");
+        ptx!(k, "mov.u32 %index, %ctaid.z;\ncvt.u64.u32 %other, %index;\nmul.wide.u32 %bytes, %m, %c_stride;");
+        ptx!(k, "mul.lo.u64 %bytes, %bytes, %other;\nshl.b64 %bytes, %bytes, 2;\nadd.u64 %c_at, %c_at, %bytes;");
+    }
     if finish.has_bias() {
         ptx!(k, "ld.param.u64 %bias_at, [bias];\ncvta.to.global.u64 %bias_at, %bias_at;\nshl.b64 %bytes, %bytes, {};", wide(stored));
         ptx!(k, "add.u64 %bias_at, %bias_at, %bytes;\nmov.f32 %bias_0, {zero};\nmov.f32 %bias_1, {zero};", zero = float(0.0));

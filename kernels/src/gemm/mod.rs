@@ -179,7 +179,7 @@ pub fn forward<T: Float>(stream: &Stream, args: Forward<T>) -> Result<()> {
 
 /// Bytes of stream scratch that [`accumulate`] needs for these sizes: on CUDA devices a long k is summed in segments side by side.
 pub fn scratch<T: Float>(m: usize, n: usize, k: usize) -> usize {
-    if size_of::<T>() == size_of::<u16>() { cuda::scratch(m, n, k) } else { 0 }
+    if T::NAME == "f64" { 0 } else { cuda::scratch(m, n, k) }
 }
 
 /// `c += op(a) op(b)`, in the accumulation type. Scratch: [`scratch`].

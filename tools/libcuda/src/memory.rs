@@ -3,7 +3,7 @@
 use std::alloc::Layout;
 use std::ffi::{c_uchar, c_uint, c_ushort, c_void};
 
-use crate::code::{Code, INVALID_VALUE, OUT_OF_MEMORY};
+use crate::code::{Code, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY};
 use crate::driver::{State, driver};
 use crate::queue::{HostAddress, Work};
 use crate::{exports, give};
@@ -38,6 +38,38 @@ fn submit(stream: Option<*mut c_void>, work: Work) -> Result<(), Code> {
     let mut state = driver().state()?;
     state.queues.push(stream.map_or(0, |stream| stream as usize), work)?;
     if stream.is_none() { finish(&mut state) } else { Ok(()) }
+}
+
+/// `CUDA_MEMCPY2D` of the driver's header.
+#[repr(C)]
+pub(crate) struct Copy2d {
+    source_x: usize,
+    source_y: usize,
+    source_kind: c_uint,
+    source_host: *const c_void,
+    source: u64,
+    source_array: *mut c_void,
+    source_pitch: usize,
+    target_x: usize,
+    target_y: usize,
+    target_kind: c_uint,
+    target_host: *mut c_void,
+    target: u64,
+    target_array: *mut c_void,
+    target_pitch: usize,
+    width: usize,
+    height: usize,
+}
+
+/// `CU_MEMORYTYPE_DEVICE`.
+const DEVICE_MEMORY: c_uint = 2;
+
+/// Queues one piece of work a row.
+fn submit_rows(stream: *mut c_void, pitches: [usize; 2], width: usize, rows: usize, work: impl Fn(usize) -> Work) -> Result<(), Code> {
+    if pitches.into_iter().any(|pitch| pitch < width) {
+        return Err(INVALID_VALUE);
+    }
+    (0..rows).filter(|_| width > 0).try_for_each(|row| submit(Some(stream), work(row)))
 }
 
 fn finish(state: &mut State) -> Result<(), Code> {
@@ -168,6 +200,30 @@ exports! {
 
     cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: *mut c_void) {
         submit(Some(stream), Work::Copy { to, from, bytes: bytes as u64 })
+    }
+
+    cuMemcpy2DAsync_v2(copy: *const Copy2d, stream: *mut c_void) {
+        // SAFETY: null, or the caller's description, by the driver's contract.
+        let copy = unsafe { copy.as_ref() }.ok_or(INVALID_VALUE)?;
+        if [copy.source_kind, copy.target_kind] != [DEVICE_MEMORY; 2] {
+            return Err(NOT_SUPPORTED);
+        }
+        let place = |base: u64, pitch: usize, y: usize, x: usize| base.wrapping_add(pitch.wrapping_mul(y).wrapping_add(x) as u64);
+        let from = place(copy.source, copy.source_pitch, copy.source_y, copy.source_x);
+        let to = place(copy.target, copy.target_pitch, copy.target_y, copy.target_x);
+        submit_rows(stream, [copy.source_pitch, copy.target_pitch], copy.width, copy.height, |row| Work::Copy {
+            to: place(to, copy.target_pitch, row, 0),
+            from: place(from, copy.source_pitch, row, 0),
+            bytes: copy.width as u64,
+        })
+    }
+
+    cuMemsetD2D8Async(at: u64, pitch: usize, value: c_uchar, width: usize, rows: usize, stream: *mut c_void) {
+        submit_rows(stream, [pitch; 2], width, rows, |row| Work::Fill {
+            at: at.wrapping_add(pitch.wrapping_mul(row) as u64),
+            pattern: vec![value],
+            count: width as u64,
+        })
     }
 
     cuMemsetD8_v2(at: u64, value: c_uchar, count: usize) {

@@ -162,24 +162,54 @@ impl CudaStream {
     }
 
     pub(in super::super) fn copy<T: Element>(&self, target: Tensor<T>, source: Tensor<T>) -> Result<()> {
-        let (to, from, stream) = (self.pitch(target), self.pitch(source), self.handle);
+        let (to, from) = (self.pitch(target), self.pitch(source));
         let size = size_of::<T>();
         let strided = to.rows != 1 || from.rows != 1;
-        let (rows, bytes) = if strided { (target.rows(), target.width() * size) } else { (1, to.width) };
-        self.cuda.bind()?;
-        for row in (0..rows).filter(|_| bytes > 0) {
-            let at = |base: u64, tensor: Tensor<T>| base + (row * tensor.row_stride() * size) as u64;
-            let (to, from) = (at(to.address, target), at(from.address, source));
-            // SAFETY: row `row` lies inside both tensors.
-            check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream) })?;
+        let (rows, width) = if strided { (target.rows(), target.width() * size) } else { (1, to.width) };
+        if rows * width == 0 {
+            return Ok(());
         }
-        Ok(())
+        self.cuda.bind()?;
+        if rows == 1 {
+            // SAFETY: both rows have `width` bytes inside their tensors.
+            return check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to.address, from.address, width, self.handle) });
+        }
+        let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: device,
+            srcHost: std::ptr::null(),
+            srcDevice: from.address,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: source.row_stride() * size,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: device,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: to.address,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: target.row_stride() * size,
+            WidthInBytes: width,
+            Height: rows,
+        };
+        // SAFETY: the rows lie inside both tensors; the driver reads the description before it returns.
+        check("cuMemcpy2DAsync", unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.handle) })
     }
 
     pub(in super::super) fn zero<T: Element>(&self, tensor: Tensor<T>) -> Result<()> {
-        let stream = self.handle;
+        let Pitch { address, rows, width, stride } = self.pitch(tensor);
+        if rows * width == 0 {
+            return Ok(());
+        }
+        self.cuda.bind()?;
         // SAFETY: the rows lie inside the tensor.
-        self.rows(self.pitch(tensor), "cuMemsetD8Async", |address, _, bytes| unsafe { sys::cuMemsetD8Async(address, 0, bytes, stream) })
+        unsafe {
+            match rows {
+                1 => check("cuMemsetD8Async", sys::cuMemsetD8Async(address, 0, width, self.handle)),
+                _ => check("cuMemsetD2D8Async", sys::cuMemsetD2D8Async(address, stride, 0, width, rows, self.handle)),
+            }
+        }
     }
 
     pub(in super::super) fn synchronize(&self) -> Result<()> {
