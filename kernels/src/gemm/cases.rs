@@ -245,6 +245,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(layout, Kind::Gelu, [16, 37, 300], 1));
         cases.push(case(layout, Kind::BiasResidual, [40, 72, 328], 0));
         cases.push(case(layout, Kind::Relu, [200, 136, 200], 0));
+        // Enough blocks without tensor cores to keep them whole, and a ring that is passed twice.
+        cases.push(forward_case(layout, Kind::Bias, [1300, 1250, 37], 0));
         // What only f32 has whole chunks of.
         for kind in [Kind::BiasResidual, Kind::SwiGlu] {
             cases.push(case(layout, kind, [72, 140, 20], 0));

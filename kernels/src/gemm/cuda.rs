@@ -7,7 +7,8 @@
 
 use super::emit::{Finish, Stored};
 use super::emit_mma::{FEW, FEW_BY_LANES, LARGE, MEDIUM, RASTER, SMALL, Tile, Variant};
-use super::{Accumulate, Epilogue, Forward, Layout, emit_simt};
+use super::emit_simt::{self, Block, NARROW, WIDE};
+use super::{Accumulate, Epilogue, Forward, Layout};
 use crate::runtime::{CudaStream, Element, Float, Launch, Tensor, elementwise, emit};
 use crate::{Error, Result};
 
@@ -20,7 +21,7 @@ const FAR: usize = 1 << 24;
 /// Bytes of an operand of which a tile reads rows that lie half of all apart.
 const FURTHEST: usize = 1 << 31;
 /// Shortest segment, longest list of them.
-const SHORTEST: usize = 1024;
+const SHORTEST: usize = 512;
 const MOST: usize = 16;
 
 /// Length of the segments that k is summed in, not below k where one is all: as many as give the device two blocks a multiprocessor,
@@ -127,17 +128,22 @@ impl<T: Float, C: Element> Product<T, C> {
             return self.tiled(stream, stored, FEW_BY_LANES);
         }
         let (m, n) = (self.c.rows(), self.c.width());
-        let (down, across) = (m.div_ceil(emit_simt::TILE), n.div_ceil(emit_simt::TILE / self.finish.folds()));
-        let launch = |finish: Finish, segments: usize| {
-            let entry = emit_simt::entry(stored, self.layout, finish);
-            let text = emit::kept(&entry, || emit_simt::text(stored, self.layout, finish));
+        let blocks = |block: Block| [n.div_ceil(block.tile() / self.finish.folds()), m.div_ceil(block.tile())];
+        let launch = |finish: Finish, block: Block, segments: usize| {
+            let entry = emit_simt::entry(stored, self.layout, finish, block);
+            let text = emit::kept(&entry, || emit_simt::text(stored, self.layout, finish, block));
+            let [across, down] = blocks(block);
             stream.launch(text, entry, [across, down, segments].map(|blocks| blocks as u32), emit_simt::THREADS as u32)
         };
         match self.segment() {
             Some(segment) if stored == Stored::F32 && stream.has_whole_chunks(self.c) => {
-                self.in_segments(stream, op, segment, |segments| launch(Finish::Partial, segments))
+                self.in_segments(stream, op, segment, |segments| launch(Finish::Partial, WIDE, segments))
             }
-            _ => self.arguments(launch(self.finish, 1).write("c", self.c), self.c.row_stride()).submit(),
+            _ => {
+                let idle = blocks(WIDE).into_iter().product::<usize>() < BUSY;
+                let block = if idle && stored == Stored::F32 && self.finish.folds() == 1 { NARROW } else { WIDE };
+                self.arguments(launch(self.finish, block, 1).write("c", self.c), self.c.row_stride()).submit()
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! The PTX of matrix products: which texts there are, and what they share.
 
+use super::Layout;
 use super::emit_mma::{FEW, FEW_BY_LANES, LARGE, MEDIUM, SMALL, Variant};
-use super::{Layout, emit_simt};
+use super::emit_simt::{self, NARROW, WIDE};
 use crate::runtime::emit::{Kernel, Text};
 
 /// How elements of the operands and of `c` are stored and multiplied; sums are f32.
@@ -166,9 +167,10 @@ pub(super) fn all() -> Vec<Text> {
     let mut texts = Vec::new();
     for layout in [Layout::NT, Layout::NN, Layout::TN] {
         for stored in [Stored::F32, Stored::Bf16, Stored::F16] {
-            texts.extend(Finish::all(layout).map(|finish| emit_simt::text(stored, layout, finish)));
+            texts.extend(Finish::all(layout).map(|finish| emit_simt::text(stored, layout, finish, WIDE)));
         }
-        texts.push(emit_simt::text(Stored::F32, layout, Finish::Partial));
+        texts.push(emit_simt::text(Stored::F32, layout, Finish::Partial, WIDE));
+        texts.extend(Finish::ALL.map(|finish| emit_simt::text(Stored::F32, layout, finish, NARROW)));
         for stored in [Stored::Bf16, Stored::F16, Stored::Tf32] {
             let on_tensor_cores = |tile, finish| Variant { stored, layout, tile, finish }.text();
             for tile in [LARGE, MEDIUM, SMALL] {

@@ -1,7 +1,8 @@
 //! Matrix products without tensor cores: the f32 path, and elements of 16 bits wherever the tensor-core path's alignment does not hold.
 //!
-//! A block of 256 threads makes 128 x 128 of `c` in steps of 16 along k; a warp 32 x 64, a thread 8 x 8 in four 4 x 4 parts. Each sum is
-//! one chain of fused multiply-adds in the order of k. Both operands lie in shared memory as `[k][row]` with rows of 132 floats, so
+//! A block of 256 threads makes 128 x 128 of `c` in steps of 16 along k; a warp 32 x 64, a thread 8 x 8 in four 4 x 4 parts. Where those
+//! would leave most of a device idle, blocks in f32 make 64 x 64, a thread 4 x 4. Each sum is
+//! one chain of fused multiply-adds in the order of k. Both operands lie in shared memory as `[k][row]` with rows of 132 or 68 floats, so
 //! that a warp that writes 8 k of 4 rows, or 32 rows of one k, meets every bank once, and a thread reads four rows at a time.
 
 use super::Layout;
@@ -10,19 +11,62 @@ use super::emit_finish as finish;
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
 
-/// Rows and columns of `c` a block.
-pub(super) const TILE: usize = 128;
-/// Threads a block.
+/// Threads a block: 4 x 2 warps.
 pub(super) const THREADS: usize = 256;
 
 const DEPTH: usize = 16;
-const ROW: usize = 4 * (TILE + 4);
-const OPERAND: usize = DEPTH * ROW;
-const STAGE: usize = 2 * OPERAND;
+
+/// What a block makes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Block {
+    /// 4 x 4 parts of a thread, down and across.
+    parts: usize,
+    name: &'static str,
+}
+
+/// 128 x 128.
+pub(super) const WIDE: Block = Block { parts: 2, name: "simt" };
+/// 64 x 64, for f32 without a gate.
+pub(super) const NARROW: Block = Block { parts: 1, name: "simt64" };
+
+impl Block {
+    /// Rows and columns of `c`.
+    pub(super) fn tile(self) -> usize {
+        64 * self.parts
+    }
+
+    /// Bytes of a row of an operand in shared memory.
+    fn row(self) -> usize {
+        4 * (self.tile() + 4)
+    }
+
+    fn operand(self) -> usize {
+        DEPTH * self.row()
+    }
+
+    fn stage(self) -> usize {
+        2 * self.operand()
+    }
+
+    /// Elements of a step of an operand that a thread brings.
+    fn copies(self) -> usize {
+        4 * self.parts
+    }
+
+    /// Bytes of a row of a warp's part of `c` on its way out.
+    fn staged(self) -> usize {
+        128 * self.parts
+    }
+
+    /// Where the `at`-th element lies that a thread brings, from its first: along k, and down.
+    fn copy(self, deep: bool, at: usize) -> (usize, usize) {
+        if deep { (8 * (at % 2), 32 * (at / 2)) } else { (THREADS / self.tile() * at, 0) }
+    }
+}
 
 /// Entry of a variant.
-pub(super) fn entry(stored: Stored, layout: Layout, finish: Finish) -> String {
-    format!("gemm_{}_{}_simt_{}", layout_name(layout), stored.name(), finish.name())
+pub(super) fn entry(stored: Stored, layout: Layout, finish: Finish, block: Block) -> String {
+    format!("gemm_{}_{}_{}_{}", layout_name(layout), stored.name(), block.name, finish.name())
 }
 
 /// One operand: which letter it has, and whether k runs along its rows.
@@ -37,27 +81,43 @@ struct Operand {
     folds: usize,
     /// Begins at `%from_k` along k.
     partial: bool,
+    block: Block,
     shared: usize,
 }
 
 /// The module of a variant.
-pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
+pub(super) fn text(stored: Stored, layout: Layout, finish: Finish, block: Block) -> Text {
+    let tile = block.tile();
     let about = format!(
         "c = {}(op(a) op(b)), layout {}, elements {}, sums f32.\n\
-         Grid: (ceil(n / 128), ceil(m / 128){}. Block: 256 threads, 8 warps of 32 x 64. Strides count elements.\n\
-         Shared: 2 stages of a [16][132] and b [16][132] f32; after the loop 8 warps x 16 x 64 f32 on their way out.",
+         Grid: (ceil(n / {tile}), ceil(m / {tile}){}. Block: 256 threads, 8 warps of {} x {}. Strides count elements.\n\
+         Shared: 2 stages of a [16][{row}] and b [16][{row}] f32; after the loop 8 warps x 16 x {} f32 on their way out.",
         finish.name(),
         layout_name(layout),
         stored.name(),
         if finish == Finish::Partial { ", ceil(k / segment)): block z sums k from z segment on into matrix z of c" } else { ")" },
+        tile / 4,
+        tile / 2,
+        tile / 2,
+        row = tile + 4,
     );
-    let mut k = Kernel::new(entry(stored, layout, finish), about);
+    let mut k = Kernel::new(entry(stored, layout, finish, block), about);
     let k = &mut k;
     finish.params(k);
-    k.block(THREADS, if stored.bytes() == 4 { 2 } else { 1 });
-    k.shared(Some(2 * STAGE));
+    k.block(
+        THREADS,
+        if block == NARROW {
+            3
+        } else if stored.bytes() == 4 {
+            2
+        } else {
+            1
+        },
+    );
+    k.shared(Some(2 * block.stage()));
     let partial = finish == Finish::Partial;
-    let a = Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, folds: 1, partial, shared: 0 };
+    let a =
+        Operand { name: "a", extent: "%m", first: "%first_row", deep: layout != Layout::TN, stored, folds: 1, partial, block, shared: 0 };
     let b = Operand {
         name: "b",
         extent: "%n",
@@ -66,24 +126,26 @@ pub(super) fn text(stored: Stored, layout: Layout, finish: Finish) -> Text {
         stored,
         folds: finish.folds(),
         partial,
-        shared: OPERAND,
+        block,
+        shared: block.operand(),
     };
-    positions(k, finish);
-    let acc = k.grid(Kind::F32, "acc", 8, 8);
+    positions(k, finish, block);
+    let acc = k.grid(Kind::F32, "acc", 4 * block.parts, 4 * block.parts);
     for register in acc.iter().flatten() {
         ptx!(k, "mov.f32 {register}, {};", float(0.0));
     }
     let (a_waiting, b_waiting) = (prepare(k, a), prepare(k, b));
-    main_loop(k, [(a, a_waiting), (b, b_waiting)], &acc);
-    write_out(k, stored, finish, &acc);
+    main_loop(k, [(a, a_waiting), (b, b_waiting)], block, &acc);
+    write_out(k, stored, finish, block, &acc);
     ptx!(k, "ret;");
     k.text()
 }
 
-fn positions(k: &mut Kernel, finish: Finish) {
+fn positions(k: &mut Kernel, finish: Finish, block: Block) {
+    let (tile, parts) = (block.tile(), block.parts);
     k.regs(Kind::B32, "m n k thread lane warp warp_row warp_column lane_row lane_column first_row first_column shared");
     k.regs(Kind::B32, "a_read b_read a_at b_at offset left index");
-    k.note("Who computes what: warp w makes rows 32 (w & 3) and columns 64 (w / 4); lanes are 4 x 8.");
+    k.note(format!("Who computes what: warp w makes rows {} (w & 3) and columns {} (w / 4); lanes are 4 x 8.", tile / 4, tile / 2));
     ptx!(k, "ld.param.u32 %m, [m];\nld.param.u32 %n, [n];\nld.param.u32 %k, [k];");
     if finish == Finish::Partial {
         k.regs(Kind::B32, "segment from_k");
@@ -91,32 +153,32 @@ fn positions(k: &mut Kernel, finish: Finish) {
         ptx!(k, "sub.u32 %k, %k, %from_k;\nmin.u32 %k, %k, %segment;");
     }
     ptx!(k, "mov.u32 %thread, %tid.x;\nand.b32 %lane, %thread, 31;\nshr.u32 %warp, %thread, 5;");
-    ptx!(k, "mov.u32 %first_column, %ctaid.x;\nmul.lo.u32 %first_column, %first_column, {};", TILE / finish.folds());
-    ptx!(k, "mov.u32 %first_row, %ctaid.y;\nshl.b32 %first_row, %first_row, 7;");
-    ptx!(k, "and.b32 %warp_row, %warp, 3;\nshl.b32 %warp_row, %warp_row, 5;");
-    ptx!(k, "shr.u32 %warp_column, %warp, 2;\nshl.b32 %warp_column, %warp_column, 6;");
+    ptx!(k, "mov.u32 %first_column, %ctaid.x;\nmul.lo.u32 %first_column, %first_column, {};", tile / finish.folds());
+    ptx!(k, "mov.u32 %first_row, %ctaid.y;\nshl.b32 %first_row, %first_row, {};", 5 + parts);
+    ptx!(k, "and.b32 %warp_row, %warp, 3;\nshl.b32 %warp_row, %warp_row, {};", 3 + parts);
+    ptx!(k, "shr.u32 %warp_column, %warp, 2;\nshl.b32 %warp_column, %warp_column, {};", 4 + parts);
     ptx!(k, "shr.u32 %lane_row, %lane, 3;\nand.b32 %lane_column, %lane, 7;");
     ptx!(k, "mov.u32 %shared, shared_memory;");
     ptx!(k, "shl.b32 %index, %lane_row, 2;\nadd.u32 %index, %index, %warp_row;\nshl.b32 %index, %index, 2;");
     ptx!(k, "add.u32 %a_read, %shared, %index;");
     ptx!(k, "shl.b32 %index, %lane_column, 2;\nadd.u32 %index, %index, %warp_column;\nshl.b32 %index, %index, 2;");
-    ptx!(k, "add.u32 %b_read, %shared, %index;\nadd.u32 %b_read, %b_read, {OPERAND};");
+    ptx!(k, "add.u32 %b_read, %shared, %index;\nadd.u32 %b_read, %b_read, {};", block.operand());
 }
 
 /// Declares what the copies of an operand need; returns the registers its elements wait in (of 16 bits: widened on the way).
 fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
-    let Operand { name, extent, first, deep, stored, folds, partial, shared } = operand;
-    let bytes = stored.bytes();
+    let Operand { name, extent, first, deep, stored, folds, partial, block, shared } = operand;
+    let (tile, bytes) = (block.tile(), stored.bytes());
     k.regs(Kind::B64, &format!("{name} {name}_row_bytes {name}_step {name}_at_bytes"));
     k.regs(Kind::B32, &format!("{name}_stride {name}_write {name}_write_at {name}_k {name}_row {name}_left {name}_size"));
     k.regs(Kind::Pred, &format!("{name}_inside {name}_deep_enough"));
     ptx!(k, "ld.param.u64 %{name}, [{name}];\ncvta.to.global.u64 %{name}, %{name};\nld.param.u32 %{name}_stride, [{name}_stride];");
-    let waiting = if stored.bytes() == 2 { k.array(Kind::B16, &format!("{name}_waiting"), 8) } else { Vec::new() };
+    let waiting = if stored.bytes() == 2 { k.array(Kind::B16, &format!("{name}_waiting"), block.copies()) } else { Vec::new() };
     if deep {
         k.note(format!("Copies of {name}: this thread brings k = thread % 8 and + 8 of rows thread / 8 + 32 i."));
-        let sizes = k.array(Kind::B32, &format!("{name}_row_size"), 4);
+        let sizes = k.array(Kind::B32, &format!("{name}_row_size"), tile / 32);
         ptx!(k, "and.b32 %{name}_k, %thread, 7;\nshr.u32 %{name}_row, %thread, 3;");
-        ptx!(k, "mad.lo.u32 %{name}_write, %{name}_k, {ROW}, %shared;\nshl.b32 %index, %{name}_row, 2;");
+        ptx!(k, "mad.lo.u32 %{name}_write, %{name}_k, {}, %shared;\nshl.b32 %index, %{name}_row, 2;", block.row());
         ptx!(k, "add.u32 %{name}_write, %{name}_write, %index;\nadd.u32 %{name}_write, %{name}_write, {shared};");
         ptx!(k, "add.u32 %{name}_row, %{name}_row, {first};");
         ptx!(k, "mul.wide.u32 %{name}_row_bytes, %{name}_row, %{name}_stride;\ncvt.u64.u32 %{name}_at_bytes, %{name}_k;");
@@ -138,17 +200,18 @@ fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
             ptx!(k, "selp.u32 {size}, {bytes}, 0, %{name}_inside;");
         }
     } else {
-        k.note(format!("Copies of {name}: this thread brings row thread % 128 of k = thread / 128 + 2 i."));
+        let step = THREADS / tile;
+        k.note(format!("Copies of {name}: this thread brings row thread % {tile} of k = thread / {tile} + {step} i."));
         k.regs(Kind::B32, &format!("{name}_row_size"));
-        ptx!(k, "and.b32 %{name}_row, %thread, 127;\nshr.u32 %{name}_k, %thread, 7;");
-        ptx!(k, "mad.lo.u32 %{name}_write, %{name}_k, {ROW}, %shared;\nshl.b32 %index, %{name}_row, 2;");
+        ptx!(k, "and.b32 %{name}_row, %thread, {};\nshr.u32 %{name}_k, %thread, {};", tile - 1, tile.trailing_zeros());
+        ptx!(k, "mad.lo.u32 %{name}_write, %{name}_k, {}, %shared;\nshl.b32 %index, %{name}_row, 2;", block.row());
         ptx!(k, "add.u32 %{name}_write, %{name}_write, %index;\nadd.u32 %{name}_write, %{name}_write, {shared};");
         ptx!(k, "add.u32 %{name}_row, %{name}_row, {first};\nsetp.lt.u32 %{name}_inside, %{name}_row, {extent};");
         ptx!(k, "selp.u32 %{name}_row_size, {bytes}, 0, %{name}_inside;");
         ptx!(k, "mul.wide.u32 %{name}_row_bytes, %{name}_k, %{name}_stride;\ncvt.u64.u32 %{name}_at_bytes, %{name}_row;");
         ptx!(k, "add.u64 %{name}_row_bytes, %{name}_row_bytes, %{name}_at_bytes;");
         ptx!(k, "shl.b64 %{name}_row_bytes, %{name}_row_bytes, {};\nadd.u64 %{name}, %{name}, %{name}_row_bytes;", bytes.trailing_zeros());
-        ptx!(k, "mul.wide.u32 %{name}_step, %{name}_stride, {};", 2 * bytes);
+        ptx!(k, "mul.wide.u32 %{name}_step, %{name}_stride, {};", step * bytes);
     }
     if partial {
         let step = if deep { "1".to_string() } else { format!("%{name}_stride") };
@@ -161,20 +224,20 @@ fn prepare(k: &mut Kernel, operand: Operand) -> Vec<Reg> {
 
 /// Starts the copies of one step of an operand; elements outside the matrix become 0.
 fn issue(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
-    let Operand { name, deep, stored, .. } = operand;
+    let Operand { name, deep, stored, block, .. } = operand;
     k.note(format!("Next step of {name}."));
     ptx!(k, "add.u32 %{name}_write_at, %{name}_write, %offset;");
     if deep {
         ptx!(k, "mov.u64 %{name}_at_bytes, %{name};");
     }
-    for at in 0..8 {
-        let (depth, row) = if deep { (8 * (at % 2), 32 * (at / 2)) } else { (2 * at, 0) };
+    for at in 0..block.copies() {
+        let (depth, row) = block.copy(deep, at);
         let size = if deep { format!("%{name}_row_size_{}", at / 2) } else { format!("%{name}_row_size") };
         let source = if deep { format!("%{name}_at_bytes + {}", depth * stored.bytes()) } else { format!("%{name}") };
         ptx!(k, "setp.gt.s32 %{name}_deep_enough, %{name}_left, {depth};");
         ptx!(k, "selp.b32 %{name}_size, {size}, 0, %{name}_deep_enough;");
         if stored == Stored::F32 {
-            ptx!(k, "cp.async.ca.shared.global [%{name}_write_at + {}], [{source}], 4, %{name}_size;", depth * ROW + 4 * row);
+            ptx!(k, "cp.async.ca.shared.global [%{name}_write_at + {}], [{source}], 4, %{name}_size;", depth * block.row() + 4 * row);
         } else if let Some(waiting) = waiting.get(at) {
             ptx!(k, "setp.ne.u32 %{name}_inside, %{name}_size, 0;\nmov.b16 {waiting}, 0;");
             ptx!(k, "@%{name}_inside ld.global.b16 {waiting}, [{source}];");
@@ -200,17 +263,17 @@ fn issue(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
 fn land(k: &mut Kernel, operand: Operand, waiting: &[Reg]) {
     let name = operand.name;
     for (at, half) in waiting.iter().enumerate() {
-        let (depth, row) = if operand.deep { (8 * (at % 2), 32 * (at / 2)) } else { (2 * at, 0) };
+        let (depth, row) = operand.block.copy(operand.deep, at);
         if operand.stored == Stored::Bf16 {
             ptx!(k, "mov.b32 %wide, {{%no_bits, {half}}};");
         } else {
             ptx!(k, "cvt.f32.f16 %wide, {half};");
         }
-        ptx!(k, "st.shared.b32 [%{name}_write_at + {}], %wide;", depth * ROW + 4 * row);
+        ptx!(k, "st.shared.b32 [%{name}_write_at + {}], %wide;", depth * operand.block.row() + 4 * row);
     }
 }
 
-fn main_loop(k: &mut Kernel, operands: [(Operand, Vec<Reg>); 2], acc: &[Vec<Reg>]) {
+fn main_loop(k: &mut Kernel, operands: [(Operand, Vec<Reg>); 2], block: Block, acc: &[Vec<Reg>]) {
     let through_registers = !operands[0].1.is_empty();
     k.regs(Kind::Pred, "done last");
     if through_registers {
@@ -218,7 +281,7 @@ fn main_loop(k: &mut Kernel, operands: [(Operand, Vec<Reg>); 2], acc: &[Vec<Reg>
         k.regs(Kind::B32, "wide");
         ptx!(k, "mov.b16 %no_bits, 0;");
     }
-    let (a, b) = (k.grid(Kind::F32, "af", 2, 8), k.grid(Kind::F32, "bf", 2, 8));
+    let (a, b) = (k.grid(Kind::F32, "af", 2, 4 * block.parts), k.grid(Kind::F32, "bf", 2, 4 * block.parts));
     ptx!(k, "mov.u32 %offset, 0;\nmov.u32 %left, %k;\nsetp.eq.u32 %done, %k, 0;\n@%done bra PRODUCT_DONE;");
     let start = |k: &mut Kernel| operands.iter().for_each(|(operand, waiting)| issue(k, *operand, waiting));
     let finish = |k: &mut Kernel| {
@@ -233,14 +296,14 @@ fn main_loop(k: &mut Kernel, operands: [(Operand, Vec<Reg>); 2], acc: &[Vec<Reg>
     ptx!(k, "DEPTH_LOOP:\n.pragma \"nounroll\";");
     k.note("The step that landed is read while the next one comes into the other stage.");
     ptx!(k, "bar.sync 0;");
-    ptx!(k, "add.u32 %a_at, %a_read, %offset;\nadd.u32 %b_at, %b_read, %offset;\nxor.b32 %offset, %offset, {STAGE};");
+    ptx!(k, "add.u32 %a_at, %a_read, %offset;\nadd.u32 %b_at, %b_read, %offset;\nxor.b32 %offset, %offset, {};", block.stage());
     ptx!(k, "setp.le.u32 %last, %left, {DEPTH};\n@%last bra LAST_STEP;");
     start(k);
     ptx!(k, "LAST_STEP:");
     let fetch = |k: &mut Kernel, depth: usize| {
         for (registers, address) in [(&a[depth % 2], "%a_at"), (&b[depth % 2], "%b_at")] {
-            for part in 0..2 {
-                let offset = depth * ROW + part * if address == "%a_at" { 64 } else { 128 };
+            for part in 0..block.parts {
+                let offset = depth * block.row() + part * if address == "%a_at" { 64 } else { 128 };
                 let [r0, r1, r2, r3] = std::array::from_fn(|index| &registers[4 * part + index]);
                 ptx!(k, "ld.shared.v4.f32 {{{r0}, {r1}, {r2}, {r3}}}, [{address} + {offset}];");
             }
@@ -264,7 +327,8 @@ fn main_loop(k: &mut Kernel, operands: [(Operand, Vec<Reg>); 2], acc: &[Vec<Reg>
 }
 
 /// The sums cross shared memory once more, so that a warp writes 32 neighbours of a row of `c`, whatever its alignment.
-fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
+fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, block: Block, acc: &[Vec<Reg>]) {
+    let (parts, staged) = (block.parts, block.staged());
     let c_stored = if finish.is_wide() { Stored::F32 } else { stored };
     k.regs(Kind::B32, "c_stride other_stride stage_write stage_read stage_at row column rows");
     k.regs(Kind::B64, "c c_step c_at other other_step other_at bias_at bytes");
@@ -276,7 +340,7 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
     }
     finish::declare(k, finish);
     let wide = |stored: Stored| stored.bytes().trailing_zeros();
-    k.note("Lane l writes columns l and l + 32 of the warp's 64.");
+    k.note(if block == WIDE { "Lane l writes columns l and l + 32 of the warp's 64." } else { "Lane l writes column l of the warp's 32." });
     ptx!(k, "ld.param.u64 %c, [c];\ncvta.to.global.u64 %c, %c;\nld.param.u32 %c_stride, [c_stride];");
     if finish.folds() > 1 {
         ptx!(k, "shr.u32 %warp_column, %warp_column, 1;");
@@ -294,7 +358,7 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
     if finish.has_bias() {
         ptx!(k, "ld.param.u64 %bias_at, [bias];\ncvta.to.global.u64 %bias_at, %bias_at;\nshl.b64 %bytes, %bytes, {};", wide(stored));
         ptx!(k, "add.u64 %bias_at, %bias_at, %bytes;\nmov.f32 %bias_0, {zero};\nmov.f32 %bias_1, {zero};", zero = float(0.0));
-        for half in 0..2 {
+        for half in 0..parts {
             let (guard, bias) = (format!("%inside_{half}"), Reg::named(&format!("bias_{half}")));
             finish::load(k, stored, &guard, &bias, &format!("%bias_at + {}", half * 32 * stored.bytes()));
         }
@@ -310,42 +374,44 @@ fn write_out(k: &mut Kernel, stored: Stored, finish: Finish, acc: &[Vec<Reg>]) {
         k.regs(Kind::F32, "up");
         ptx!(k, "mul.wide.u32 %bytes, %n, {};\nadd.u64 %up_at, %other_at, %bytes;", stored.bytes());
     }
-    ptx!(k, "shl.b32 %index, %warp, 12;\nadd.u32 %stage_read, %shared, %index;\nshl.b32 %index, %lane_row, 10;");
+    ptx!(k, "shl.b32 %index, %warp, {};\nadd.u32 %stage_read, %shared, %index;", 10 + parts);
+    ptx!(k, "shl.b32 %index, %lane_row, {};", 8 + parts);
     ptx!(k, "add.u32 %stage_write, %stage_read, %index;\nshl.b32 %index, %lane_column, 4;\nadd.u32 %stage_write, %stage_write, %index;");
     ptx!(k, "shl.b32 %index, %lane, 2;\nadd.u32 %stage_read, %stage_read, %index;\nbar.sync 0;");
-    for half in 0..2 {
+    for half in 0..parts {
         k.note(format!("Rows {} to {} of the warp.", 16 * half, 16 * half + 15));
         if half == 1 {
             ptx!(k, "bar.warp.sync 0xffffffff;");
         }
         for row in 0..4 {
-            for part in 0..2 {
+            for part in 0..parts {
                 let sums = &acc[4 * half + row][4 * part..];
                 let (s0, s1, s2, s3) = (&sums[0], &sums[1], &sums[2], &sums[3]);
-                ptx!(k, "st.shared.v4.f32 [%stage_write + {}], {{{s0}, {s1}, {s2}, {s3}}};", 256 * row + 128 * part);
+                ptx!(k, "st.shared.v4.f32 [%stage_write + {}], {{{s0}, {s1}, {s2}, {s3}}};", staged * row + 128 * part);
             }
         }
         ptx!(k, "bar.warp.sync 0xffffffff;\nmov.u32 %rows, 0;\nmov.u32 %stage_at, %stage_read;");
         ptx!(k, "ROW_LOOP_{half}:\n.pragma \"nounroll\";");
         for row in 0..4 {
-            write_row(k, stored, c_stored, finish, row);
+            write_row(k, [stored, c_stored], finish, block, row);
         }
         ptx!(
             k,
-            "add.u32 %stage_at, %stage_at, 1024;\nadd.u32 %rows, %rows, 4;\nsetp.lt.u32 %more, %rows, 16;\n@%more bra ROW_LOOP_{half};"
+            "add.u32 %stage_at, %stage_at, {};\nadd.u32 %rows, %rows, 4;\nsetp.lt.u32 %more, %rows, 16;\n@%more bra ROW_LOOP_{half};",
+            4 * staged
         );
     }
 }
 
-fn write_row(k: &mut Kernel, stored: Stored, c_stored: Stored, finish: Finish, row: usize) {
+fn write_row(k: &mut Kernel, [stored, c_stored]: [Stored; 2], finish: Finish, block: Block, row: usize) {
     ptx!(k, "setp.lt.u32 %row_inside, %row, %m;");
-    for half in 0..2 {
+    for half in 0..block.parts {
         ptx!(k, "and.pred %both_{half}, %row_inside, %inside_{half};");
     }
     if finish == Finish::SwiGlu {
         write_gated(k, stored, row);
     }
-    for half in 0..2 / finish.folds() {
+    for half in 0..block.parts / finish.folds() {
         let guard = format!("%both_{half}");
         let [x, bias, other] = ["x".to_string(), format!("bias_{half}"), format!("other_{half}")].map(|name| Reg::named(&name));
         let (c_address, other_address) =
@@ -359,7 +425,7 @@ fn write_row(k: &mut Kernel, stored: Stored, c_stored: Stored, finish: Finish, r
             finish::load(k, c_stored, &guard, &other, &c_address);
         }
         if finish != Finish::SwiGlu {
-            ptx!(k, "ld.shared.f32 {x}, [%stage_at + {}];", 256 * row + 128 * half);
+            ptx!(k, "ld.shared.f32 {x}, [%stage_at + {}];", block.staged() * row + 128 * half);
         }
         finish::apply(k, finish, &x, &bias, &other);
         if finish == Finish::BiasGeluKept {
