@@ -62,9 +62,10 @@ impl<T: Float> Workload for Attention<T> {
         let (stream, args, gradients, trains) = (&self.stream, self.forward, self.backward, self.trains);
         in_a_row(stream, || {
             forward(stream, args)?;
-            Ok(if trains {
-                backward(stream, gradients)?
-            })
+            if trains {
+                backward(stream, gradients)?;
+            }
+            Ok(())
         })
     }
 }

@@ -30,6 +30,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Train(train) => train::run(&arguments.global, train),
         Command::Infer(infer) => infer::run(&arguments.global, infer),
         Command::Eval(eval) => eval::run(&arguments.global, eval),
-        Command::Doctor { cases } => doctor::run(&arguments.global, &cases),
+        Command::Doctor { cases } => doctor::run(&arguments.global, cases),
     }
 }

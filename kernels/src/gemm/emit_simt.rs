@@ -1,9 +1,9 @@
 //! Matrix products without tensor cores: the f32 path, and elements of 16 bits wherever the tensor-core path's alignment does not hold.
 //!
 //! A block of 256 threads makes 128 x 128 of `c` in steps of 16 along k; a warp 32 x 64, a thread 8 x 8 in four 4 x 4 parts. Where those
-//! would leave most of a device idle, blocks in f32 make 64 x 64, a thread 4 x 4. Each sum is
-//! one chain of fused multiply-adds in the order of k. Both operands lie in shared memory as `[k][row]` with rows of 132 or 68 floats, so
-//! that a warp that writes 8 k of 4 rows, or 32 rows of one k, meets every bank once, and a thread reads four rows at a time.
+//! would leave most of a device idle, blocks in f32 make 64 x 64, a thread 4 x 4. Each sum is one chain of fused multiply-adds in the
+//! order of k. Both operands lie in shared memory as `[k][row]` with rows of 132 or 68 floats, so that a warp that writes 8 k of 4 rows, or
+//! 32 rows of one k, meets every bank once, and a thread reads four rows at a time.
 
 use super::Layout;
 use super::emit::{Finish, Stored, layout_name};
@@ -51,6 +51,15 @@ impl Block {
     /// Elements of a step of an operand that a thread brings.
     fn copies(self) -> usize {
         4 * self.parts
+    }
+
+    /// Blocks that share a multiprocessor.
+    fn resident(self, stored: Stored) -> usize {
+        match (self, stored.bytes()) {
+            (NARROW, _) => 3,
+            (_, 4) => 2,
+            _ => 1,
+        }
     }
 
     /// Bytes of a row of a warp's part of `c` on its way out.
@@ -104,16 +113,7 @@ pub(super) fn text(stored: Stored, layout: Layout, finish: Finish, block: Block)
     let mut k = Kernel::new(entry(stored, layout, finish, block), about);
     let k = &mut k;
     finish.params(k);
-    k.block(
-        THREADS,
-        if block == NARROW {
-            3
-        } else if stored.bytes() == 4 {
-            2
-        } else {
-            1
-        },
-    );
+    k.block(THREADS, block.resident(stored));
     k.shared(Some(2 * block.stage()));
     let partial = finish == Finish::Partial;
     let a =
