@@ -99,7 +99,7 @@ def finish():
 
 
 def in_a_row():
-    """How often a short workload runs in a row: `in_a_row` of benches/workload/gemm.rs."""
+    """How often a short workload runs in a row: `in_a_row` of benches/workload/mod.rs."""
     return 20 if torch.get_default_device().type == "cuda" else 1
 
 

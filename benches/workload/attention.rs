@@ -4,8 +4,7 @@ use anyhow::Result;
 use scmmgpt_kernels::attention::{Backward, Dims, Forward, Mask, backward, forward, scratch};
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Stream, Tensor};
 
-use super::gemm::in_a_row;
-use super::{Workload, digest, uniform, upload};
+use super::{Workload, digest, in_a_row, uniform, upload};
 
 /// Forward, and with `trains` the gradient of queries, keys and values too.
 pub(super) struct Attention<T: Float> {

@@ -4,10 +4,7 @@ use anyhow::Result;
 use scmmgpt_kernels::gemm::{Epilogue, Forward, Layout, forward};
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Stream};
 
-use super::{Workload, digest, seconds, uniform, upload};
-
-/// How often a short workload runs in a row on a GPU.
-const IN_A_ROW: usize = 20;
+use super::{Workload, digest, in_a_row, uniform, upload};
 
 /// `c = a b^T + bias`.
 pub(super) struct Gemm<T: Float> {
@@ -47,14 +44,4 @@ impl<T: Float> Workload for Gemm<T> {
         let (stream, arguments) = (&self.stream, self.arguments);
         in_a_row(stream, || Ok(forward(stream, arguments)?))
     }
-}
-
-/// Seconds of one `body`: on a GPU of one among several, so that the way to it does not count.
-pub(super) fn in_a_row(stream: &Stream, body: impl Fn() -> Result<()> + Send + Sync) -> Result<f64> {
-    let count = if stream.device().is_cuda() { IN_A_ROW } else { 1 };
-    let all = seconds(stream.device(), || {
-        (0..count).try_for_each(|_| body())?;
-        Ok(stream.synchronize()?)
-    })?;
-    Ok(all / count as f64)
 }

@@ -189,3 +189,16 @@ pub(crate) fn seconds(device: &Device, body: impl FnOnce() -> Result<()> + Send)
         Ok(start.elapsed().as_secs_f64())
     })
 }
+
+/// How often a short workload runs in a row on a GPU.
+const IN_A_ROW: usize = 20;
+
+/// Seconds of one `body`: on a GPU of one among several, so that the way to it does not count.
+pub(crate) fn in_a_row(stream: &Stream, body: impl Fn() -> Result<()> + Send + Sync) -> Result<f64> {
+    let count = if stream.device().is_cuda() { IN_A_ROW } else { 1 };
+    let all = seconds(stream.device(), || {
+        (0..count).try_for_each(|_| body())?;
+        Ok(stream.synchronize()?)
+    })?;
+    Ok(all / count as f64)
+}

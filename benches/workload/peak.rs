@@ -7,8 +7,7 @@ use scmmgpt_kernels::gemm::fma_peak;
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Plan, Stream, Tensor};
 use scmmgpt_kernels::vectorize;
 
-use super::Workload;
-use super::gemm::in_a_row;
+use super::{Workload, in_a_row};
 
 /// See [`fma_peak`]; every thread by itself, at the same time.
 pub(super) struct Arithmetic {
