@@ -87,16 +87,12 @@ fn main() -> Result<()> {
     if !arguments.iter().any(|argument| argument == "--bench") {
         return Ok(());
     }
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let names: Vec<String> = arguments.into_iter().filter(|argument| !argument.starts_with('-')).collect();
     let device = Device::cuda(0, 0)?;
     println!("{}", device.describe());
     let rounding = device.clone().allow_tf32(true);
     for (kernel, cases) in registry() {
-        let chosen = |case: &&Case| {
-            let name = format!("{kernel}/{}", case.name);
-            case.timed && (filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str())))
-        };
-        for case in cases.iter().filter(chosen) {
+        for case in cases.iter().filter(|case| case.timed && case.is_among(kernel, &names)) {
             Bench { device: &device, kernel }.case(case, &case.f32, "f32")?;
             Bench { device: &device, kernel }.case::<bf16>(case, &case.bf16, "bf16")?;
             if let Some(passes) = &case.f16 {

@@ -22,10 +22,11 @@ use serde_json::{Value, json};
 use workload::{STANDARD, Workload};
 
 /// What is run once when benches are only tried.
-const TRIAL: [&str; 8] = [
+const TRIAL: [&str; 9] = [
     "peak_f32",
     "gemm_f32_40x33x17",
     "gemm_bf16_40x33x17",
+    "attention_f32_b2_s9_h2_d8",
     "encoder_f32_b1_s16",
     "qformer_f32_b1_s16",
     "train_f32_b1_s16",

@@ -1,6 +1,5 @@
 //! Whether a device computes what it should: every kernel's own cases, run on it.
 
-use scmmgpt_kernels::testing::Case;
 use scmmgpt_kernels::{registry, testing};
 use serde::Serialize;
 
@@ -44,11 +43,7 @@ pub fn examine(device: &Device, names: &[String], progress: &mut dyn FnMut(&Kern
     let mut kernels = Vec::new();
     for (kernel, cases) in registry() {
         let mut health = KernelHealth { kernel, passed: 0, absent: 0, failures: Vec::new() };
-        let is_chosen = |case: &&Case| {
-            let name = format!("{kernel}/{}", case.name);
-            !case.timed && (names.is_empty() || names.iter().any(|part| name.contains(part.as_str())))
-        };
-        for case in cases.iter().filter(is_chosen) {
+        for case in cases.iter().filter(|case| !case.timed && case.is_among(kernel, names)) {
             let result = if device.is_cuda() {
                 let passes = [testing::verify_on, testing::verify_bf16_on, testing::verify_f16_on, testing::verify_tf32_on];
                 passes.into_iter().try_fold(false, |ran, verify| verify(device, case, 1).map(|also| ran || also))

@@ -157,6 +157,12 @@ impl Case {
         Case { f16: Some(Passes::of(&Arc::new(op.clone()))), ..Case::new(name, op) }
     }
 
+    /// Whether `kernel/name` contains one of these; where there are none, every case does.
+    pub fn is_among(&self, kernel: &str, parts: &[String]) -> bool {
+        let name = format!("{kernel}/{}", self.name);
+        parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()))
+    }
+
     fn slot(mut self, name: &'static str, shape: impl Into<Shape>, role: Role, fill: Fill, differentiable: bool) -> Case {
         self.slots.push(Slot { name, shape: shape.into(), role, fill, differentiable });
         self
