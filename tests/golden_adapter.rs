@@ -101,11 +101,11 @@ fn last_logits<T: Float>(device: &Device, model: &LanguageModel<T>, golden: &Gol
         let ids = &ids[..length as usize];
         let (prompt, rest) = ids.split_at(ids.len().saturating_sub(cached).max(1));
         let mut generator = Generator::new(model, device, 1, 32).unwrap();
-        let mut logits = generator.prefill(model, &[prompt.into()]).unwrap();
+        generator.prefill(model, &[prompt.into()]).unwrap();
         for &token in rest {
-            logits = generator.decode(model, &[token]).unwrap();
+            generator.decode(model, &[token]).unwrap();
         }
-        all.extend(logits);
+        all.extend(generator.logits().unwrap());
     }
     all
 }

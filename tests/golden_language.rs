@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use golden::{Golden, base_model, check, wide};
 use scmmgpt_engine::config::{Tuning, TuningMode};
 use scmmgpt_engine::generate::sampler::SamplerConfig;
-use scmmgpt_engine::generate::{Generator, Prompt};
+use scmmgpt_engine::generate::{Choice, Draw, Generator, Prompt};
 use scmmgpt_engine::layer::Dims;
 use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::model::language_workspace::TokenBatch;
@@ -19,6 +19,13 @@ use scmmgpt_engine::weights::{ParameterPlan, Parameters};
 use scmmgpt_kernels::runtime::{Class, Device, Float, Plan, Stream, bf16};
 use scmmgpt_loader::language::{LanguageFiles, LanguageTokenizer};
 use serde_json::Value;
+
+/// The logits behind a prompt, by a generator of its own.
+fn logits_behind<T: Float>(model: &LanguageModel<T>, device: &Device, prompt: &[u32]) -> Vec<T> {
+    let mut generator = Generator::new(model, device, 1, 16).unwrap();
+    generator.prefill(model, &[Prompt::from(prompt)]).unwrap();
+    generator.logits().unwrap()
+}
 
 fn model<T: Float>(device: &Device, files: &LanguageFiles, trainable: bool) -> (LanguageModel<T>, Parameters<T>) {
     declared(device, files, &Tuning::full(), ParameterPlan::new(trainable))
@@ -148,15 +155,17 @@ fn the_cache_changes_nothing() {
     let sequence = |item: usize| &batch.token_ids[item * batch.seq_len..][..batch.lengths[item] as usize];
     let prompts: Vec<&[u32]> = (0..batch.batch).map(sequence).collect();
     let mut together = Generator::new(&model, &device, batch.batch, 32).unwrap();
-    let at_once = together.prefill(&model, &prompts.iter().copied().map(Prompt::from).collect::<Vec<_>>()).unwrap();
+    together.prefill(&model, &prompts.iter().copied().map(Prompt::from).collect::<Vec<_>>()).unwrap();
+    let at_once = together.logits().unwrap();
     check("prefill", &expected, &wide(at_once.clone()));
     for (item, prompt) in prompts.iter().enumerate() {
         for split in 1..=prompt.len() {
             let mut alone = Generator::new(&model, &device, 1, 32).unwrap();
-            let mut logits = alone.prefill(&model, &[Prompt::from(&prompt[..split])]).unwrap();
+            alone.prefill(&model, &[Prompt::from(&prompt[..split])]).unwrap();
             for &token in &prompt[split..] {
-                logits = alone.decode(&model, &[token]).unwrap();
+                alone.decode(&model, &[token]).unwrap();
             }
+            let logits = alone.logits().unwrap();
             let expected = &expected[item * vocabulary..][..vocabulary];
             check("decode", expected, &wide(logits.clone()));
             if split == prompt.len() {
@@ -180,12 +189,12 @@ fn bf16_is_near_and_keeps_its_bits_in_company() {
         let mut generator = Generator::new(&model, &device, items.len(), 32).unwrap();
         let split = |item: usize| sequence(item).split_at(sequence(item).len() - cached);
         let prompts: Vec<Prompt<'_>> = items.iter().map(|&item| Prompt::from(split(item).0)).collect();
-        let mut logits = generator.prefill(&model, &prompts).unwrap();
+        generator.prefill(&model, &prompts).unwrap();
         for at in 0..cached {
             let next: Vec<u32> = items.iter().map(|&item| split(item).1[at]).collect();
-            logits = generator.decode(&model, &next).unwrap();
+            generator.decode(&model, &next).unwrap();
         }
-        logits
+        generator.logits().unwrap()
     };
     for (item, cached) in [(0, 0), (0, 5), (1, 0), (1, 5), (2, 0)] {
         let alone = logits(&[item], cached);
@@ -219,7 +228,7 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
     let prompts: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text["text"].as_str().unwrap()).unwrap()).collect();
     for (text, prompt) in texts.iter().zip(&prompts) {
         assert_eq!(*prompt, ids(&text["ids"]));
-        let logits = Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[Prompt::from(prompt.as_slice())]).unwrap();
+        let logits = logits_behind(&model, &device, prompt);
         for (token, expected) in ids(&text["top_ids"]).into_iter().zip(text["top_logits"].as_array().unwrap()) {
             let (got, expected) = (f64::from(logits[token as usize]), expected.as_f64().unwrap());
             assert!((got - expected).abs() < 2e-3, "{text}: token {token} has {got}, expected {expected}");
@@ -228,16 +237,17 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
 
     // 64 tokens, greedily, of a prompt alone and of the same among seven.
     let expected = ids(&golden["greedy"]);
-    let most = |logits: &[f32]| SamplerConfig::default().choose(logits, &[], 0, 0);
+    let sampler = SamplerConfig::default();
+    let choice = Choice { sampler: &sampler, suppress: &[], eos: &[], may_end: true, seed: 0 };
     for batch in [1, 7] {
         let batched: Vec<Prompt> = (0..batch).map(|item| Prompt::from(prompts[item % prompts.len()].as_slice())).collect();
         let mut generator = Generator::new(&model, &device, batch, 96).unwrap();
-        let mut logits = generator.prefill(&model, &batched).unwrap();
+        generator.prefill(&model, &batched).unwrap();
         let mut said = Vec::new();
         for _ in 0..expected.len() {
-            let next: Vec<u32> = logits.chunks(files.config().vocab_size).map(most).collect();
-            said.push(next[0]);
-            logits = generator.decode(&model, &next).unwrap();
+            let chosen = generator.choose(&choice, &vec![Draw { history: &[], number: 0 }; batch]).unwrap();
+            said.push(chosen[0].token);
+            generator.decode(&model, &chosen.iter().map(|chosen| chosen.token).collect::<Vec<_>>()).unwrap();
         }
         assert_eq!(said, expected, "in a batch of {batch}");
     }
@@ -254,15 +264,13 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
 
     // Narrower copies are a little worse. In int8 the activations are bf16.
     let stream = Stream::new(&device, 0).unwrap();
-    let logits = |prompt: &[u32]| Generator::new(&model, &device, 1, 16).unwrap().prefill(&model, &[Prompt::from(prompt)]).unwrap();
-    let exact: Vec<f64> = prompts.iter().flat_map(|prompt| wide(logits(prompt))).collect();
+    let exact: Vec<f64> = prompts.iter().flat_map(|prompt| wide(logits_behind(&model, &device, prompt))).collect();
     let deviation = (exact.iter().map(|logit| logit * logit).sum::<f64>() / exact.len() as f64).sqrt();
     for (int8, most, error) in [(false, 0.02, 0.05), (true, 0.02, 0.08)] {
         let (copy, _parameters) = model.converted::<bf16>(&parameters, &stream, int8).unwrap();
         let mut workspace = copy.workspace(&device, Dims { batch: 1, seq_len: length }, false).unwrap();
         let narrow = workspace.loss(&copy, &batch, None).unwrap().exp();
-        let logits = |prompt: &[u32]| Generator::new(&copy, &device, 1, 16).unwrap().prefill(&copy, &[Prompt::from(prompt)]).unwrap();
-        let near: Vec<f64> = prompts.iter().flat_map(|prompt| wide(logits(prompt))).collect();
+        let near: Vec<f64> = prompts.iter().flat_map(|prompt| wide(logits_behind(&copy, &device, prompt))).collect();
         let squares = exact.iter().zip(&near).map(|(exact, near)| (exact - near).powi(2)).sum::<f64>();
         let share = (squares / exact.len() as f64).sqrt() / deviation;
         println!(

@@ -90,7 +90,8 @@ impl<T: Float> Generation<T> {
         let mut generator = Generator::new(&model, device, batch, length + 1)?;
         let prompts = (0..batch).map(|item| tokens(item as u32, length)).collect::<Result<Vec<_>>>()?;
         let borrowed: Vec<Prompt<'_>> = prompts.iter().map(|prompt| Prompt::from(prompt.as_slice())).collect();
-        let logits = generator.prefill(&model, &borrowed)?;
+        generator.prefill(&model, &borrowed)?;
+        let logits = generator.logits()?;
         Ok(Generation { device: device.clone(), model, generator, prompts, writes, logits, parameters })
     }
 }
@@ -130,10 +131,11 @@ impl<T: Float> Workload for Generation<T> {
         seconds(device, || {
             if *writes {
                 generator.truncate(&lengths);
-                *logits = generator.decode(model, &next)?;
+                generator.decode(model, &next)?;
             } else {
-                *logits = generator.prefill(model, &borrowed)?;
+                generator.prefill(model, &borrowed)?;
             }
+            *logits = generator.logits()?;
             Ok(())
         })
     }

@@ -48,6 +48,7 @@ kernels! {
     reduce,
     rms_norm,
     rope,
+    sample: texts,
     select,
     swiglu,
     topk: texts,

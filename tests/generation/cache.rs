@@ -21,13 +21,14 @@ fn pieces_equal_the_whole() {
 /// The third prompt in two pieces, cut at each of these places.
 pub(crate) fn pieces(tiny: &Tiny, splits: impl IntoIterator<Item = usize>) {
     let long = &tiny.prompts[2];
-    let whole = tiny.generator(1, 16).prefill(&tiny.model, &[Prompt::from(long.as_slice())]).unwrap();
+    let whole = tiny.logits_behind(long);
     for split in splits {
         let mut generator = tiny.generator(3, 16);
         let parts = [&long[..split], &tiny.prompts[1], &tiny.prompts[3]].map(Prompt::from);
         generator.prefill(&tiny.model, &parts).unwrap();
         let more = [&long[split..], &[5, 6], &[9]].map(Prompt::from);
-        let logits = generator.extend_all(&tiny.model, &more).unwrap();
+        generator.extend_all(&tiny.model, &more).unwrap();
+        let logits = generator.logits().unwrap();
         let width = whole.len();
         let (first, rest) = logits.split_at((long.len() - split) * width);
         close(&format!("behind {split}"), &whole, &first[first.len() - width..]);
@@ -35,15 +36,19 @@ pub(crate) fn pieces(tiny: &Tiny, splits: impl IntoIterator<Item = usize>) {
         // Alone, to the bit.
         let mut alone = tiny.generator(1, 16);
         alone.prefill(&tiny.model, &parts[..1]).unwrap();
-        assert!(alone.extend(&tiny.model, &more[..1]).unwrap() == first[first.len() - width..], "neighbours changed the bits");
+        alone.extend(&tiny.model, &more[..1]).unwrap();
+        assert!(alone.logits().unwrap() == first[first.len() - width..], "neighbours changed the bits");
         // One token through the cache of one, as through that of several.
         alone.prefill(&tiny.model, &[parts[1]]).unwrap();
         alone.extend(&tiny.model, &more[1..2]).unwrap();
         generator.select(&[1, 1]).unwrap();
-        let both = generator.decode(&tiny.model, &[8, 3]).unwrap();
-        assert!(alone.decode(&tiny.model, &[8]).unwrap() == both[..width]);
-        alone.truncate(&[tiny.prompts[1].len() + 2]);
-        assert!(alone.decode(&tiny.model, &[3]).unwrap() == both[width..]);
+        generator.decode(&tiny.model, &[8, 3]).unwrap();
+        let both = generator.logits().unwrap();
+        for (token, both) in [8, 3].into_iter().zip(both.chunks(width)) {
+            alone.truncate(&[tiny.prompts[1].len() + 2]);
+            alone.decode(&tiny.model, &[token]).unwrap();
+            assert!(alone.logits().unwrap() == both);
+        }
     }
 }
 
@@ -63,20 +68,22 @@ pub(crate) fn copies_and_cuts(tiny: &Tiny) {
         generator.select(sources).unwrap();
         expected = sources.iter().map(|&source| expected[source].clone()).collect();
         let tokens: Vec<u32> = (0..sources.len() as u32).map(|row| (row * 7 + turn as u32 * 11) % 53).collect();
-        let logits = generator.decode(&tiny.model, &tokens).unwrap();
+        generator.decode(&tiny.model, &tokens).unwrap();
+        let logits = generator.logits().unwrap();
         for (row, (sequence, &token)) in expected.iter_mut().zip(&tokens).enumerate() {
             sequence.push(token);
-            let fresh = tiny.generator(1, 24).prefill(&tiny.model, &[Prompt::from(sequence.as_slice())]).unwrap();
+            let fresh = tiny.logits_behind(sequence);
             close(&format!("{sources:?}, sequence {row}"), &fresh, &logits[row * fresh.len()..][..fresh.len()]);
         }
         assert_eq!(generator.lengths(), expected.iter().map(Vec::len).collect::<Vec<_>>());
     }
     generator.truncate(&[3, 30]);
     expected[0].truncate(3);
-    let logits = generator.decode(&tiny.model, &[1, 2]).unwrap();
+    generator.decode(&tiny.model, &[1, 2]).unwrap();
+    let logits = generator.logits().unwrap();
     for (row, sequence) in expected.iter_mut().enumerate() {
         sequence.push(row as u32 + 1);
-        let fresh = tiny.generator(1, 24).prefill(&tiny.model, &[Prompt::from(sequence.as_slice())]).unwrap();
+        let fresh = tiny.logits_behind(sequence);
         close("after a cut", &fresh, &logits[row * fresh.len()..][..fresh.len()]);
     }
     for sources in [&[1, 0][..], &[2], &[], &[0; 7]] {
@@ -97,12 +104,14 @@ pub(crate) fn rows_for_tokens(tiny: &Tiny) {
     let rows = [row(8), row(21)].concat();
     let replaced = Prompt { tokens: &without, rows: Some((1, &rows)) };
     let plain = Prompt::from(&with[..]);
-    let logits = tiny.generator(3, 8).prefill(&tiny.model, &[plain, replaced, Prompt::from(&without[..])]).unwrap();
+    let mut three = tiny.generator(3, 8);
+    three.prefill(&tiny.model, &[plain, replaced, Prompt::from(&without[..])]).unwrap();
+    let logits = three.logits().unwrap();
     let width = logits.len() / 3;
     assert!(logits[..width] == logits[width..2 * width], "the rows of the table are the tokens");
     assert!(logits[..width] != logits[2 * width..], "and other tokens are not");
     let mut generator = tiny.generator(1, 8);
     generator.prefill(&tiny.model, &[Prompt::from(&with[..1])]).unwrap();
-    let parts = generator.extend(&tiny.model, &[Prompt { tokens: &without[1..], rows: Some((0, &rows)) }]).unwrap();
-    close("rows behind the cache", &logits[..width], &parts);
+    generator.extend(&tiny.model, &[Prompt { tokens: &without[1..], rows: Some((0, &rows)) }]).unwrap();
+    close("rows behind the cache", &logits[..width], &generator.logits().unwrap());
 }

@@ -27,10 +27,12 @@ fn cached_sequences_are_what_they_are_on_the_cpu() {
 fn logits<T: Float>(tiny: &Tiny<T>) -> Vec<f64> {
     let prompts: Vec<Prompt<'_>> = tiny.prompts.iter().map(|tokens| Prompt::from(tokens.as_slice())).collect();
     let mut generator = tiny.generator(prompts.len(), 32);
-    let mut logits = generator.prefill(&tiny.model, &prompts).unwrap();
+    generator.prefill(&tiny.model, &prompts).unwrap();
+    let mut logits = generator.logits().unwrap();
     for step in 0..12u32 {
         let tokens: Vec<u32> = (0..prompts.len() as u32).map(|row| (11 * row + 5 * step) % 53).collect();
-        logits.extend(generator.decode(&tiny.model, &tokens).unwrap());
+        generator.decode(&tiny.model, &tokens).unwrap();
+        logits.extend(generator.logits().unwrap());
     }
     logits.into_iter().map(|logit| logit.to_acc().f64()).collect()
 }
@@ -39,7 +41,15 @@ fn logits<T: Float>(tiny: &Tiny<T>) -> Vec<f64> {
 fn logits_and_draws_are_the_cpus() {
     let Some(device) = device() else { return };
     let [got, expected] = [Tiny::on(device), Tiny::open()].map(|tiny| {
-        let sampling = GenerationConfig { do_sample: true, temperature: 1.5, top_p: 0.95, seed: 11, ..GenerationConfig::greedy(16) };
+        let sampling = GenerationConfig {
+            do_sample: true,
+            temperature: 1.5,
+            top_p: 0.95,
+            top_k: 40,
+            repetition_penalty: 1.2,
+            seed: 11,
+            ..GenerationConfig::greedy(16)
+        };
         let drawn = tiny.answer(&tiny.requests(), &sampling, 3).0.into_iter().map(|answer| answer.tokens).collect::<Vec<_>>();
         (logits(&tiny), drawn)
     });

@@ -67,6 +67,13 @@ impl<T: Float> Tiny<T> {
         Generator::new(&self.model, &self.device, batch, capacity).unwrap()
     }
 
+    /// The logits behind tokens, by a generator of their own.
+    pub(crate) fn logits_behind(&self, tokens: &[u32]) -> Vec<T> {
+        let mut generator = self.generator(1, 24);
+        generator.prefill(&self.model, &[Prompt::from(tokens)]).unwrap();
+        generator.logits().unwrap()
+    }
+
     /// The prompts, numbered.
     pub(crate) fn requests(&self) -> Vec<Request<'_>> {
         self.prompts.iter().zip(0..).map(|(tokens, number)| Request { prompt: Prompt::from(tokens.as_slice()), number }).collect()

@@ -4,6 +4,7 @@ use scmmgpt_kernels::runtime::{Float, Real};
 use scmmgpt_loader::language::LanguageTokenizer;
 
 use super::beam::{Beams, Complete};
+use super::chooser::{Choice, Chosen, Draw};
 use super::config::GenerationConfig;
 use super::generator::{Generator, Prompt};
 use super::text::TextStream;
@@ -84,14 +85,14 @@ pub fn answer<T: Float>(
             return Err(refuse("prompt", format!("{} tokens long", long.prompt.tokens.len()), expected));
         }
         let prompts: Vec<Prompt<'_>> = requests.iter().map(|request| request.prompt).collect();
-        let logits = generator.prefill(model, &prompts)?;
+        generator.prefill(model, &prompts)?;
         let mut on_text = |index: usize, text: &str| on_text(part * at_once + index, text);
         if config.num_beams > 1 {
-            answers.extend(by_beams(model, generator, words, &prompts, logits, config, &mut on_text)?);
+            answers.extend(by_beams(model, generator, words, &prompts, config, &mut on_text)?);
         } else {
             let begun: Vec<Begun<'_>> =
                 requests.iter().map(|request| Begun { history: request.prompt.tokens, number: request.number }).collect();
-            answers.extend(go_on(model, generator, words, &begun, logits, config, &mut on_text)?);
+            answers.extend(go_on(model, generator, words, &begun, config, &mut on_text)?);
         }
     }
     Ok(answers)
@@ -110,7 +111,7 @@ pub struct Begun<'a> {
     pub number: u64,
 }
 
-/// Goes on with all sequences of the generator, by one token a step; `logits` are those of their next tokens. Sequences that have ended
+/// Goes on with all sequences of the generator, by one token a step, from the logits that its last pass left. Sequences that have ended
 /// leave the generator, but for the last one, which stays up to the token before its last.
 ///
 /// # Errors
@@ -120,7 +121,6 @@ pub fn go_on<T: Float>(
     generator: &mut Generator<T>,
     words: Words<'_>,
     begun: &[Begun<'_>],
-    mut logits: Vec<T>,
     config: &GenerationConfig,
     on_text: &mut dyn FnMut(usize, &str) -> Result<()>,
 ) -> Result<Vec<Answer>> {
@@ -137,17 +137,14 @@ pub fn go_on<T: Float>(
     let mut running: Vec<Writing<'_>> = begun.iter().enumerate().map(begin).collect();
     let mut answers: Vec<Option<Answer>> = vec![None; begun.len()];
     while !running.is_empty() {
-        let width = logits.len() / running.len();
         let (mut going, mut sources, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, (mut writing, logits)) in running.into_iter().zip(logits.chunks_exact(width)).enumerate() {
-            let mut scores: Vec<f32> = logits.iter().map(|logit| logit.to_acc().f64() as f32).collect();
-            hide(&mut scores, words.suppress);
-            let whole = scores.clone();
-            if writing.length < config.min_length {
-                hide(&mut scores, words.eos);
-            }
-            let token = sampler.choose(&scores, &writing.history, config.seed, writing.number);
-            writing.log_probability += log_probabilities(&whole).get(token as usize).copied().unwrap_or(f64::NEG_INFINITY);
+        // All of them have written as much.
+        let may_end = running[0].length >= config.min_length;
+        let choice = Choice { sampler: &sampler, suppress: words.suppress, eos: words.eos, may_end, seed: config.seed };
+        let draws: Vec<Draw<'_>> = running.iter().map(|writing| Draw { history: &writing.history, number: writing.number }).collect();
+        let chosen = generator.choose(&choice, &draws)?;
+        for (row, (mut writing, Chosen { token, log_probability })) in running.into_iter().zip(chosen).enumerate() {
+            writing.log_probability += log_probability;
             writing.length += 1;
             let mut finish = None;
             if words.eos.contains(&token) {
@@ -178,7 +175,7 @@ pub fn go_on<T: Float>(
         running = going;
         if !running.is_empty() {
             generator.select(&sources)?;
-            logits = generator.decode(model, &tokens)?;
+            generator.decode(model, &tokens)?;
         }
     }
     Ok(answers.into_iter().flatten().collect())
@@ -200,7 +197,6 @@ fn by_beams<'a, T: Float>(
     generator: &mut Generator<T>,
     words: Words<'a>,
     prompts: &[Prompt<'a>],
-    mut logits: Vec<T>,
     config: &'a GenerationConfig,
     on_text: &mut dyn FnMut(usize, &str) -> Result<()>,
 ) -> Result<Vec<Answer>> {
@@ -217,6 +213,7 @@ fn by_beams<'a, T: Float>(
         if running == 0 {
             break;
         }
+        let logits = generator.logits()?;
         let width = logits.len() / running;
         let mut rows = logits.chunks_exact(width);
         let (mut sources, mut tokens, mut first) = (Vec::new(), Vec::new(), 0);
@@ -235,7 +232,7 @@ fn by_beams<'a, T: Float>(
         }
         if !tokens.is_empty() {
             generator.select(&sources)?;
-            logits = generator.decode(model, &tokens)?;
+            generator.decode(model, &tokens)?;
         }
     }
     let mut answers = Vec::with_capacity(prompts.len());

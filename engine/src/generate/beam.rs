@@ -2,7 +2,6 @@
 
 use super::answer::Finish;
 use super::config::GenerationConfig;
-use super::sampler::penalise;
 
 /// The beams of one prompt, and the answers that are complete.
 #[derive(Debug)]
@@ -134,6 +133,16 @@ impl<'a> Beams<'a> {
     /// The best answer; none when no token had a probability.
     pub(super) fn best(self) -> Option<Complete> {
         self.complete.into_iter().next()
+    }
+}
+
+/// Lowers the scores of tokens that have been seen, each once: positive ones are divided by `penalty`, negative ones multiplied.
+fn penalise(scores: &mut [f64], seen: impl Iterator<Item = u32>, penalty: f64) {
+    let seen: std::collections::BTreeSet<u32> = seen.collect();
+    for token in seen {
+        if let Some(score) = scores.get_mut(token as usize) {
+            *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Float, Plan, Real, Stream, Tensor};
 
+use super::chooser::{Choice, Chooser, Chosen, Draw};
 use crate::layer::Dims;
 use crate::layer::causal_attention::{Behind, Cache, Places};
 use crate::model::language_model::{self, LanguageModel};
@@ -33,6 +34,9 @@ pub struct Generator<T: Float> {
     caches: Vec<Cache<T>>,
     arena: Arena,
     planned: Option<(Dims, usize, Handles<T>)>,
+    /// `[rows, vocabulary]`, of the last pass.
+    logits: Option<Tensor<T>>,
+    chooser: Option<Chooser<T>>,
     capacity: usize,
     lengths: Vec<usize>,
     /// `[batch]`: sequences of one origin begin with the same tokens, so many.
@@ -78,7 +82,8 @@ impl<T: Float> Generator<T> {
         let stream = Stream::new(device, plan.scratch_bytes().max(cache.scratch_bytes()))?;
         let (cache, arena) = (Arena::allocate(device, cache)?, Arena::allocate(device, plan)?);
         let (lengths, origins) = (Vec::new(), vec![(0, 0); batch]);
-        Ok(Generator { stream, _cache: cache, caches, arena, planned: None, capacity, lengths, origins, next_origin: 1 })
+        let (planned, logits, chooser) = (None, None, None);
+        Ok(Generator { stream, _cache: cache, caches, arena, planned, logits, chooser, capacity, lengths, origins, next_origin: 1 })
     }
 
     /// Tokens that each sequence has by now.
@@ -91,13 +96,43 @@ impl<T: Float> Generator<T> {
         (self.origins.len(), self.capacity)
     }
 
-    /// Starts one sequence a prompt; what was cached before is forgotten. The logits of each sequence's next token, `[prompts,
+    /// The last pass's logits, `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// `Setting` when there was none, or it failed.
+    pub fn logits(&self) -> Result<Vec<T>> {
+        Ok(self.stream.fetch(self.last_logits()?)?)
+    }
+
+    fn last_logits(&self) -> Result<Tensor<T>> {
+        self.logits.ok_or_else(|| {
+            let (value, expected) = ("no logits".into(), "a prompt or tokens that were read before".into());
+            Error::Setting { key: "generate".into(), value, expected }
+        })
+    }
+
+    /// A token behind each sequence, by the last pass's logits, which stay where they are.
+    ///
+    /// # Errors
+    /// `Setting` when there are none, or not one a draw; those of the device.
+    pub fn choose(&mut self, choice: &Choice<'_>, draws: &[Draw<'_>]) -> Result<Vec<Chosen>> {
+        let logits = self.last_logits()?;
+        if logits.rows() != draws.len() {
+            let expected = format!("{}, a sequence each", logits.rows());
+            return Err(Error::Setting { key: "generate.choose".into(), value: format!("{} draws", draws.len()), expected });
+        }
+        let (device, sizes) = (self.stream.device().clone(), self.size());
+        let chooser = Chooser::fit(&mut self.chooser, &device, &self.stream, sizes, choice)?;
+        device.enter_awake(|| chooser.choose(&self.stream, logits, choice, draws))
+    }
+
+    /// Starts one sequence a prompt; what was cached before is forgotten. Leaves the logits of each sequence's next token, `[prompts,
     /// vocabulary]`. Equal prompts are computed once.
     ///
     /// # Errors
     /// `Setting` for an empty prompt, for more prompts or longer ones than there is memory for, or rows that leave their prompt; `Index`
     /// for an unknown token.
-    pub fn prefill(&mut self, model: &LanguageModel<T>, prompts: &[Prompt<'_>]) -> Result<Vec<T>> {
+    pub fn prefill(&mut self, model: &LanguageModel<T>, prompts: &[Prompt<'_>]) -> Result<()> {
         self.lengths = vec![0; prompts.len()];
         self.check(model, prompts)?;
         let mut distinct: Vec<Prompt<'_>> = Vec::new();
@@ -110,49 +145,47 @@ impl<T: Float> Generator<T> {
             }
         }
         self.lengths = vec![0; distinct.len()];
-        let logits = self.pass(model, &distinct, false, |generator, handles, _| {
+        self.pass(model, &distinct, Wanted::Last(&sources), |generator, handles, _| {
             model.prefill(&generator.stream, &handles.places, &handles.saved, &generator.caches, &generator.lengths)
         })?;
         for (row, &length) in self.lengths.iter().enumerate() {
             self.origins[row] = (self.next_origin, length);
             self.next_origin += 1;
         }
-        self.place(&sources)?;
-        let width = logits.len() / distinct.len();
-        Ok(sources.iter().flat_map(|&source| logits[source * width..][..width].iter().copied()).collect())
+        self.place(&sources)
     }
 
-    /// Appends one token to each sequence. The logits of the tokens after them, `[sequences, vocabulary]`.
+    /// Appends one token to each sequence. Leaves the logits of the tokens after them, `[sequences, vocabulary]`.
     ///
     /// # Errors
     /// `Setting` when there is no sequence, not one token a sequence, or no room; `Index` for an unknown token.
-    pub fn decode(&mut self, model: &LanguageModel<T>, tokens: &[u32]) -> Result<Vec<T>> {
+    pub fn decode(&mut self, model: &LanguageModel<T>, tokens: &[u32]) -> Result<()> {
         let parts: Vec<Prompt<'_>> = tokens.chunks(1).map(Prompt::from).collect();
         self.check(model, &parts)?;
-        self.pass(model, &parts, false, |generator, handles, behind| {
+        self.pass(model, &parts, Wanted::Last(&(0..tokens.len()).collect::<Vec<_>>()), |generator, handles, behind| {
             model.decode(&generator.stream, &handles.places, &handles.saved, &generator.caches, behind.cached)
         })
     }
 
-    /// Appends several tokens to each sequence. The logits of the tokens after them, `[sequences, vocabulary]`.
+    /// Appends several tokens to each sequence. Leaves the logits of the tokens after them, `[sequences, vocabulary]`.
     ///
     /// # Errors
     /// As [`Generator::prefill`].
-    pub fn extend(&mut self, model: &LanguageModel<T>, parts: &[Prompt<'_>]) -> Result<Vec<T>> {
-        self.extend_by(model, parts, false)
+    pub fn extend(&mut self, model: &LanguageModel<T>, parts: &[Prompt<'_>]) -> Result<()> {
+        self.extend_by(model, parts, Wanted::Last(&(0..parts.len()).collect::<Vec<_>>()))
     }
 
-    /// As [`Generator::extend`]; the logits behind each of the new tokens, sequence by sequence, `[new tokens, vocabulary]`.
+    /// As [`Generator::extend`]; leaves the logits behind each of the new tokens, sequence by sequence, `[new tokens, vocabulary]`.
     ///
     /// # Errors
     /// As [`Generator::prefill`].
-    pub fn extend_all(&mut self, model: &LanguageModel<T>, parts: &[Prompt<'_>]) -> Result<Vec<T>> {
-        self.extend_by(model, parts, true)
+    pub fn extend_all(&mut self, model: &LanguageModel<T>, parts: &[Prompt<'_>]) -> Result<()> {
+        self.extend_by(model, parts, Wanted::All)
     }
 
-    fn extend_by(&mut self, model: &LanguageModel<T>, parts: &[Prompt<'_>], all: bool) -> Result<Vec<T>> {
+    fn extend_by(&mut self, model: &LanguageModel<T>, parts: &[Prompt<'_>], wanted: Wanted<'_>) -> Result<()> {
         self.check(model, parts)?;
-        self.pass(model, parts, all, |generator, handles, behind| {
+        self.pass(model, parts, wanted, |generator, handles, behind| {
             model.extend(&generator.stream, &handles.places, &handles.saved, &generator.caches, behind)
         })
     }
@@ -214,21 +247,21 @@ impl<T: Float> Generator<T> {
         Err(Error::Setting { key: "generate.prompt".into(), value, expected })
     }
 
-    /// Appends the parts: embeds, runs the layers by `run`, and gives the logits behind the last token of each part, or behind all. On an
-    /// error the sequences are as before.
+    /// Appends the parts: embeds, runs the layers by `run`, and leaves the logits that are wanted. On an error the sequences are as before.
     fn pass(
         &mut self,
         model: &LanguageModel<T>,
         parts: &[Prompt<'_>],
-        all: bool,
+        wanted: Wanted<'_>,
         run: impl FnOnce(&Self, &Handles<T>, Behind<'_>) -> Result<()> + Send,
-    ) -> Result<Vec<T>> {
+    ) -> Result<()> {
+        self.logits = None;
         let cached = self.lengths.clone();
         let new: Vec<usize> = parts.iter().map(|part| part.tokens.len()).collect();
         self.lengths.iter_mut().zip(&new).for_each(|(length, new)| *length += new);
         let device = self.stream.device().clone();
         let behind = Behind { cached: &cached, new: &new };
-        let result = device.enter_awake(|| self.pass_behind(model, parts, all, behind, run));
+        let result = device.enter_awake(|| self.pass_behind(model, parts, wanted, behind, run));
         if result.is_err() {
             self.lengths = cached;
         }
@@ -239,11 +272,11 @@ impl<T: Float> Generator<T> {
         &mut self,
         model: &LanguageModel<T>,
         parts: &[Prompt<'_>],
-        all: bool,
+        wanted: Wanted<'_>,
         behind: Behind<'_>,
         run: impl FnOnce(&Self, &Handles<T>, Behind<'_>) -> Result<()> + Send,
-    ) -> Result<Vec<T>> {
-        let (dims, rows) = layout(parts, all);
+    ) -> Result<()> {
+        let (dims, rows) = layout(parts, wanted);
         let handles = self.fit(model, dims, rows.len())?;
         let (stream, seq_len) = (&self.stream, dims.seq_len);
         let padding = |part: &Prompt<'_>| std::iter::repeat_n(0, seq_len - part.tokens.len());
@@ -275,7 +308,8 @@ impl<T: Float> Generator<T> {
             stream.copy(handles.read.row_range(item, 1), handles.saved.hidden.row_range(row, 1))?;
         }
         model.logits(stream, handles.logits, handles.read)?;
-        Ok(stream.fetch(handles.logits)?)
+        self.logits = Some(handles.logits);
+        Ok(())
     }
 
     /// The memory of a pass of these sizes; that of the last one where they are the same.
@@ -294,12 +328,21 @@ impl<T: Float> Generator<T> {
     }
 }
 
-/// The padded sizes of these parts, and the rows whose logits are wanted: the last of each, or all that are not padding.
-fn layout(parts: &[Prompt<'_>], all: bool) -> (Dims, Vec<usize>) {
+/// Behind which tokens of the parts logits are wanted.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// The last ones of these parts.
+    Last(&'a [usize]),
+    /// All of all parts.
+    All,
+}
+
+/// The padded sizes of these parts, and the rows whose logits are wanted.
+fn layout(parts: &[Prompt<'_>], wanted: Wanted<'_>) -> (Dims, Vec<usize>) {
     let longest = parts.iter().map(|part| part.tokens.len()).max().unwrap_or(0);
-    let rows = parts.iter().enumerate().flat_map(|(item, part)| {
-        let (from, length) = (item * longest, part.tokens.len());
-        from + if all { 0 } else { length - 1 }..from + length
-    });
-    (Dims { batch: parts.len(), seq_len: longest }, rows.collect())
+    let rows = match wanted {
+        Wanted::Last(sources) => sources.iter().map(|&source| source * longest + parts[source].tokens.len() - 1).collect(),
+        Wanted::All => parts.iter().enumerate().flat_map(|(item, part)| (item * longest..).take(part.tokens.len())).collect(),
+    };
+    (Dims { batch: parts.len(), seq_len: longest }, rows)
 }

@@ -106,7 +106,8 @@ impl LabelPaths {
         let begun: Vec<Vec<u32>> = prompts.iter().map(|prompt| [prompt.tokens, &self.common].concat()).collect();
         let begun: Vec<Prompt<'_>> = begun.iter().zip(prompts).map(|(tokens, prompt)| Prompt { tokens, rows: prompt.rows }).collect();
         let row = |logits: &[T]| log_probabilities(&logits.iter().map(|logit| logit.to_acc().f64() as f32).collect::<Vec<_>>());
-        let logits = generator.prefill(model, &begun)?;
+        generator.prefill(model, &begun)?;
+        let logits = generator.logits()?;
         let lengths = generator.lengths().to_vec();
         let width = logits.len() / prompts.len();
         let mut scores = vec![0.0; prompts.len() * self.len()];
@@ -123,7 +124,8 @@ impl LabelPaths {
             generator.select(&sequences.iter().map(|(prompt, _)| *prompt).collect::<Vec<_>>())?;
             let read = |label: usize| &self.paths[label][..self.paths[label].len() - 1];
             let parts: Vec<Prompt<'_>> = sequences.iter().map(|(_, label)| Prompt::from(read(*label))).collect();
-            let logits = generator.extend_all(model, &parts)?;
+            generator.extend_all(model, &parts)?;
+            let logits = generator.logits()?;
             let mut rows = logits.chunks_exact(width);
             for &(prompt, label) in &sequences {
                 for (&token, logits) in self.paths[label][1..].iter().zip(&mut rows) {

@@ -5,6 +5,7 @@
 
 pub mod answer;
 mod beam;
+mod chooser;
 pub mod config;
 pub mod counts;
 pub(crate) mod dtype;
@@ -14,6 +15,7 @@ pub mod sampler;
 pub mod sizes;
 mod text;
 
+pub use chooser::{Choice, Chosen, Draw};
 pub use config::GenerationConfig;
 pub use dtype::Dtype;
 pub use generator::{Generator, Prompt};

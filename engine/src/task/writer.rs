@@ -42,8 +42,12 @@ impl<T: Float> Writing<T> {
         on_text: &mut dyn FnMut(usize, &str) -> Result<()>,
     ) -> Result<Vec<Answer>> {
         let Writing { model, generator, .. } = self;
-        let logits = if begins { generator.prefill(model, &[read])? } else { generator.extend(model, &[read])? };
-        go_on(model, generator, words, &[begun], logits, config, on_text)
+        if begins {
+            generator.prefill(model, &[read])?;
+        } else {
+            generator.extend(model, &[read])?;
+        }
+        go_on(model, generator, words, &[begun], config, on_text)
     }
 }
 

@@ -3,6 +3,22 @@
 
 use super::Real;
 
+/// Constants of [`exp_f32`], which PTX follows step by step where it must give the same bits.
+pub(crate) struct Exponential {
+    /// Adding and subtracting it rounds to the nearest integer: 1.5 * 2^23.
+    pub(crate) round: f32,
+    /// ln 2 in two parts, the first with few bits.
+    pub(crate) ln_2: [f32; 2],
+    /// From the highest power, 6, down to the square.
+    pub(crate) polynomial: [f32; 6],
+}
+
+pub(crate) const EXP: Exponential = Exponential {
+    round: 12_582_912.0,
+    ln_2: [0.693_359_4, -2.121_944_4e-4],
+    polynomial: [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5],
+};
+
 /// e^x within about 1 ulp: x = n ln 2 + r, a degree-6 polynomial for e^r on |r| <= ln 2 / 2, then 2^n in two factors.
 /// Overflows to infinity and underflows to 0 as it should; NaN stays NaN.
 ///
@@ -12,21 +28,18 @@ use super::Real;
 pub fn exp_f32(x: f32) -> f32 {
     let clamped = if x > 89.0 { 89.0 } else { x };
     let clamped = if clamped < -104.0 { -104.0 } else { clamped };
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = clamped - n * 0.693_359_4;
-    let r = r - n * -2.121_944_4e-4;
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
+    let Exponential { round, ln_2, polynomial } = EXP;
+    let shifted = clamped * std::f32::consts::LOG2_E + round;
+    let n = shifted - round;
+    let r = clamped - n * ln_2[0];
+    let r = r - n * ln_2[1];
+    let mut p = polynomial[0];
+    for coefficient in &polynomial[1..] {
+        p = p * r + coefficient;
+    }
     let e = p * (r * r) + r + 1.0;
     // The integer stands in the low bits of the shifted value; a cast, which saturates, would not vectorise. NaN gives any n, and e is NaN.
-    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let n = shifted.to_bits().wrapping_sub(round.to_bits()) as i32;
     let half = n >> 1;
     let low = f32::from_bits((half.wrapping_add(127) << 23) as u32);
     let high = f32::from_bits((n.wrapping_sub(half).wrapping_add(127) << 23) as u32);
