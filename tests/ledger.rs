@@ -16,7 +16,7 @@ use sass::Loop;
 use toolchain::root;
 
 /// Emitted texts that stand in the ledger; the marked ones are kept whole.
-const EMITTED: [(&str, bool); 58] = [
+const EMITTED: [(&str, bool); 60] = [
     ("attention_forward_f32_d8", true),
     ("attention_backward_queries_f32_d8", true),
     ("attention_backward_keys_f32_d8", true),
@@ -71,6 +71,8 @@ const EMITTED: [(&str, bool); 58] = [
     ("gemm_nt_bf16_16x32x64_s8_swiglu", false),
     ("gemm_nt_bf16_64x64x64_s4_scaled", false),
     ("gemm_nt_bf16_128x128x32_s3_added", false),
+    ("sample_choose_f32", true),
+    ("sample_choose_bf16", false),
     ("topk_select_f32_inner_product_32", true),
     ("topk_merge_f32_32", true),
     ("topk_select_f32_inner_product_128", false),
