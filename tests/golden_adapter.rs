@@ -18,6 +18,7 @@ use scmmgpt_engine::layer::{Dims, Dropout};
 use scmmgpt_engine::model::adapter_files;
 use scmmgpt_engine::model::language_model::LanguageModel;
 use scmmgpt_engine::weights::{ParameterPlan, Parameters};
+use scmmgpt_kernels::int8_gemm;
 use scmmgpt_kernels::runtime::{Device, Float, Real, Stream};
 use scmmgpt_loader::checkpoint::Checkpoint;
 use scmmgpt_loader::language::LanguageFiles;
@@ -145,6 +146,76 @@ fn losses_gradients_and_logits_equal_peft_on_a_cuda_device() {
 #[test]
 fn logits_equal_peft_beside_the_cache_and_merged_in_f64() {
     logits_equal_peft::<f64>(&Device::cpu(2).unwrap());
+}
+
+/// A copy is made of the files' weights, whether or not the model has read them, and of PEFT's adapters.
+#[test]
+fn copies_hold_the_adapters_and_need_no_weights_in_memory() {
+    let (golden, device) = (Golden::open("adapter_tiny"), Device::cpu(2).unwrap());
+    for variant in VARIANTS {
+        let fixture = fixture(&golden, variant);
+        let Loaded { model, parameters, stream } = with_adapter::<f32>(&device, &fixture, false);
+        let files = Some(&fixture.files);
+        // In the model's own memory nothing is left of the base model.
+        let tuning = Tuning { load_in_8bit: true, ..model.tuning().clone() };
+        let mut plan = ParameterPlan::new(false);
+        let empty = plan.under("llm", |plan| LanguageModel::<f32>::declare(plan, fixture.files.config(), 64, &tuning));
+        let nothing = plan.allocate(&device).unwrap();
+        empty.load_adapter(&nothing, &stream, fixture.adapter.path()).unwrap();
+        let copy = |model: &LanguageModel<f32>, parameters, int8, files| {
+            let (copy, _parameters) = model.converted::<f32>(parameters, &stream, int8, files).unwrap();
+            wide(last_logits(&device, &copy, &golden, 4))
+        };
+        let expected = golden.reals(&format!("logits.{variant}"));
+        check("copy", &expected, &copy(&model, &parameters, false, None));
+        check("copy of files", &expected, &copy(&empty, &nothing, false, files));
+        assert_eq!(copy(&model, &parameters, true, None), copy(&empty, &nothing, true, files), "{variant} in int8");
+    }
+}
+
+/// With a frozen base in int8 adapters learn what they would beside those weights in f32.
+fn int8_base_equals_its_rounded_weights(device: &Device) {
+    let golden = Golden::open("adapter_tiny");
+    let batch = golden.batch();
+    for variant in VARIANTS {
+        let fixture = fixture(&golden, variant);
+        let plain = with_adapter::<f32>(device, &fixture, true);
+        let projection = |name: &str| PROJECTIONS.iter().any(|module| name.ends_with(&format!("{module}.weight")));
+        let rounded = |name: &str, shape: &[usize]| {
+            let values = fixture.files.to_f32(name.strip_prefix("llm.").unwrap(), shape)?;
+            let (words, scales) = int8_gemm::quantize(&values, shape[1]);
+            let integers =
+                words.chunks(int8_gemm::words(shape[1])).map(|row| row.iter().flat_map(|word| word.to_le_bytes()).take(shape[1]));
+            Ok(integers.zip(scales).flat_map(|(row, scale)| row.map(move |byte| f32::from(byte as i8) * scale)).collect())
+        };
+        plain.parameters.load_from(&plain.stream, &projection, rounded).unwrap();
+        let tuning = Tuning { load_in_8bit: true, ..plain.model.tuning().clone() };
+        let quantized = declare::<f32>(device, &fixture.files, &tuning, true);
+        quantized.model.load_adapter(&quantized.parameters, &quantized.stream, fixture.adapter.path()).unwrap();
+        let [expected, got] = [&plain, &quantized].map(|loaded| {
+            let mut workspace = loaded.model.workspace(device, Dims { batch: 1, seq_len: 4 }, true).unwrap();
+            let mut results = vec![("loss".to_string(), vec![workspace.loss(&loaded.model, &batch, Some(1.0)).unwrap()])];
+            for declared in loaded.parameters.declared() {
+                let gradient = declared.parameter.gradient.map(|gradient| wide(workspace.stream.fetch(gradient).unwrap()));
+                results.extend(gradient.map(|gradient| (declared.name.clone(), gradient)));
+            }
+            results
+        });
+        assert!(expected.len() == got.len() && got.len() > 8, "{variant}: {} results", got.len());
+        assert!(expected[0].1 != golden.reals(&format!("loss.{variant}")), "the weights were rounded");
+        for ((name, expected), (same, got)) in expected.iter().zip(&got) {
+            assert_eq!(name, same);
+            check(name, expected, got);
+        }
+    }
+}
+
+#[test]
+fn adapters_learn_beside_a_base_in_int8() {
+    int8_base_equals_its_rounded_weights(&Device::cpu(2).unwrap());
+    if let Some(device) = driver::device() {
+        int8_base_equals_its_rounded_weights(&device);
+    }
 }
 
 fn every_projection(lora_dropout: f32) -> Tuning {

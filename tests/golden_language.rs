@@ -267,7 +267,7 @@ fn smollm2_says_what_an_independent_forward_pass_says() {
     let exact: Vec<f64> = prompts.iter().flat_map(|prompt| wide(logits_behind(&model, &device, prompt))).collect();
     let deviation = (exact.iter().map(|logit| logit * logit).sum::<f64>() / exact.len() as f64).sqrt();
     for (int8, most, error) in [(false, 0.02, 0.05), (true, 0.02, 0.08)] {
-        let (copy, _parameters) = model.converted::<bf16>(&parameters, &stream, int8).unwrap();
+        let (copy, _parameters) = model.converted::<bf16>(&parameters, &stream, int8, None).unwrap();
         let mut workspace = copy.workspace(&device, Dims { batch: 1, seq_len: length }, false).unwrap();
         let narrow = workspace.loss(&copy, &batch, None).unwrap().exp();
         let near: Vec<f64> = prompts.iter().flat_map(|prompt| wide(logits_behind(&copy, &device, prompt))).collect();

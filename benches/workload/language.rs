@@ -82,7 +82,7 @@ impl<T: Float> Generation<T> {
     /// The same with weights in int8.
     pub(super) fn int8(device: &Device, sizes: [usize; 2], writes: bool) -> Result<Self> {
         let (model, parameters) = declare::<T>(device, sizes[1] + 1, &Tuning::full(), false)?;
-        let (model, parameters) = model.converted(&parameters, &Stream::new(device, 0)?, true)?;
+        let (model, parameters) = model.converted(&parameters, &Stream::new(device, 0)?, true, None)?;
         Generation::of(device, model, parameters, sizes, writes)
     }
 

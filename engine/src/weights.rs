@@ -3,6 +3,7 @@
 //! Layers declare their parameters once, under the names of the checkpoint, with [`ParameterPlan`]; [`Parameters`] owns the memory of
 //! one model: weights and, when it is trained, gradients and the optimizer's moments, one allocation each.
 
+use scmmgpt_kernels::int8_gemm::{self, Weight};
 use scmmgpt_kernels::runtime::philox::{Site, normal, uniform};
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Element, Float, Plan, Real, Shape, Stream, Tensor};
 use scmmgpt_loader::checkpoint::Checkpoint;
@@ -83,6 +84,14 @@ pub struct Declared<T: Float> {
     init: Init,
 }
 
+/// A frozen matrix of one byte a weight, made of checkpoint tensors that lie one below the other.
+#[derive(Clone, Debug)]
+struct Quantized<T: Float> {
+    /// Name and `[rows, width]` of each.
+    parts: Vec<(String, [usize; 2])>,
+    weight: Weight<T>,
+}
+
 /// Collects parameters under checkpoint names.
 #[derive(Debug)]
 pub struct ParameterPlan<T: Float> {
@@ -90,6 +99,7 @@ pub struct ParameterPlan<T: Float> {
     gradients: Plan,
     optimizer: Plan,
     declared: Vec<Declared<T>>,
+    quantized: Vec<Quantized<T>>,
     path: String,
     trainable: bool,
     /// Names that are frozen, inside [`ParameterPlan::frozen_where`].
@@ -104,6 +114,7 @@ impl<T: Float> ParameterPlan<T> {
             gradients: Plan::new(Class::Gradients),
             optimizer: Plan::new(Class::Optimizer),
             declared: Vec::new(),
+            quantized: Vec::new(),
             path: String::new(),
             trainable,
             freezes: |_| false,
@@ -202,6 +213,18 @@ impl<T: Float> ParameterPlan<T> {
         Table { value, gradient, first }
     }
 
+    /// Declares checkpoint tensors `(name, rows)` of one width as one frozen matrix in int8, which is no parameter:
+    /// [`Parameters::quantize`] fills it.
+    pub fn quantized(&mut self, parts: &[(&str, usize)], width: usize) -> Weight<T> {
+        let parts: Vec<_> = parts.iter().map(|(name, rows)| (format!("{}{name}", self.path), [*rows, width])).collect();
+        let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
+        let (path, rows) = (names.join(" + "), parts.iter().map(|(_, [rows, _])| rows).sum());
+        let words = self.weights.tensor(&format!("{path}.int8"), [rows, int8_gemm::words(width)]);
+        let weight = Weight { words, scale: self.weights.tensor(&format!("{path}.scale"), [rows]) };
+        self.quantized.push(Quantized { parts, weight });
+        weight
+    }
+
     /// Memory of one parameter.
     fn reserve(&mut self, name: &str, shape: Shape) -> (Parameter<T>, Option<Moments<T>>) {
         let value = self.weights.tensor(name, shape);
@@ -234,9 +257,10 @@ impl<T: Float> ParameterPlan<T> {
         self.declared.iter().map(|declared| declared.name.as_str())
     }
 
-    /// Number of scalar parameters.
+    /// Number of scalar parameters, frozen ones in int8 included.
     pub fn count(&self) -> usize {
-        self.declared.iter().map(|declared| declared.parameter.value.len()).sum()
+        let quantized = self.quantized.iter().flat_map(|quantized| &quantized.parts).map(|(_, [rows, width])| rows * width);
+        self.declared.iter().map(|declared| declared.parameter.value.len()).chain(quantized).sum()
     }
 
     /// Allocates the memory, zeroed.
@@ -246,7 +270,7 @@ impl<T: Float> ParameterPlan<T> {
     pub fn allocate(self, device: &Device) -> Result<Parameters<T>> {
         let arenas =
             [Arena::allocate(device, self.weights)?, Arena::allocate(device, self.gradients)?, Arena::allocate(device, self.optimizer)?];
-        Ok(Parameters { declared: self.declared, _arenas: arenas })
+        Ok(Parameters { declared: self.declared, quantized: self.quantized, _arenas: arenas })
     }
 }
 
@@ -264,6 +288,7 @@ fn part<E: Element>(whole: Tensor<E>, shape: Shape, at: usize) -> Tensor<E> {
 #[derive(Debug)]
 pub struct Parameters<T: Float> {
     declared: Vec<Declared<T>>,
+    quantized: Vec<Quantized<T>>,
     _arenas: [Arena; 3],
 }
 
@@ -351,6 +376,23 @@ impl<T: Float> Parameters<T> {
     ) -> Result<()> {
         for declared in self.declared.iter().filter(|declared| wanted(&declared.name)) {
             set(stream, declared, read(&declared.name, &declared.parameter.value.shape())?)?;
+        }
+        Ok(())
+    }
+
+    /// Fills the matrices in int8 with what `read` finds for the names and shapes of their parts (see [`int8_gemm::quantize`]).
+    ///
+    /// # Errors
+    /// Those of `read` and of the upload.
+    pub fn quantize(&self, stream: &Stream, mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<()> {
+        for Quantized { parts, weight } in &self.quantized {
+            let mut values = Vec::new();
+            for (name, shape) in parts {
+                values.extend(read(name, shape)?);
+            }
+            let (words, scale) = int8_gemm::quantize(&values, parts.first().map_or(1, |(_, shape)| shape[1]));
+            stream.upload(weight.words, &words)?;
+            stream.upload(weight.scale, &scale.into_iter().map(|scale| T::Acc::of(f64::from(scale))).collect::<Vec<_>>())?;
         }
         Ok(())
     }

@@ -137,7 +137,7 @@ fn stage_1_is_handed_over() {
     assert_eq!((language.tokens().slots, language.model().slots()), (3, 3));
     assert_eq!(language.neighbours().unwrap().index.len(), learned.len());
     let prompt = language.pairs().text_prompt("cell type: B cell.").unwrap();
-    let states = language.workspace().unwrap().slot_states(language.model(), &[prompt]).unwrap();
+    let states = language.workspace().unwrap().slot_states(language.whole().unwrap(), &[prompt]).unwrap();
     assert!(states.len() == 3 * 32 && states.iter().all(|value| value.is_finite()));
     let error = Bundle::open(&out.join("stage1"), &Device::cpu(1).unwrap()).unwrap().language("describe cells").unwrap_err();
     assert!(error.to_string().contains("[stage2]"), "{error}");
@@ -196,7 +196,7 @@ fn losses_fall_in_every_mode() {
         let bundle = Bundle::open(out, &device).unwrap();
         let language = bundle.language("test").unwrap();
         let prompt = language.pairs().text_prompt("cell type: B cell.").unwrap();
-        let states = language.workspace().unwrap().slot_states(language.model(), &[prompt]).unwrap();
+        let states = language.workspace().unwrap().slot_states(language.whole().unwrap(), &[prompt]).unwrap();
         assert!(states.iter().all(|value| value.is_finite()));
     }
     assert!(adapted.join("adapter/adapter_model.safetensors").exists() && !adapted.join("language/model.safetensors").exists());

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use safetensors::Dtype;
 use scmmgpt_kernels::runtime::{Device, Float, Stream};
@@ -79,6 +79,9 @@ pub struct Language {
     neighbours: Option<NeighbourIndex>,
     device: Device,
     parameters: Parameters<f32>,
+    files: LanguageFiles,
+    /// Whether the base model's weights have been read.
+    loaded: Mutex<bool>,
 }
 
 impl BaseModel {
@@ -203,8 +206,6 @@ impl Bundle {
         let parameters = plan.allocate(&self.device)?;
         let stream = Stream::new(&self.device, 0)?;
         parameters.load_matching(&stream, &Checkpoint::open(&self.folder)?, &|name| config.holds(name))?;
-        let base = |name: &str| inside(name).is_some_and(language_model::in_files);
-        parameters.load_from(&stream, &base, |name, shape| Ok(files.to_f32(inside(name).unwrap_or_default(), shape)?))?;
         if config.tuning.mode == TuningMode::Lora {
             model.language().load_adapter(&parameters, &stream, &self.folder.join(ADAPTER))?;
         }
@@ -213,22 +214,41 @@ impl Bundle {
         let (tokenizer, tokens) = tokenizer.with_cell_tokens(&config.model, text.qformer.num_query_tokens)?;
         let pairs = PairCollator::new(Arc::new(tokenizer), tokens, config.pairs.clone())?;
         let neighbours = (config.neighbors.k > 0).then(|| NeighbourIndex::open(&self.folder)).transpose()?;
-        Ok(Language { config, model, pairs, neighbours, device: self.device.clone(), parameters })
+        let (device, loaded) = (self.device.clone(), Mutex::new(false));
+        Ok(Language { config, model, pairs, neighbours, device, parameters, files, loaded })
     }
 }
 
 impl Language {
-    /// The weights.
+    /// The model, for what needs no weights of the base model: what stands in front of it and behind it, and sizes.
     pub fn model(&self) -> &CellLanguage<f32> {
         &self.model
+    }
+
+    /// The model with the weights of the base model, which are read when they are first asked for: a copy in another type of element is
+    /// made from the files, and does without.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn whole(&self) -> Result<&CellLanguage<f32>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*loaded {
+            let stream = Stream::new(&self.device, 0)?;
+            let base = |name: &str| inside(name).is_some_and(language_model::in_files);
+            let read = |name: &str, shape: &[usize]| Ok(self.files.to_f32(inside(name).unwrap_or_default(), shape)?);
+            self.parameters.load_from(&stream, &base, read)?;
+            self.parameters.quantize(&stream, read)?;
+            *loaded = true;
+        }
+        Ok(&self.model)
     }
 
     /// A copy of the language model for inference in elements of T, its adapters merged; with `int8` its weights have a byte each.
     ///
     /// # Errors
-    /// `OutOfMemory`; those of the kernels.
+    /// `OutOfMemory`; those of the files.
     pub(crate) fn converted<T: Float>(&self, int8: bool) -> Result<(LanguageModel<T>, Parameters<T>)> {
-        self.model.language().converted(&self.parameters, &Stream::new(&self.device, 0)?, int8)
+        self.model.language().converted(&self.parameters, &Stream::new(&self.device, 0)?, int8, Some(&self.files))
     }
 
     /// What a choice of elements means for this model on its device.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{domain, positive, share};
-use crate::Result;
+use crate::{Error, Result};
 
 /// The projections that an adapter can sit on, under Hugging Face's names.
 pub const PROJECTIONS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -78,9 +78,12 @@ pub struct Tuning {
     pub new_tokens: usize,
     /// In training, keep only what the layers read, and run each layer again in backward: less memory, a third more work, the same bits.
     pub gradient_checkpointing: bool,
-    /// Projections and output product frozen in int8: in copies for inference alone.
-    #[serde(skip)]
+    /// Projections with a byte a weight and a scale for every output, where they are frozen: a quarter of the memory; what they multiply
+    /// stays as it is.
     pub load_in_8bit: bool,
+    /// The product back to the vocabulary in int8, too: in copies for inference alone.
+    #[serde(skip)]
+    pub int8_head: bool,
 }
 
 impl Tuning {
@@ -104,6 +107,10 @@ impl Tuning {
     /// # Errors
     /// `Setting`, naming the first that is outside.
     pub fn check(&self, section: &str) -> Result<()> {
+        if self.load_in_8bit && self.trains_base() {
+            let (key, expected) = (format!("{section}.load_in_8bit"), "false with mode = \"full\": what learns is not in int8".into());
+            return Err(Error::Setting { key, value: "true".into(), expected });
+        }
         self.adapters().map_or(Ok(()), |lora| lora.check(&format!("{section}.lora")))
     }
 }

@@ -95,9 +95,9 @@ impl<T: Float> AdaptedLinear<T> {
     /// targets under PEFT's names. `site` numbers the product among those of the model.
     pub fn declare(plan: &mut ParameterPlan<T>, outputs: &[(&str, usize)], input: usize, tuning: &Tuning, site: u32) -> Self {
         let base = if tuning.load_in_8bit {
-            let names: Vec<&str> = outputs.iter().map(|(name, _)| *name).collect();
-            let all = outputs.iter().map(|(_, output)| output).sum();
-            Base::Int8(Int8Linear::declare(plan, &names.join(" + "), all, input))
+            let names: Vec<String> = outputs.iter().map(|(name, _)| format!("{name}.weight")).collect();
+            let parts: Vec<(&str, usize)> = names.iter().zip(outputs).map(|(name, (_, output))| (name.as_str(), *output)).collect();
+            Base::Int8(Int8Linear::declare(plan, &parts, input))
         } else {
             Base::Plain(plan.frozen_if(!tuning.trains_base(), |plan| Linear::declare_llama(plan, outputs, input)))
         };

@@ -2,7 +2,7 @@
 
 use scmmgpt_kernels::gemm::Epilogue;
 use scmmgpt_kernels::int8_gemm::{self, Weight};
-use scmmgpt_kernels::runtime::{Float, Plan, Real, Stream, Tensor};
+use scmmgpt_kernels::runtime::{Float, Plan, Stream, Tensor};
 use scmmgpt_kernels::swiglu;
 
 use super::linear::Linear;
@@ -13,27 +13,12 @@ use crate::weights::ParameterPlan;
 #[derive(Clone, Copy, Debug)]
 pub struct Int8Linear<T: Float> {
     weight: Weight<T>,
-    input: usize,
 }
 
 impl<T: Float> Int8Linear<T> {
-    /// Plans memory for `[output, input]` weights, which are no parameters: [`Int8Linear::load`] fills them.
-    pub fn declare(plan: &mut ParameterPlan<T>, name: &str, output: usize, input: usize) -> Self {
-        let path = format!("{}{name}", plan.path());
-        let words = plan.derived().tensor(&format!("{path}.int8"), [output, int8_gemm::words(input)]);
-        let scale = plan.derived().tensor(&format!("{path}.scale"), [output]);
-        Int8Linear { weight: Weight { words, scale }, input }
-    }
-
-    /// Quantises `[output, input]` weights (see [`int8_gemm::quantize`]).
-    ///
-    /// # Errors
-    /// Those of the upload.
-    pub fn load(&self, stream: &Stream, weights: &[f32]) -> Result<()> {
-        let (words, scale) = int8_gemm::quantize(weights, self.input);
-        stream.upload(self.weight.words, &words)?;
-        let scale: Vec<T::Acc> = scale.into_iter().map(|scale| T::Acc::of(f64::from(scale))).collect();
-        Ok(stream.upload(self.weight.scale, &scale)?)
+    /// Declares checkpoint tensors `(name, outputs)` one below the other; see [`ParameterPlan::quantized`].
+    pub fn declare(plan: &mut ParameterPlan<T>, parts: &[(&str, usize)], input: usize) -> Self {
+        Int8Linear { weight: plan.quantized(parts, input) }
     }
 
     /// `y = x W^T + residual`.

@@ -30,23 +30,12 @@ impl<T: Float> TokenTable<T> {
         TokenTable { rows, base: tokens, int8: None }
     }
 
-    /// Plans a copy of the rows in int8 for the logits; [`TokenTable::quantize`] fills it.
+    /// Declares a copy of the rows in int8 for the logits; `name` is the table's.
     pub fn with_int8(self, plan: &mut ParameterPlan<T>, name: &str) -> Self {
-        let [rows, width] = [self.rows.value.rows(), self.rows.value.width()];
-        TokenTable { int8: Some(Int8Linear::declare(plan, name, rows, width)), ..self }
-    }
-
-    /// Fills the copy in int8, where there is one, with these rows.
-    ///
-    /// # Errors
-    /// Those of the upload.
-    pub fn quantize(&self, stream: &Stream, rows: &[f32]) -> Result<()> {
-        self.int8.map_or(Ok(()), |copy| copy.load(stream, rows))
-    }
-
-    /// The rows of all tokens.
-    pub fn rows(&self) -> Tensor<T> {
-        self.rows.value
+        let (new, width) = (self.vocab_size() - self.base, self.rows.value.width());
+        let parts = [("weight", self.base), (NEW_ROWS, new)];
+        let parts = if new == 0 { &parts[..1] } else { &parts };
+        TokenTable { int8: Some(plan.under(name, |plan| Int8Linear::declare(plan, parts, width))), ..self }
     }
 
     /// Adds the mean of the other rows to those of new tokens.

@@ -66,7 +66,8 @@ impl<T: Float> LanguageModel<T> {
             true => table,
             false => TokenTable::declare(plan, "lm_head", tokens, width, frozen),
         };
-        let head = if tuning.load_in_8bit { head.with_int8(plan, "lm_head") } else { head };
+        let table_name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        let head = if tuning.int8_head { head.with_int8(plan, table_name) } else { head };
         let rotation = rope::plan_table(plan.derived(), positions, config.head_dim);
         LanguageModel { table, blocks, norm, head, rotation, config: config.clone(), tuning: tuning.clone(), prefix: plan.path().into() }
     }
@@ -94,11 +95,6 @@ impl<T: Float> LanguageModel<T> {
     /// The products that may carry adapters, layer by layer.
     pub(super) fn adapted(&mut self) -> impl Iterator<Item = &mut AdaptedLinear<T>> {
         self.blocks.iter_mut().flat_map(LlamaBlock::adapted)
-    }
-
-    /// The product back to the vocabulary.
-    pub(super) fn head(&self) -> &TokenTable<T> {
-        &self.head
     }
 
     /// Longest sequence, as declared.
@@ -272,7 +268,9 @@ impl<T: Float> LanguageModel<T> {
     pub fn load(&self, parameters: &Parameters<T>, stream: &Stream, files: &LanguageFiles, seed: u64) -> Result<()> {
         let inner = |name: &str| name.strip_prefix(&self.prefix).map(String::from);
         let base = |name: &str| inner(name).is_some_and(|name| in_files(&name));
-        parameters.load_from(stream, &base, |name, shape| Ok(files.to_f32(&inner(name).unwrap_or_default(), shape)?))?;
+        let read = |name: &str, shape: &[usize]| Ok(files.to_f32(&inner(name).unwrap_or_default(), shape)?);
+        parameters.load_from(stream, &base, read)?;
+        parameters.quantize(stream, read)?;
         parameters.initialise_matching(stream, seed, &|name| inner(name).is_some_and(|name| !in_files(&name)))?;
         self.table.centre(stream)?;
         if !self.config.tie_word_embeddings {

@@ -229,7 +229,7 @@ pub(crate) fn states(language: &Language, workspace: &mut Workspace<f32>, prompt
     }
     let mut states = Vec::new();
     for tokens in tokens.chunks(PROMPTS) {
-        states.extend(workspace.slot_states(language.model(), tokens)?);
+        states.extend(workspace.slot_states(language.whole()?, tokens)?);
     }
     Ok(states)
 }

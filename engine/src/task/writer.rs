@@ -71,7 +71,7 @@ impl Writer {
             Dtype::Int8 if multiplies_bf16(device) => Ok(Writer::Bf16(Writing::copied(language, device, true, sequences, capacity)?)),
             Dtype::Int8 => Ok(Writer::F32(Writing::copied(language, device, true, sequences, capacity)?)),
             Dtype::Auto | Dtype::F32 => {
-                let model = language.model().language().clone();
+                let model = language.whole()?.language().clone();
                 let generator = Generator::new(&model, device, sequences, capacity)?;
                 Ok(Writer::F32(Writing { model, generator, _parameters: None }))
             }
