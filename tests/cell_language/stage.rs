@@ -184,6 +184,7 @@ fn losses_fall_in_every_mode() {
     let adapted = run("adapted", &|config| {
         stage2(config).tuning.mode = TuningMode::Lora;
         stage2(config).tuning.gradient_checkpointing = true;
+        stage2(config).tuning.load_in_8bit = true;
     });
     run("counts", &|config| stage2(config).expression.head = ExpressionHead::Zinb);
     let tuned = run("tuned", &|config| {
