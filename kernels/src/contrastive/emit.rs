@@ -9,8 +9,9 @@ use super::{emit_backward, emit_combine, emit_forward, emit_gather, emit_product
 use crate::ptx;
 use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
 
-/// Rows of cells of a tile, and of a thread.
+/// Rows of cells of a tile.
 pub(super) const OWN: usize = 128;
+/// Those of a thread.
 const ROWS: usize = OWN / 16;
 /// Texts of a tile.
 pub(super) const MET: usize = 64;
@@ -167,7 +168,7 @@ pub(super) fn scores(k: &mut Kernel, per: usize, winners: bool) -> Scores {
     Scores { best, winner, own_item, met_item }
 }
 
-/// Declares the registers of a text of scores: entry, block and shared memory.
+/// Block and shared memory of a text of scores.
 pub(super) fn begin(k: &mut Kernel, blocks: usize) {
     k.block(THREADS, blocks);
     k.shared(Some(TILE.shared_bytes()));
