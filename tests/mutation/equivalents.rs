@@ -27,6 +27,13 @@ const EQUIVALENTS: &[Equivalent] = &[
         reason: ALL_LANES,
     },
     Equivalent {
+        entry: "contrastive_backward",
+        kinds: &[Kind::Bound],
+        statement: "setp.ge.or.u32 %same, %own_item",
+        repeat: 0,
+        reason: "a cell behind the last has scores of 0, and no place for its slopes",
+    },
+    Equivalent {
         entry: "contrastive_forward",
         kinds: LEADER,
         statement: "setp.eq.u32 %writes, %met_lane, 0",
