@@ -4,6 +4,7 @@
 mod driver;
 
 use driver::device;
+use scmmgpt_kernels::contrastive;
 use scmmgpt_kernels::cross_entropy::{self, IGNORE};
 use scmmgpt_kernels::runtime::{Arena, Class, Device, Event, Pinned, Plan, Stream, Tensor};
 use scmmgpt_kernels::topk::{self, Metric};
@@ -155,6 +156,76 @@ fn cross_entropy_of_columns_in_place() {
     assert_eq!(run(middle, middle, [4, IGNORE, 0]), (apart, expected));
     let (foreign, gradient) = run(logits, dlogits, [4, 5, 0]);
     assert!(foreign.is_nan() && gradient.iter().all(|value| value.is_nan()));
+}
+
+/// Embeddings whose rows lie apart, in two slices a side: the bits of rows without gaps, and the same again. Then a NaN in the last cell,
+/// and a temperature that is none.
+#[test]
+fn contrastive_of_columns_and_with_a_nan() {
+    let Some(device) = device() else { return };
+    let (items, width) = (150, 3);
+    for queries in [1, 3] {
+        let (mut plan, rows) = (Plan::new(Class::Activations), items * queries);
+        let [cells, dcells] = [("cells", width), ("dcells", width)].map(|(name, width)| plan.tensor::<f32>(name, [rows, width]));
+        let [texts, dtexts] = [("texts", width), ("dtexts", width)].map(|(name, width)| plan.tensor::<f32>(name, [items, width]));
+        let [wide_cells, wide_texts] = [("wide_cells", rows), ("wide_texts", items)].map(|(name, rows)| plan.tensor(name, [rows, 9]));
+        let [loss, dloss, temperature] = ["loss", "dloss", "temperature"].map(|name| plan.tensor::<f32>(name, [1]));
+        let [row_logsumexp, column_logsumexp] = ["rows", "columns"].map(|name| plan.tensor::<f32>(name, [items]));
+        let _arena = Arena::allocate(&device, plan).unwrap();
+        let stream = Stream::new(&device, contrastive::scratch::<f32>(items, queries, width)).unwrap();
+        let values: Vec<f32> = (0..rows * width).map(|value| (value * 29 % 97) as f32 / 97.0 - 0.5).collect();
+        stream.upload(temperature, &[0.2]).unwrap();
+        stream.upload(dloss, &[1.0]).unwrap();
+        let run = |cells: Tensor<f32>, texts: Tensor<f32>, [dcells, dtexts]: [Tensor<f32>; 2], values: &[f32]| {
+            stream.upload(cells, values).unwrap();
+            stream.upload(texts, &values.iter().rev().take(items * width).copied().collect::<Vec<_>>()).unwrap();
+            let (classes, group, symmetric, dtemperature) = (None, 0, true, None);
+            let args = contrastive::Forward {
+                loss,
+                row_logsumexp,
+                column_logsumexp,
+                cells,
+                texts,
+                classes,
+                temperature,
+                queries,
+                group,
+                symmetric,
+            };
+            contrastive::forward(&stream, args).unwrap();
+            let backward = contrastive::Backward {
+                dcells,
+                dtexts,
+                dtemperature,
+                dloss,
+                row_logsumexp,
+                column_logsumexp,
+                cells,
+                texts,
+                classes,
+                temperature,
+                queries,
+                group,
+                symmetric,
+            };
+            contrastive::backward(&stream, backward).unwrap();
+            (stream.fetch(loss).unwrap()[0], stream.fetch(dcells).unwrap(), stream.fetch(dtexts).unwrap())
+        };
+        let whole = run(cells, texts, [dcells, dtexts], &values);
+        assert!(whole.0 > 0.0 && whole.1.iter().chain(&whole.2).all(|value| value.is_finite()));
+        let parts = |wide: Tensor<f32>, from| wide.columns(from, width);
+        let apart = || run(parts(wide_cells, 1), parts(wide_texts, 2), [parts(wide_cells, 5), parts(wide_texts, 5)], &values);
+        assert!(apart() == whole && apart() == whole, "{queries} queries");
+        let mut spoilt = values.clone();
+        *spoilt.last_mut().unwrap() = f32::NAN;
+        let nan = run(cells, texts, [dcells, dtexts], &spoilt);
+        assert!(nan.0.is_nan() && nan.2.iter().all(|value| value.is_nan()), "{queries} queries");
+        assert!(queries > 1 || nan.1.iter().all(|value| value.is_nan()));
+        for temperature_of in [0.0, -0.2, f32::NAN, f32::INFINITY] {
+            stream.upload(temperature, &[temperature_of]).unwrap();
+            assert!(run(cells, texts, [dcells, dtexts], &values).0.is_nan(), "temperature {temperature_of}");
+        }
+    }
 }
 
 #[test]

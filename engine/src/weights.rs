@@ -268,8 +268,19 @@ impl<T: Float> ParameterPlan<T> {
     /// # Errors
     /// `OutOfMemory`, by class.
     pub fn allocate(self, device: &Device) -> Result<Parameters<T>> {
-        let arenas =
-            [Arena::allocate(device, self.weights)?, Arena::allocate(device, self.gradients)?, Arena::allocate(device, self.optimizer)?];
+        self.in_memory(|plan| Arena::allocate(device, plan))
+    }
+
+    /// [`ParameterPlan::allocate`], except that on a CPU parameters take up memory from when they are loaded.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, by class.
+    pub fn reserve(self, device: &Device) -> Result<Parameters<T>> {
+        self.in_memory(|plan| Arena::reserve(device, plan))
+    }
+
+    fn in_memory(self, memory: impl Fn(Plan) -> scmmgpt_kernels::Result<Arena>) -> Result<Parameters<T>> {
+        let arenas = [memory(self.weights)?, memory(self.gradients)?, memory(self.optimizer)?];
         Ok(Parameters { declared: self.declared, quantized: self.quantized, _arenas: arenas })
     }
 }

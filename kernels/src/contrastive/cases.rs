@@ -107,7 +107,8 @@ impl Contrastive {
 }
 
 /// One item, primes, more than one segment and tile, one query and many, groups of the authors with and without a rest, items of one
-/// class (all of them too), both directions, a fixed temperature and a sharp one; then the sizes of training.
+/// class (all of them too), both directions, a fixed temperature and a sharp one; widths of more columns than a block has; on GPUs several
+/// slices, the last a short one; then the sizes of training.
 pub fn cases() -> Vec<Case> {
     let of = Contrastive::new;
     vec![
@@ -125,6 +126,16 @@ pub fn cases() -> Vec<Case> {
         of(211, 1, 24).groups_of(97).classes(20).symmetric().case(0.1),
         of(600, 1, 16).symmetric().case(0.1),
         of(3, 200, 9).case(0.1),
+        of(3, 2, 300).symmetric().case(0.1),
+        of(260, 1, 77).case(0.1),
+        of(300, 2, 100).symmetric().case(0.1),
+        of(11, 1, 5).groups_of(3).case(0.1),
+        of(17, 1, 11).groups_of(7).classes(5).symmetric().case(0.1),
+        of(59, 1, 13).groups_of(14).symmetric().case(0.1),
+        of(37, 4, 11).groups_of(14).symmetric().case(0.1),
+        of(260, 1, 4).groups_of(140).case(0.2),
+        of(300, 2, 13).classes(30).symmetric().case(0.2),
+        of(150, 9, 13).classes(11).symmetric().fixed_temperature().case(0.2),
         of(4096, 1, 256).symmetric().case(0.1).bench(),
         of(512, 32, 256).symmetric().case(0.1).bench(),
         of(384, 32, 256).groups_of(3).case(0.1).bench(),

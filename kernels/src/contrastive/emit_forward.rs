@@ -1,77 +1,126 @@
-//! The logarithms of the sums over the texts of each cell, or over the cells of each text: online, a tile at a time.
+//! A tile's share of the sums of exponentials, over its texts for each cell and over its cells for each text.
 
-use super::emit::{Owned, STAGES, THREADS, TILE, declare, over_met, params, positions, tile};
+use super::emit::{MET, OWN, Scores, begin, params, positions, scores};
 use crate::ptx;
-use crate::runtime::emit::{Kernel, Kind, Text, float};
+use crate::runtime::emit::{Kernel, Kind, Reg, Text, float};
 
-/// Entry of a variant.
-pub(super) fn entry(owned: Owned) -> String {
-    format!("contrastive_forward_{}_f32", owned.name())
+/// Entry of a variant: queries of a cell in a tile.
+pub(super) fn entry(per: usize) -> String {
+    format!("contrastive_forward_f32_{per}")
 }
 
 /// The module of a variant.
-pub(super) fn text(owned: Owned) -> Text {
+pub(super) fn text(per: usize) -> Text {
     let about = format!(
-        "logsumexp of the scores of each of the {}; from the cells also every item's score with its own text.\n\
-         Grid: (groups, ceil(group / 64)). Block: 256 threads, 16 x 16, each 4 x 4 of a 64 x 64 tile. Strides count elements.\n\
-         Shared: 2 stages of 16 x 68 f32 of either side.",
-        owned.name(),
+        "(m, sum 2^(s - m)) over a tile of the scores s in units of ln 2, m the largest: row_parts[tile of texts][slot of a cell] over the\n\
+         texts, column_parts[tile of cells][slot of a text], unless absent, over the cells; and every cell's score with its own text.\n\
+         {per} queries of a cell in a tile. A slot is group x side + place in the slice, of `slots`. Strides count elements.\n\
+         Grid: (groups, tiles of {} cells, tiles of {MET} texts) of a slice. Block: 256 threads, 16 x 16, each 8 x 4 of a {OWN} x {MET} tile.\n\
+         Shared: 2 stages of 16 x 132 and 16 x 68 f32; over them [8 warps][{MET}] (m, sum).",
+        OWN / per
     );
-    let mut kernel = Kernel::new(entry(owned), about);
+    let mut kernel = Kernel::new(entry(per), about);
     let k = &mut kernel;
-    k.params(".u64", "logsumexp");
-    if owned == Owned::Cells {
-        k.params(".u64", "diagonal");
-    }
+    k.params(".u64", "row_parts column_parts diagonal");
     params(k);
-    k.block(THREADS, 2);
-    k.shared(Some(STAGES));
-    positions(k, owned);
+    k.params(".u32", "slots");
+    begin(k, 2);
+    positions(k, per);
     ptx!(k, "@%nothing ret;");
-    let scores = declare(k);
-    k.regs(Kind::F32, "passed base factor t total");
-    k.regs(Kind::B64, "logsumexp diagonal");
-    k.regs(Kind::Pred, "first_lane");
-    let (top, sum) = (k.array(Kind::F32, "top", 4), k.array(Kind::F32, "sum", 4));
-    for (top, sum) in top.iter().zip(&sum) {
-        ptx!(k, "mov.f32 {top}, {};\nmov.f32 {sum}, {};", float(f32::NEG_INFINITY), float(0.0));
-    }
-    ptx!(k, "ld.param.u64 %logsumexp, [logsumexp];\ncvta.to.global.u64 %logsumexp, %logsumexp;");
-    if owned == Owned::Cells {
-        ptx!(k, "ld.param.u64 %diagonal, [diagonal];\ncvta.to.global.u64 %diagonal, %diagonal;");
-    }
-    ptx!(k, "mov.u32 %met_first, 0;\nMET_LOOP:\n.pragma \"nounroll\";");
-    tile(k, owned, &scores);
-    for (row, (top, sum)) in top.iter().zip(&sum).enumerate() {
-        let best = &scores.best[row];
-        let item = &scores.own_item[row];
-        if owned == Owned::Cells {
-            k.note("The item's own text, where the tile has it.");
-            ptx!(k, "add.u32 %index, %start, {item};\nmad.wide.u32 %address, %index, 4, %diagonal;");
-            for (best, met) in best.iter().zip(&scores.met_item) {
-                ptx!(k, "setp.eq.u32 %same, {item}, {met};\nsetp.lt.and.u32 %same, {item}, %count, %same;");
-                ptx!(k, "mul.rn.f32 %t, {best}, {};\n@%same st.global.f32 [%address], %t;", float(std::f32::consts::LN_2));
-            }
-        }
-        k.note(format!("Owned item {row}: new maximum, terms, what the sum so far is worth; each lane keeps its share of the sum."));
-        ptx!(k, "max.f32 %t, {}, {};\nmax.f32 %t, %t, {};\nmax.f32 %t, %t, {};", best[0], best[1], best[2], best[3]);
-        over_met(k, "max.f32", "%t");
-        ptx!(k, "max.f32 %t, %t, {top};\nsetp.eq.f32 %inside, %t, {};", float(f32::NEG_INFINITY));
-        ptx!(k, "selp.f32 %base, {}, %t, %inside;\nsub.rn.f32 %factor, {top}, %base;\nex2.approx.ftz.f32 %factor, %factor;", float(0.0));
-        ptx!(k, "mov.f32 {top}, %t;\nmov.f32 %total, {};", float(0.0));
-        for best in best {
-            ptx!(k, "sub.rn.f32 %t, {best}, %base;\nex2.approx.ftz.f32 %t, %t;\nadd.rn.f32 %total, %total, %t;");
-        }
-        ptx!(k, "fma.rn.f32 {sum}, {sum}, %factor, %total;");
-    }
-    ptx!(k, "add.u32 %met_first, %met_first, {TILE};\nsetp.lt.u32 %more, %met_first, %count;\n@%more bra MET_LOOP;");
-    ptx!(k, "setp.eq.u32 %first_lane, %met_lane, 0;");
-    for ((top, sum), item) in top.iter().zip(&sum).zip(&scores.own_item) {
-        over_met(k, "add.rn.f32", &sum.to_string());
-        ptx!(k, "lg2.approx.ftz.f32 %t, {sum};\nadd.rn.f32 %t, %t, {top};\nmul.rn.f32 %t, %t, {};", float(std::f32::consts::LN_2));
-        ptx!(k, "setp.lt.and.u32 %inside, {item}, %count, %first_lane;\nadd.u32 %index, %start, {item};");
-        ptx!(k, "mad.wide.u32 %address, %index, 4, %logsumexp;\n@%inside st.global.f32 [%address], %t;");
-    }
+    let scores = scores(k, per, false);
+    k.regs(Kind::F32, "passed top base total t");
+    k.regs(Kind::B64, "parts");
+    k.regs(Kind::B32, "slots slot tile");
+    k.regs(Kind::Pred, "writes");
+    ptx!(k, "ld.param.u32 %slots, [slots];");
+    diagonal(k, &scores);
+    rows(k, &scores);
+    columns(k, &scores);
     ptx!(k, "ret;");
     k.text()
+}
+
+fn diagonal(k: &mut Kernel, scores: &Scores) {
+    k.note("The cells' own texts, where the tile has them.");
+    ptx!(k, "ld.param.u64 %parts, [diagonal];\ncvta.to.global.u64 %parts, %parts;");
+    for (own, best) in scores.own_item.iter().zip(&scores.best) {
+        ptx!(k, "add.u32 %index, %start, {own};\nmad.wide.u32 %address, %index, 4, %parts;");
+        for (best, met) in best.iter().zip(&scores.met_item) {
+            ptx!(k, "setp.eq.u32 %same, {own}, {met};\nsetp.lt.and.u32 %same, {own}, %count, %same;");
+            ptx!(k, "mul.rn.f32 %t, {best}, {};\n@%same st.global.f32 [%address], %t;", float(std::f32::consts::LN_2));
+        }
+    }
+}
+
+/// `%top` and `%total` of some scores of all lanes that lie so far apart.
+fn reduce(k: &mut Kernel, scores: &[&Reg], distances: &[usize]) {
+    let pass = |k: &mut Kernel, operation: &str, register: &str| {
+        for distance in distances {
+            ptx!(k, "shfl.sync.bfly.b32 %passed, {register}, {distance}, 31, 0xffffffff;\n{operation} {register}, {register}, %passed;");
+        }
+    };
+    ptx!(k, "mov.f32 %top, {};\nmov.f32 %total, {};", scores[0], float(0.0));
+    for score in &scores[1..] {
+        ptx!(k, "max.f32 %top, %top, {score};");
+    }
+    pass(k, "max.f32", "%top");
+    base(k);
+    for score in scores {
+        ptx!(k, "sub.rn.f32 %t, {score}, %base;\nex2.approx.ftz.f32 %t, %t;\nadd.rn.f32 %total, %total, %t;");
+    }
+    pass(k, "add.rn.f32", "%total");
+}
+
+/// `%base`: `%top`, or 0 where nothing is larger than -inf. A NaN is no maximum, but becomes the sum.
+fn base(k: &mut Kernel) {
+    ptx!(k, "setp.eq.f32 %inside, %top, {};\nselp.f32 %base, {}, %top, %inside;", float(f32::NEG_INFINITY), float(0.0));
+}
+
+/// Of each cell over the tile's texts: the sixteen lanes that share it.
+fn rows(k: &mut Kernel, scores: &Scores) {
+    k.note("Shares of the cells' sums.");
+    place(k, "row_parts", "z");
+    for (own, best) in scores.own_item.iter().zip(&scores.best) {
+        reduce(k, &best.iter().collect::<Vec<_>>(), &[1, 2, 4, 8]);
+        ptx!(k, "setp.eq.u32 %writes, %met_lane, 0;\nsetp.lt.and.u32 %writes, {own}, %count, %writes;\nadd.u32 %slot, {own}, %own_slots;");
+        ptx!(k, "mad.wide.u32 %address, %slot, 8, %parts;\n@%writes st.global.v2.f32 [%address], {{%top, %total}};");
+    }
+}
+
+/// Of each text over the tile's cells: the two lanes of a warp that share it, then the warps in their order.
+fn columns(k: &mut Kernel, scores: &Scores) {
+    k.regs(Kind::B32, "warp");
+    k.regs(Kind::F32, "warp_top warp_total");
+    k.note("Shares of the texts' sums: of each warp in shared memory.");
+    ptx!(k, "ld.param.u64 %parts, [column_parts];\nsetp.eq.u64 %inside, %parts, 0;\n@%inside ret;");
+    place(k, "column_parts", "y");
+    ptx!(
+        k,
+        "shr.u32 %warp, %thread, 5;\nshl.b32 %warp, %warp, 9;\nadd.u32 %warp, %warp, %shared;\nmad.lo.u32 %warp, %met_lane, 32, %warp;"
+    );
+    for text in 0..4 {
+        reduce(k, &scores.best.iter().map(|cell| &cell[text]).collect::<Vec<_>>(), &[16]);
+        ptx!(k, "and.b32 %index, %thread, 16;\nsetp.eq.u32 %writes, %index, 0;");
+        ptx!(k, "@%writes st.shared.v2.f32 [%warp + {}], {{%top, %total}};", 8 * text);
+    }
+    ptx!(k, "bar.sync 0;\nadd.u32 %index, %first_met, %thread;\nsetp.lt.u32 %writes, %thread, {MET};");
+    ptx!(k, "setp.lt.and.u32 %writes, %index, %count, %writes;\n@!%writes ret;");
+    k.note("A thread a text: the warps' shares.");
+    ptx!(k, "add.u32 %slot, %index, %met_slots;\nshl.b32 %warp, %thread, 3;\nadd.u32 %warp, %warp, %shared;");
+    ptx!(k, "mov.f32 %top, {};\nmov.f32 %total, {};", float(f32::NEG_INFINITY), float(0.0));
+    for warp in 0..8 {
+        ptx!(k, "ld.shared.f32 %warp_top, [%warp + {}];\nmax.f32 %top, %top, %warp_top;", 8 * MET * warp);
+    }
+    base(k);
+    for warp in 0..8 {
+        ptx!(k, "ld.shared.v2.f32 {{%warp_top, %warp_total}}, [%warp + {}];", 8 * MET * warp);
+        ptx!(k, "sub.rn.f32 %t, %warp_top, %base;\nex2.approx.ftz.f32 %t, %t;\nfma.rn.f32 %total, %warp_total, %t, %total;");
+    }
+    ptx!(k, "mad.wide.u32 %address, %slot, 8, %parts;\nst.global.v2.f32 [%address], {{%top, %total}};");
+}
+
+/// `%parts`: where the shares of the block's tile begin.
+fn place(k: &mut Kernel, name: &str, block: &str) {
+    ptx!(k, "ld.param.u64 %parts, [{name}];\ncvta.to.global.u64 %parts, %parts;\nmov.u32 %tile, %ctaid.{block};");
+    ptx!(k, "mul.wide.u32 %bytes, %tile, %slots;\nshl.b64 %bytes, %bytes, 3;\nadd.u64 %parts, %parts, %bytes;");
 }

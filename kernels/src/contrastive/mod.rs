@@ -12,7 +12,12 @@ mod cpu_tile;
 mod cuda;
 mod emit;
 mod emit_backward;
+mod emit_combine;
 mod emit_forward;
+mod emit_gather;
+mod emit_product;
+mod emit_tile;
+mod slices;
 
 use crate::error::expect_shape;
 use crate::runtime::{Float, Stream, Target, Tensor};
@@ -77,7 +82,7 @@ pub struct Backward<T: Float> {
 
 /// Bytes of stream scratch that either pass needs for these sizes.
 pub fn scratch<T: Float>(items: usize, queries: usize, width: usize) -> usize {
-    cpu::scratch::<T>(items, queries, width).max(cuda::scratch(items))
+    cpu::scratch::<T>(items, queries, width).max(slices::scratch(items, queries, width))
 }
 
 /// Every emitted PTX text of this kernel: entry and module.
@@ -127,7 +132,7 @@ pub fn backward<T: Float>(stream: &Stream, args: Backward<T>) -> Result<()> {
     expect_shape(OP, "dloss", &[1], &dloss.shape())?;
     match stream.target() {
         Target::Cpu(cpu) => cpu::backward(stream, cpu, OP, args),
-        Target::Cuda(cuda) => cuda::backward(stream, cuda, OP, args),
+        Target::Cuda(cuda) => cuda::backward(cuda, OP, args),
     }
 }
 

@@ -19,8 +19,21 @@ impl Arena {
     /// `OutOfMemory` when the device refuses.
     pub fn allocate(device: &Device, plan: Plan) -> Result<Arena> {
         let block = device.zeroed(plan.class().name(), plan.bytes())?;
+        Ok(Arena::new(device, plan, block))
+    }
+
+    /// [`Arena::allocate`], except that on a CPU the memory takes up what is written alone: for weights that may stay in their file.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when the device refuses.
+    pub fn reserve(device: &Device, plan: Plan) -> Result<Arena> {
+        let block = device.reserved(plan.class().name(), plan.bytes())?;
+        Ok(Arena::new(device, plan, block))
+    }
+
+    fn new(device: &Device, plan: Plan, block: Block) -> Arena {
         device.register(plan.id(), block.clone());
-        Ok(Arena { device: device.clone(), plan, block })
+        Arena { device: device.clone(), plan, block }
     }
 
     /// Lays another plan over the same memory, which keeps its bytes and is only replaced when it is too small. Handles of the

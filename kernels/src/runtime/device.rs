@@ -155,11 +155,20 @@ impl Device {
         self.inner.cuda.as_ref()
     }
 
-    /// Zeroed memory where this device computes.
+    /// Zeroed memory where this device computes; on a CPU its pages exist at once.
     pub(super) fn zeroed(&self, class: &'static str, bytes: usize) -> Result<Block> {
+        self.memory(class, bytes, HostBlock::zeroed)
+    }
+
+    /// Zeroed memory where this device computes; on a CPU a page exists from its first write on.
+    pub(super) fn reserved(&self, class: &'static str, bytes: usize) -> Result<Block> {
+        self.memory(class, bytes, HostBlock::reserved)
+    }
+
+    fn memory(&self, class: &'static str, bytes: usize, host: fn(&'static str, usize) -> Result<HostBlock>) -> Result<Block> {
         Ok(match &self.inner.cuda {
             Some(cuda) => Block::Device(Arc::new(DeviceBlock::zeroed(cuda, class, bytes)?)),
-            None => Block::Host(Arc::new(HostBlock::zeroed(class, bytes)?)),
+            None => Block::Host(Arc::new(host(class, bytes)?)),
         })
     }
 
@@ -242,9 +251,14 @@ impl Borrow {
 
 impl HostBlock {
     pub(super) fn zeroed(class: &'static str, bytes: usize) -> Result<HostBlock> {
-        let Some(mut memory) = Memory::zeroed(bytes.max(1)) else { return Err(Error::OutOfMemory { class, requested: bytes }) };
+        let mut block = HostBlock::reserved(class, bytes)?;
         // Touched now: memory that does not exist shows here, and no kernel waits for pages.
-        memory.as_mut_slice().fill(0);
+        block.memory.as_mut_slice().fill(0);
+        Ok(block)
+    }
+
+    pub(super) fn reserved(class: &'static str, bytes: usize) -> Result<HostBlock> {
+        let Some(mut memory) = Memory::zeroed(bytes.max(1)) else { return Err(Error::OutOfMemory { class, requested: bytes }) };
         Ok(HostBlock { pointer: NonNull::from(memory.as_mut_slice()).cast(), memory, borrows: Mutex::default() })
     }
 
