@@ -302,6 +302,11 @@ pub(crate) enum Op {
     Branch {
         target: u32,
     },
+    /// `brx.idx`: where each index goes.
+    BranchTable {
+        index: Src,
+        targets: Box<[u32]>,
+    },
     Call {
         target: u32,
     },

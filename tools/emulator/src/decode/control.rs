@@ -17,6 +17,11 @@ impl Decoder<'_> {
                 self.branches.push((self.code.len(), label.clone(), self.line));
                 Op::Nop
             }
+            "brx" if has("idx") => {
+                let [index, Operand::Name(list)] = operands else { return self.unsupported() };
+                self.tables.push((self.code.len(), list.clone(), self.line));
+                Op::BranchTable { index: self.source(index, Type::U32)?, targets: Box::default() }
+            }
             "ret" => Op::Return,
             "exit" => Op::Exit,
             "trap" | "brkpt" => Op::Trap,

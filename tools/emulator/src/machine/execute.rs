@@ -66,6 +66,31 @@ impl Block<'_> {
         Flow::Next
     }
 
+    /// `brx.idx`: lanes of one index go on together.
+    fn branch_by_table(&mut self, warp: usize, fragment: usize, active: u32, index: Src, targets: &[u32]) -> Result<Flow, Fault> {
+        let indices = self.narrow(warp, active, index)?;
+        let own = self.part(warp, fragment, active);
+        let mut rest = active;
+        while rest != 0 {
+            let choice = indices[rest.trailing_zeros() as usize];
+            let Some(&target) = targets.get(choice as usize) else {
+                return Err(Fault::Illegal { reason: format!("brx.idx by index {choice} in a list of {} targets", targets.len()) });
+            };
+            let same = lanes_of(rest).filter(|lane| indices[*lane] == choice).fold(0, |mask, lane| mask | 1 << lane);
+            rest &= !same;
+            let fragments = &mut self.warps[warp].fragments;
+            if rest == 0 {
+                (fragments[own].mask, fragments[own].pc) = (same, target);
+            } else {
+                self.counters.divergent_branches += 1;
+                let mut others = fragments[own].clone();
+                (others.mask, others.pc) = (same, target);
+                fragments.push(others);
+            }
+        }
+        Ok(Flow::Moved)
+    }
+
     fn execute(&mut self, warp: usize, fragment: usize, active: u32, instr: &Instr) -> Result<Flow, Fault> {
         match &instr.op {
             Op::Nop => {}
@@ -225,6 +250,7 @@ impl Block<'_> {
             | Op::WarpBarrier { .. } => return self.exchange(warp, fragment, active, instr),
             Op::Fence => self.ordered = true,
             Op::Branch { .. } => {}
+            Op::BranchTable { index, targets } => return self.branch_by_table(warp, fragment, active, *index, targets),
             Op::Call { target } => {
                 let pc = self.warps[warp].fragments[fragment].pc;
                 let here = self.part(warp, fragment, active);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+mod control;
+
 use scmmgpt_emulator::{Class, Config, Counters, Device, Error, Fault, Launch};
 
 /// A text around a body with parameters `a`, `b` (addresses) and `n`.
