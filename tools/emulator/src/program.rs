@@ -5,6 +5,7 @@ use crate::lanes::Lanes;
 use crate::numeric::convert::Conversion;
 use crate::numeric::exact::Integers;
 use crate::numeric::matrix::Shape;
+use crate::numeric::tile::Tile;
 use crate::syntax::Type;
 
 /// A register by kind and slot.
@@ -327,11 +328,22 @@ pub(crate) struct MmaIntegers {
 
 /// Matrices of `wmma`: rare, and larger than all else.
 #[derive(Clone)]
-#[expect(clippy::large_enum_variant, reason = "boxed as a whole")]
 pub(crate) enum Wmma {
-    Load { element: Type, rows: bool, d: [Reg; 8], at: Address, stride: Src, space: Where },
-    Store { element: Type, rows: bool, s: [Src; 8], at: Address, stride: Src, space: Where },
-    Multiply { element: Type, half: [bool; 2], d: [Reg; 8], a: [Src; 8], b: [Src; 8], c: [Src; 8] },
+    Load { tile: Tile, rows: bool, d: [Reg; 8], at: Address, stride: Src, space: Where },
+    Store { tile: Tile, rows: bool, s: [Src; 8], at: Address, stride: Src, space: Where },
+    Multiply(Box<WmmaProduct>),
+}
+
+/// Operands of `wmma.mma`.
+#[derive(Clone)]
+pub(crate) struct WmmaProduct {
+    /// Of a, b, c and d.
+    pub(crate) tiles: [Tile; 4],
+    pub(crate) saturate: bool,
+    pub(crate) d: [Reg; 8],
+    pub(crate) a: [Src; 8],
+    pub(crate) b: [Src; 8],
+    pub(crate) c: [Src; 8],
 }
 
 /// A predicate operand or a constant.

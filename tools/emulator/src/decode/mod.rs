@@ -5,6 +5,7 @@ mod control;
 mod matrix;
 mod memory;
 mod operands;
+mod wmma;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -421,8 +422,8 @@ impl Decoder<'_> {
                 self.memory(name, parts, operands)?
             }
             "ldmatrix" | "movmatrix" | "mma" | "wmma" => self.matrix(name, parts, operands)?,
-            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "activemask"
-            | "membar" | "fence" | "nanosleep" | "pmevent" => {
+            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "shfl" | "vote" | "match" | "redux"
+            | "activemask" | "membar" | "fence" | "nanosleep" | "pmevent" => {
                 if name == "call" {
                     return self.call(operands, guard);
                 }
@@ -441,7 +442,7 @@ fn class(op: &Op, element: Option<Type>, part: &str) -> Class {
         Op::Convert { .. } | Op::ConvertPair { .. } => Class::Convert,
         Op::Mma { .. } | Op::MmaIntegers(_) | Op::MmaDoubles { .. } => Class::Matrix,
         Op::Wmma(wmma) => match **wmma {
-            Wmma::Multiply { .. } => Class::Matrix,
+            Wmma::Multiply(_) => Class::Matrix,
             _ => Class::Shared,
         },
         Op::LoadMatrix { .. } | Op::MoveMatrix { .. } => Class::LoadMatrix,

@@ -6,6 +6,7 @@ mod block;
 mod exchange;
 mod execute;
 pub(crate) mod warp;
+mod wmma;
 
 use std::sync::Mutex;
 use std::sync::PoisonError;

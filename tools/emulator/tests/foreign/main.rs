@@ -6,6 +6,7 @@ mod intrinsics;
 mod machine;
 mod refused;
 mod triton;
+mod wmma;
 
 use machine::{Argument, Machine, brain, brains, bytes_of, close, every, floats, numbers, product};
 use scmmgpt_emulator::{Config, Device, Launch};
