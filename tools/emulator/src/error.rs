@@ -88,6 +88,13 @@ pub enum Fault {
         /// What is wrong.
         reason: String,
     },
+    /// An mbarrier object that is not used as one.
+    Mbarrier {
+        /// Its first byte in shared memory.
+        address: u64,
+        /// What is wrong.
+        reason: String,
+    },
     /// Nothing can run any more.
     Deadlock {
         /// Each warp and what it waits for.
@@ -122,6 +129,7 @@ impl fmt::Display for Fault {
             Fault::InFlight { address, owner } => {
                 write!(f, "shared memory at {address:#x} is the target of an asynchronous copy by {owner} that was not waited for")
             }
+            Fault::Mbarrier { address, reason } => write!(f, "mbarrier at {address:#x} of shared memory: {reason}"),
             Fault::Divergence { reason } | Fault::Barrier { reason } | Fault::Illegal { reason } => f.write_str(reason),
             Fault::Deadlock { waiting } => write!(f, "nothing can run: {waiting}"),
             Fault::Endless { executed } => write!(f, "still running after {executed} warp instructions"),

@@ -299,6 +299,9 @@ pub(crate) enum Op {
     WarpBarrier {
         members: Src,
     },
+    Mbarrier(Box<Mbarrier>),
+    /// `nanosleep`: the clock moves on.
+    Sleep(Src),
     Fence,
     Branch {
         target: u32,
@@ -324,6 +327,39 @@ pub(crate) struct MmaIntegers {
     pub(crate) a: [Src; 4],
     pub(crate) b: [Src; 2],
     pub(crate) c: [Src; 4],
+}
+
+/// What is done with an `mbarrier` object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MbarrierKind {
+    Initialise,
+    Invalidate,
+    /// `arrive`, `arrive_drop`; `.noComplete` must leave the phase open.
+    Arrive {
+        drop: bool,
+        completes: bool,
+    },
+    /// `cp.async.mbarrier.arrive`, which without `.noinc` is one more that the phase waits for.
+    ArriveAfterCopies {
+        increments: bool,
+    },
+    Test {
+        parity: bool,
+    },
+}
+
+/// An operation on an `mbarrier` object.
+#[derive(Clone)]
+pub(crate) struct Mbarrier {
+    pub(crate) kind: MbarrierKind,
+    pub(crate) space: Where,
+    pub(crate) at: Address,
+    /// State of an arrival, or whether the phase is complete.
+    pub(crate) d: Reg,
+    /// Count, state or parity.
+    pub(crate) s: Src,
+    /// Not `.relaxed`: orders memory.
+    pub(crate) ordered: bool,
 }
 
 /// Matrices of `wmma`: rare, and larger than all else.
@@ -379,6 +415,8 @@ pub(crate) struct Program {
     pub(crate) required: bool,
     /// Whether CTAs may speak to each other.
     pub(crate) has_global_atomics: bool,
+    /// Whether threads meet at objects in shared memory.
+    pub(crate) has_mbarriers: bool,
     /// The text's lines, for reports.
     pub(crate) lines: std::sync::Arc<Vec<String>>,
 }

@@ -26,7 +26,11 @@ impl Decoder<'_> {
             "exit" => Op::Exit,
             "trap" | "brkpt" => Op::Trap,
             "membar" | "fence" => Op::Fence,
-            "nanosleep" | "pmevent" => Op::Nop,
+            "nanosleep" => {
+                let [time] = self.exactly(operands)?;
+                Op::Sleep(self.source(time, Type::U32)?)
+            }
+            "pmevent" => Op::Nop,
             "activemask" => Op::ActiveMask { d: self.target(self.nth(operands, 0)?)? },
             "bar" if has("warp") => {
                 let [members] = self.exactly(operands)?;

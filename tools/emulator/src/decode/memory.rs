@@ -10,7 +10,8 @@ pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000_0000;
 /// Generic addresses of local memory start here.
 pub(crate) const LOCAL_WINDOW: u64 = 0x0200_0000_0000;
 
-fn space(parts: &[&str]) -> Where {
+/// The state space that an instruction names.
+pub(super) fn space(parts: &[&str]) -> Where {
     parts
         .iter()
         .find_map(|part| {
@@ -126,8 +127,11 @@ impl Decoder<'_> {
 
     fn copy(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
         let has = |part: &str| parts.contains(&part);
-        if !has("async") || has("bulk") || has("mbarrier") {
+        if !has("async") || has("bulk") {
             return self.unsupported();
+        }
+        if has("mbarrier") {
+            return self.mbarrier_after_copies(parts, operands);
         }
         self.needs(80, 70)?;
         if has("commit_group") {

@@ -3,6 +3,7 @@
 mod arithmetic;
 mod control;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod operands;
 mod wmma;
@@ -58,6 +59,7 @@ struct Decoder<'a> {
     local: u32,
     frame: u32,
     atomics: bool,
+    mbarriers: bool,
     in_entry: bool,
     /// Name of the function that is decoded.
     function: String,
@@ -93,6 +95,7 @@ pub(crate) fn decode(context: &Context<'_>, entry: &Function) -> Result<Program>
         local: 0,
         frame: 0,
         atomics: false,
+        mbarriers: false,
         in_entry: true,
         function: entry.name.clone(),
         guard: None,
@@ -148,6 +151,7 @@ pub(crate) fn decode(context: &Context<'_>, entry: &Function) -> Result<Program>
         max_threads: entry.max_threads,
         required: entry.required,
         has_global_atomics: decoder.atomics,
+        has_mbarriers: decoder.mbarriers,
         lines: context.lines.clone(),
     })
 }
@@ -421,6 +425,7 @@ impl Decoder<'_> {
             "ld" | "ldu" | "st" | "atom" | "red" | "cp" | "prefetch" | "prefetchu" | "cvta" | "isspacep" | "discard" | "applypriority" => {
                 self.memory(name, parts, operands)?
             }
+            "mbarrier" => self.mbarrier(parts, operands)?,
             "ldmatrix" | "movmatrix" | "mma" | "wmma" => self.matrix(name, parts, operands)?,
             "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "shfl" | "vote" | "match" | "redux"
             | "activemask" | "membar" | "fence" | "nanosleep" | "pmevent" => {
@@ -453,8 +458,8 @@ fn class(op: &Op, element: Option<Type>, part: &str) -> Class {
         },
         Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => Class::Async,
         Op::Shuffle { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Reduce { .. } | Op::ActiveMask { .. } => Class::Exchange,
-        Op::Barrier { .. } | Op::WarpBarrier { .. } | Op::Fence => Class::Barrier,
-        Op::Branch { .. } | Op::BranchTable { .. } | Op::Call { .. } | Op::Return | Op::Exit | Op::Trap => Class::Control,
+        Op::Barrier { .. } | Op::WarpBarrier { .. } | Op::Mbarrier(_) | Op::Fence => Class::Barrier,
+        Op::Branch { .. } | Op::BranchTable { .. } | Op::Call { .. } | Op::Return | Op::Exit | Op::Trap | Op::Sleep(_) => Class::Control,
         Op::Lanes { .. } if part.contains(".approx") || part.contains(".full") => Class::Special,
         Op::Lanes { .. } if part.starts_with("cvt") => Class::Convert,
         Op::Lanes { .. } | Op::Compare { .. } if element.is_some_and(is_float) => Class::Float,

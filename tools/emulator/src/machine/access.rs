@@ -77,6 +77,14 @@ fn apart(addresses: &L64, lanes: u32, size: u32) -> bool {
 }
 
 impl<'a> Block<'a> {
+    /// An address in shared memory.
+    pub(super) fn shared_address(&self, space: Where, address: u64) -> Result<u64, Fault> {
+        match resolve(space, address) {
+            (Where::Shared, address) => Ok(address),
+            _ => Err(Fault::Illegal { reason: format!("{address:#x} lies outside shared memory") }),
+        }
+    }
+
     pub(super) fn addresses(&self, warp: usize, active: u32, at: Address) -> Result<L64, Fault> {
         let state = &self.warps[warp];
         let special = |s| self.special(state.index, s);
@@ -252,7 +260,7 @@ impl<'a> Block<'a> {
     pub(super) fn fetch_shared(&mut self, warp: usize, lane: usize, address: u64, size: u32, words: &mut [u32; 4]) -> Result<(), Fault> {
         let (_, address) = resolve(Where::Shared, address);
         self.shared.check(address, size)?;
-        let accessor = Block::accessor(&self.warps[warp], self.generation);
+        let accessor = Block::accessor(&self.warps[warp], self.generation, lane as u8);
         self.shared.load(address, size, &accessor, lane as u8, self.grid.config.checks, words)
     }
 
@@ -321,6 +329,7 @@ impl<'a> Block<'a> {
             self.count_shared(addresses, active, size);
         }
         let who = self.global_accessor(ordered);
+        self.events += u64::from(!matches!(space, Where::Local | Where::Frame));
         let rising = active == u32::MAX && addresses.is_sorted_by(|one, next| one < next);
         for lane in lanes_of(active) {
             let (space, address) = resolve(space, addresses[lane]);
@@ -332,7 +341,7 @@ impl<'a> Block<'a> {
                     let earlier = || lanes_of(active & ((1 << lane) - 1)).find(|other| addresses[*other] == addresses[lane]);
                     let agreed = check && !rising && earlier().is_some_and(|other| words[other] == words[lane]);
                     if !agreed {
-                        let accessor = Block::accessor(&self.warps[warp], self.generation);
+                        let accessor = Block::accessor(&self.warps[warp], self.generation, lane as u8);
                         self.shared.store(address, size, words[lane], &accessor, lane as u8, check)?;
                     }
                 }
@@ -385,6 +394,7 @@ impl<'a> Block<'a> {
         if space == Where::Global {
             self.count_global(&addresses, active, size);
         }
+        self.events += 1;
         self.ordered |= space != Where::Shared;
         self.warps[warp].put_wide(d, active, &before);
         Ok(())

@@ -38,7 +38,7 @@ impl Block<'_> {
                         return Err(Fault::Bounds { space: "global", address: source, size: valid[lane] });
                     }
                     if self.grid.config.checks {
-                        let accessor = Block::accessor(&self.warps[warp], self.generation);
+                        let accessor = Block::accessor(&self.warps[warp], self.generation, lane as u8);
                         self.shared.begin_flight(target, size, &accessor, lane as u8)?;
                     }
                 }
@@ -48,9 +48,10 @@ impl Block<'_> {
                 while rest != 0 {
                     let group = state.groups[rest.trailing_zeros() as usize];
                     let lanes = lanes_of(rest).filter(|lane| state.groups[*lane] == group).fold(0, |mask, lane| mask | 1 << lane);
-                    state.flights.push(Flight { lanes, group, to, from, bytes: size, valid });
+                    state.flights.push(Flight { lanes, group, serial: state.started, to, from, bytes: size, valid });
                     rest &= !lanes;
                 }
+                state.started += 1;
             }
             Op::Commit => {
                 for lane in lanes_of(active) {
@@ -67,16 +68,20 @@ impl Block<'_> {
     pub(super) fn deliver(&mut self, warp: usize, lanes: u32, left: u32) -> Result<(), Fault> {
         let groups = self.warps[warp].groups;
         // Lanes of a flight that the wait is about.
-        let due = |flight: &Flight| {
+        self.deliver_due(warp, |flight: &Flight| {
             let passed = |lane: &usize| left == u32::MAX || flight.group + left < groups[*lane];
             lanes_of(flight.lanes & lanes).filter(passed).fold(0u32, |mask, lane| mask | 1 << lane)
-        };
+        })
+    }
+
+    /// Makes the copies of those lanes of every flight that `due` says.
+    pub(super) fn deliver_due(&mut self, warp: usize, due: impl Fn(&Flight) -> u32) -> Result<(), Fault> {
         if self.warps[warp].flights.iter().all(|flight| due(flight) == 0) {
             return Ok(());
         }
         let mut flights = std::mem::take(&mut self.warps[warp].flights);
         let mut landing = || {
-            self.announce_flights(&flights, due)?;
+            self.announce_flights(&flights, &due)?;
             flights.iter_mut().try_for_each(|flight| {
                 let due = due(flight);
                 flight.lanes &= !due;
@@ -122,7 +127,7 @@ impl Block<'_> {
             self.allocation(address, size)?.load(address, size as usize, who, check, &mut read)?;
             words[at / 4] |= read[0] << (8 * (at % 4));
         }
-        let accessor = Block::accessor(&self.warps[warp], self.generation);
+        let accessor = Block::accessor(&self.warps[warp], self.generation, lane as u8);
         self.shared.land(flight.to[lane], flight.bytes, &words, &accessor, lane as u8);
         Ok(())
     }

@@ -1,7 +1,10 @@
 //! One CTA: its warps take turns; fragments of a warp run, meet and wait; barriers release.
 
+use super::mbarrier::Object;
 use super::warp::{State, Warp};
 use super::{Grid, Random};
+use std::collections::BTreeMap;
+
 use crate::count::Counters;
 use crate::error::{Error, Fault, Place, Result};
 use crate::lanes::L64;
@@ -31,6 +34,8 @@ pub(super) struct Barrier {
 pub(super) enum Flow {
     /// The next one.
     Next,
+    /// The next one, after a look at what others do.
+    Pause,
     /// Control has been moved already.
     Moved,
     /// Not now: the fragment waits where it is.
@@ -43,8 +48,14 @@ pub(super) struct Block<'a> {
     pub(super) warps: Vec<Warp>,
     pub(super) shared: Shared,
     pub(super) barriers: Vec<Barrier>,
-    /// Completed barriers.
+    /// Live mbarriers by their place in shared memory.
+    pub(super) objects: BTreeMap<u32, Object>,
+    /// Completed barriers and arrivals at mbarriers.
     pub(super) generation: u32,
+    /// What may have let others go on: writes, arrivals, exits.
+    pub(super) events: u64,
+    /// What `nanosleep` has added to the clock.
+    pub(super) slept: u64,
     pub(super) counters: Counters,
     pub(super) random: Random,
     pub(super) cta: u32,
@@ -63,9 +74,12 @@ impl<'a> Block<'a> {
         Block {
             grid,
             warps: (0..warps).map(|_| Warp::new(grid.program)).collect(),
-            shared: Shared::new(grid.shared_bytes),
+            shared: Shared::new(grid.shared_bytes, grid.program.has_mbarriers),
             barriers: vec![Barrier::default(); BARRIERS],
+            objects: BTreeMap::new(),
             generation: 0,
+            events: 0,
+            slept: 0,
             counters: Counters::default(),
             random: Random::new(0),
             cta: 0,
@@ -83,7 +97,8 @@ impl<'a> Block<'a> {
         self.cta_id = [(cta % x) as u32, (cta / x % y) as u32, (cta / (x * y)) as u32];
         self.random = Random::new(self.grid.config.seed ^ cta.wrapping_mul(0xd134_2543_de82_ef95));
         self.shared.clear();
-        self.generation = 0;
+        self.objects.clear();
+        (self.generation, self.events, self.slept) = (0, 0, 0);
         self.ordered = false;
         self.barriers.fill(Barrier::default());
         self.counters = Counters { ctas: 1, ..Counters::default() };
@@ -120,6 +135,11 @@ impl<'a> Block<'a> {
             let pc = self.warps[warp].fragments[fragment].pc;
             match self.step(warp, fragment) {
                 Ok(Flow::Next) => self.warps[warp].fragments[fragment].pc = pc + 1,
+                Ok(Flow::Pause) => {
+                    self.warps[warp].fragments[fragment].pc = pc + 1;
+                    self.merge(warp);
+                    return Ok(());
+                }
                 Ok(Flow::Moved | Flow::Wait) => {}
                 Err(fault) => {
                     let mask = self.warps[warp].fragments.get(fragment).map_or(0, |fragment| fragment.mask);
@@ -133,7 +153,7 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// The fragment to run next: the lowest in the text, or any under a seed.
+    /// The fragment to run next: of those that have not polled in vain the lowest in the text, or any under a seed.
     fn pick(&mut self, warp: usize) -> Option<usize> {
         let fragments = &self.warps[warp].fragments;
         if let [only] = fragments.as_slice() {
@@ -145,7 +165,7 @@ impl<'a> Block<'a> {
             let choice = self.random.below(count.max(1));
             return self.warps[warp].fragments.iter().enumerate().filter(ready).nth(choice).map(|(index, _)| index);
         }
-        fragments.iter().enumerate().filter(ready).min_by_key(|(_, fragment)| fragment.pc).map(|(index, _)| index)
+        fragments.iter().enumerate().filter(ready).min_by_key(|(_, fragment)| (fragment.polls(self.events), fragment.pc)).map(|(index, _)| index)
     }
 
     /// Fragments at the same place become one.
@@ -234,6 +254,7 @@ impl<'a> Block<'a> {
                 ordered[usize::from(warp.index)] = self.generation + 1;
             }
             self.generation += 1;
+            self.events += 1;
             self.counters.barriers += 1;
             let votes = std::mem::take(&mut self.barriers[id]).votes;
             self.vote(votes);
@@ -270,9 +291,10 @@ impl<'a> Block<'a> {
     /// Lanes leave for good.
     pub(super) fn exit(&mut self, warp: usize, fragment: usize, lanes: u32) -> std::result::Result<(), Fault> {
         if self.warps[warp].flights.iter().any(|flight| lanes & flight.lanes != 0) {
-            self.counters.copies_left += 1;
+            self.counters.copies_left += u64::from(self.unattended(warp, lanes));
             self.deliver(warp, lanes, u32::MAX)?;
         }
+        self.events += 1;
         let state = &mut self.warps[warp];
         state.live &= !lanes;
         state.fragments[fragment].mask &= !lanes;
@@ -289,8 +311,9 @@ impl<'a> Block<'a> {
     }
 
     /// Who a warp is for shared memory.
-    pub(super) fn accessor<'b>(warp: &'b Warp, generation: u32) -> Accessor<'b> {
-        Accessor { warp: warp.index, sync: warp.sync, generation, ordered: &warp.ordered }
+    #[inline]
+    pub(super) fn accessor(warp: &Warp, generation: u32, lane: u8) -> Accessor<'_> {
+        Accessor { warp: warp.index, sync: warp.sync, generation, ordered: warp.ordered_before(lane) }
     }
 
     #[cold]
@@ -313,7 +336,7 @@ impl<'a> Block<'a> {
             Special::Nwarp => all(grid.threads.div_ceil(32)),
             Special::Smid | Special::Gridid => all(0),
             Special::Nsmid => all(1),
-            Special::Clock => [self.counters.total(); 32],
+            Special::Clock => [self.counters.total() + self.slept; 32],
             Special::MaskEq => std::array::from_fn(|lane| 1 << lane),
             Special::MaskLt => std::array::from_fn(|lane| (1 << lane) - 1),
             Special::MaskLe => std::array::from_fn(|lane| (2 << lane) - 1),

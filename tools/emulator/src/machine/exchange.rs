@@ -169,7 +169,10 @@ impl Block<'_> {
             }
             Op::Wmma(wmma) => self.wmma(warp, active, wmma)?,
             // Of all that brings a warp's lanes together, this alone orders their memory.
-            Op::WarpBarrier { .. } => self.warps[warp].sync += 1,
+            Op::WarpBarrier { .. } => {
+                self.warps[warp].sync += 1;
+                self.warps[warp].share(active);
+            }
             _ => {}
         }
         Ok(())
@@ -224,6 +227,7 @@ impl Block<'_> {
             let reason = format!("barrier {id} waits for {} threads, this warp says {threads}", barrier.threads);
             return Err(Fault::Barrier { reason });
         }
+        self.warps[warp].share(active);
         barrier.arrived |= bit;
         barrier.threads = threads;
         barrier.votes.extend(vote);

@@ -62,7 +62,7 @@ impl Block<'_> {
         self.counters.divergent_branches += 1;
         here.mask &= !taken;
         let stack = here.stack.clone();
-        fragments.push(Fragment { pc: target, mask: taken, stack, state: State::Ready });
+        fragments.push(Fragment { pc: target, mask: taken, stack, state: State::Ready, polls: 0, since: 0, object: 0 });
         Flow::Next
     }
 
@@ -248,6 +248,11 @@ impl Block<'_> {
             | Op::ActiveMask { .. }
             | Op::Barrier { .. }
             | Op::WarpBarrier { .. } => return self.exchange(warp, fragment, active, instr),
+            Op::Mbarrier(operation) => return self.mbarrier(warp, fragment, active, operation),
+            Op::Sleep(time) => {
+                let times = self.narrow(warp, active, *time)?;
+                self.slept += lanes_of(active).map(|lane| u64::from(times[lane])).max().unwrap_or(0);
+            }
             Op::Fence => self.ordered = true,
             Op::Branch { .. } => {}
             Op::BranchTable { index, targets } => return self.branch_by_table(warp, fragment, active, *index, targets),

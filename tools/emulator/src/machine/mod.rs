@@ -5,6 +5,7 @@ mod asynchronous;
 mod block;
 mod exchange;
 mod execute;
+mod mbarrier;
 pub(crate) mod warp;
 mod wmma;
 

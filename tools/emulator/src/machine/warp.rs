@@ -12,6 +12,17 @@ pub(crate) struct Fragment {
     /// Where calls return to.
     pub(crate) stack: Vec<u32>,
     pub(crate) state: State,
+    /// Tests of an mbarrier that failed since the CTA's last event, which number that event had, and the mbarrier.
+    pub(crate) polls: u32,
+    pub(crate) since: u64,
+    pub(crate) object: u32,
+}
+
+impl Fragment {
+    /// Tests that failed since an event.
+    pub(crate) fn polls(&self, events: u64) -> u32 {
+        if self.since == events { self.polls } else { 0 }
+    }
 }
 
 /// What a fragment is doing.
@@ -30,6 +41,8 @@ pub(crate) struct Flight {
     /// Lanes whose copies are under way, all in the same of their groups, counted from 0.
     pub(crate) lanes: u32,
     pub(crate) group: u32,
+    /// Its place among the flights that the warp has started.
+    pub(crate) serial: u32,
     pub(crate) to: L64,
     pub(crate) from: L64,
     pub(crate) bytes: u32,
@@ -65,7 +78,11 @@ pub(crate) struct Warp {
     pub(crate) sync: u32,
     /// For every warp: accesses of generations below are ordered before this warp's.
     pub(crate) ordered: [u32; 32],
+    /// The same for each lane, where lanes have learnt different things from mbarriers.
+    pub(crate) learnt: Option<Box<[[u32; 32]; 32]>>,
     pub(crate) flights: Vec<Flight>,
+    /// Flights that the warp has started.
+    pub(crate) started: u32,
     /// Groups that each lane has committed.
     pub(crate) groups: [u32; 32],
     pub(crate) local: Vec<u8>,
@@ -87,7 +104,9 @@ impl Warp {
             live: 0,
             sync: 0,
             ordered: [0; 32],
+            learnt: None,
             flights: Vec::new(),
+            started: 0,
             groups: [0; 32],
             local: vec![0xff; local],
             local_written: vec![false; local],
@@ -100,13 +119,44 @@ impl Warp {
         self.index = index;
         self.written.iter_mut().for_each(|kind| kind.fill(0));
         self.fragments.clear();
-        self.fragments.push(Fragment { pc: 0, mask: lanes, stack: Vec::new(), state: State::Ready });
+        self.fragments.push(Fragment { pc: 0, mask: lanes, stack: Vec::new(), state: State::Ready, polls: 0, since: 0, object: 0 });
         self.live = lanes;
         self.sync = 0;
         self.ordered = [0; 32];
+        self.learnt = None;
         self.flights.clear();
+        self.started = 0;
         self.groups = [0; 32];
         self.local_written.fill(false);
+    }
+
+    /// For every warp: its accesses of generations below are ordered before those of a lane.
+    #[inline]
+    pub(crate) fn ordered_before(&self, lane: u8) -> &[u32; 32] {
+        match &self.learnt {
+            None => &self.ordered,
+            Some(learnt) => &learnt[usize::from(lane) % 32],
+        }
+    }
+
+    /// A lane learns what is ordered before it.
+    pub(crate) fn learn(&mut self, lane: usize, news: &[u32; 32]) {
+        let learnt = self.learnt.get_or_insert_with(|| Box::new([self.ordered; 32]));
+        learnt[lane].iter_mut().zip(news).for_each(|(known, new)| *known = (*known).max(*new));
+    }
+
+    /// Lanes that meet tell each other.
+    pub(crate) fn share(&mut self, lanes: u32) {
+        let Some(learnt) = &mut self.learnt else { return };
+        let mut all = self.ordered;
+        let members = (0..32).filter(|lane| lanes >> lane & 1 == 1);
+        for lane in members.clone() {
+            all.iter_mut().zip(learnt[lane]).for_each(|(known, new)| *known = (*known).max(new));
+        }
+        members.for_each(|lane| learnt[lane] = all);
+        if lanes & self.live == self.live {
+            (self.ordered, self.learnt) = (all, None);
+        }
     }
 
     fn unwritten(kind: usize, slot: u16, program: &Program) -> Fault {

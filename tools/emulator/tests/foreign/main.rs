@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+mod barrier;
 mod intrinsics;
 mod machine;
 mod refused;
