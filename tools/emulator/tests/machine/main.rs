@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod control;
+mod mbarrier;
 
 use scmmgpt_emulator::{Class, Config, Counters, Device, Error, Fault, Launch};
 
