@@ -113,16 +113,18 @@ impl Shared {
         if lane == SEVERAL { format!("by warp {warp}") } else { format!("by warp {warp}, lane {lane}") }
     }
 
+    #[inline]
     fn settled(shadow: &Shadow, address: u64) -> Result<(), Fault> {
-        if shadow.flight == 0 {
-            return Ok(());
+        if shadow.flight == 0 { Ok(()) } else { Err(Self::unsettled(shadow.flight, address)) }
+    }
+
+    #[cold]
+    fn unsettled(flight: u16, address: u64) -> Fault {
+        if flight == OBJECT {
+            return Fault::Mbarrier { address: address & !7, reason: "a plain access to its bytes while it lives".into() };
         }
-        if shadow.flight == OBJECT {
-            let reason = "a plain access to its bytes while it lives".into();
-            return Err(Fault::Mbarrier { address: address & !7, reason });
-        }
-        let owner = shadow.flight - 1;
-        Err(Fault::InFlight { address, owner: format!("warp {}, lane {}", owner / 32, owner % 32) })
+        let owner = flight - 1;
+        Fault::InFlight { address, owner: format!("warp {}, lane {}", owner / 32, owner % 32) }
     }
 
     /// Whether `stamp` is not ordered before an access of `lane`.
@@ -135,7 +137,12 @@ impl Shared {
 
     /// Applies `note` to the state of every word of an access, with the word's address and bytes; once for a whole line that is alike.
     #[inline]
-    fn each(&mut self, address: u64, size: u32, note: impl Fn(&mut Shadow, Option<&mut [u32; 32]>, u64, u8) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn each(
+        &mut self,
+        address: u64,
+        size: u32,
+        note: impl Fn(&mut Shadow, Option<&mut [u32; 32]>, u64, u8) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let (index, line) = ((address / 4) as usize, (address / 4) as usize / LINE);
         if size as usize == 4 * LINE {
             let states = &mut self.shadow[index..index + LINE];
@@ -181,10 +188,10 @@ impl Shared {
         let reader = shadow.reader;
         let (generation, mine) = (who.generation + 1, 1u32 << who.warp);
         let others = shadow.readers & !mine;
-        // What the present generation has read is ordered before nobody.
         let last = |warp: u8| reads.as_ref().map_or(reader.generation, |reads| reads[usize::from(warp)]);
         let before = |warp: u8| last(warp) <= who.ordered[usize::from(warp)];
-        let ordered = others == 0 || warps_of(others).all(before);
+        // What the present generation has read is ordered before nobody, where generations are the CTA's.
+        let ordered = others == 0 || ((reads.is_some() || reader.generation < generation) && warps_of(others).all(before));
         let alone = shadow.readers & mine == 0 || reader.sync != who.sync || reader.warp != who.warp || reader.generation != generation;
         if let Some(reads) = reads {
             reads[usize::from(who.warp)] = generation;

@@ -337,7 +337,7 @@ impl<'a> Block<'a> {
                 Where::Global | Where::Generic => self.allocation(address, size)?.store(address, size as usize, words[lane], who, check)?,
                 Where::Shared => {
                     self.shared.check(address, size)?;
-                    // Lanes of one instruction that agree are no race. Those whose addresses rise cannot meet.
+                    // Lanes that agree are no race. Those whose addresses rise cannot meet.
                     let earlier = || lanes_of(active & ((1 << lane) - 1)).find(|other| addresses[*other] == addresses[lane]);
                     let agreed = check && !rising && earlier().is_some_and(|other| words[other] == words[lane]);
                     if !agreed {

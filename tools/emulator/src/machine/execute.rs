@@ -67,6 +67,7 @@ impl Block<'_> {
     }
 
     /// `brx.idx`: lanes of one index go on together.
+    #[cold]
     fn branch_by_table(&mut self, warp: usize, fragment: usize, active: u32, index: Src, targets: &[u32]) -> Result<Flow, Fault> {
         let indices = self.narrow(warp, active, index)?;
         let own = self.part(warp, fragment, active);
@@ -89,6 +90,14 @@ impl Block<'_> {
             }
         }
         Ok(Flow::Moved)
+    }
+
+    /// The clock moves on by what the lanes sleep.
+    #[cold]
+    fn sleep(&mut self, warp: usize, active: u32, time: Src) -> Result<(), Fault> {
+        let times = self.narrow(warp, active, time)?;
+        self.slept += lanes_of(active).map(|lane| u64::from(times[lane])).max().unwrap_or(0);
+        Ok(())
     }
 
     fn execute(&mut self, warp: usize, fragment: usize, active: u32, instr: &Instr) -> Result<Flow, Fault> {
@@ -250,8 +259,8 @@ impl Block<'_> {
             | Op::WarpBarrier { .. } => return self.exchange(warp, fragment, active, instr),
             Op::Mbarrier(operation) => return self.mbarrier(warp, fragment, active, operation),
             Op::Sleep(time) => {
-                let times = self.narrow(warp, active, *time)?;
-                self.slept += lanes_of(active).map(|lane| u64::from(times[lane])).max().unwrap_or(0);
+                self.sleep(warp, active, *time)?;
+                return Ok(Flow::Pause);
             }
             Op::Fence => self.ordered = true,
             Op::Branch { .. } => {}

@@ -75,6 +75,7 @@ fn wrong<T>(address: u64, reason: impl Into<String>) -> Result<T, Fault> {
 }
 
 impl Block<'_> {
+    #[cold]
     pub(super) fn mbarrier(&mut self, warp: usize, fragment: usize, active: u32, operation: &Mbarrier) -> Result<Flow, Fault> {
         let Mbarrier { kind, space, at, d, s, ordered } = operation;
         let (addresses, operands) = (self.addresses(warp, active, *at)?, self.wide(warp, active, *s)?);
@@ -161,8 +162,7 @@ impl Block<'_> {
         let accessor = Block::accessor(&self.warps[warp], self.generation, lane as u8);
         self.shared.claim(address, &accessor, lane as u8, self.grid.config.checks)?;
         let count = count as u32;
-        let object =
-            Object { expected: count, pending: count, phase: 0, gathered: [0; 32], complete: [0; 32], copies: VecDeque::new() };
+        let object = Object { expected: count, pending: count, phase: 0, gathered: [0; 32], complete: [0; 32], copies: VecDeque::new() };
         self.objects.insert(address as u32, object);
         Ok(())
     }
@@ -199,7 +199,7 @@ impl Block<'_> {
                 return Ok(false);
             }
             let Some(Copies { warp, lane, before }) = object.copies.pop_front() else { return Ok(false) };
-            self.deliver_due(warp, |flight| if flight.serial < before { flight.lanes & 1 << lane } else { 0 })?;
+            self.deliver_before(warp, lane, before)?;
             self.generation += 1;
             self.events += 1;
             let released = self.released(warp, lane, true);

@@ -15,6 +15,7 @@ use crate::syntax::Type;
 type Cells = Vec<Vec<u32>>;
 
 impl Block<'_> {
+    #[cold]
     pub(super) fn wmma(&mut self, warp: usize, active: u32, wmma: &Wmma) -> Result<(), Fault> {
         match wmma {
             Wmma::Load { tile, rows, d, at, stride, space } => {
