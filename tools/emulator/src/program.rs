@@ -300,6 +300,7 @@ pub(crate) enum Op {
         members: Src,
     },
     Mbarrier(Box<Mbarrier>),
+    System(Box<System>),
     /// `nanosleep`: the clock moves on.
     Sleep(Src),
     Fence,
@@ -360,6 +361,15 @@ pub(crate) struct Mbarrier {
     pub(crate) s: Src,
     /// Not `.relaxed`: orders memory.
     pub(crate) ordered: bool,
+}
+
+/// Calls of functions that the driver brings, by the places of arguments and results in the frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum System {
+    /// `vprintf(format, arguments)`.
+    Print { format: u32, arguments: u32, result: Option<u32> },
+    /// `__assertfail(expression, file, line, function, ..)`.
+    Assert { expression: u32, file: u32, line: u32, function: u32 },
 }
 
 /// Matrices of `wmma`: rare, and larger than all else.

@@ -3,7 +3,7 @@
 use super::{Decoder, Symbol};
 use crate::error::Result;
 use crate::lanes::Lanes;
-use crate::program::{Address, Op, Reg, Shuffle, Src, Vote, Where};
+use crate::program::{Address, Op, Reg, Shuffle, Src, System, Vote, Where};
 use crate::syntax::{Operand, Type};
 
 const ALL: Src = Src::Imm(0xffff_ffff);
@@ -144,6 +144,10 @@ impl Decoder<'_> {
             _ => &[],
         };
         let Some(function) = self.context.text.functions.iter().find(|f| f.name == *name && f.body.is_some()) else {
+            if let Some(system) = self.system(name, arguments, returns)? {
+                self.emit(Op::System(Box::new(system)), guard);
+                return Ok(());
+            }
             return self.refuse(format!("a call of `{name}`, which has no body here"));
         };
         if self.reaches(function, &self.function) {
@@ -166,6 +170,17 @@ impl Decoder<'_> {
             self.frame_copy(from, to, bytes, guard)?;
         }
         Ok(())
+    }
+
+    /// A function that the driver brings.
+    fn system(&self, name: &str, arguments: &[Operand], returns: &[Operand]) -> Result<Option<System>> {
+        let places = arguments.iter().map(|argument| self.frame_place(argument)).collect::<Result<Vec<u32>>>()?;
+        let result = returns.first().map(|result| self.frame_place(result)).transpose()?;
+        Ok(match (name, &places[..]) {
+            ("vprintf", &[format, arguments]) => Some(System::Print { format, arguments, result }),
+            ("__assertfail", &[expression, file, line, function, _]) => Some(System::Assert { expression, file, line, function }),
+            _ => None,
+        })
     }
 
     fn frame_place(&self, operand: &Operand) -> Result<u32> {

@@ -459,7 +459,9 @@ fn class(op: &Op, element: Option<Type>, part: &str) -> Class {
         Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => Class::Async,
         Op::Shuffle { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Reduce { .. } | Op::ActiveMask { .. } => Class::Exchange,
         Op::Barrier { .. } | Op::WarpBarrier { .. } | Op::Mbarrier(_) | Op::Fence => Class::Barrier,
-        Op::Branch { .. } | Op::BranchTable { .. } | Op::Call { .. } | Op::Return | Op::Exit | Op::Trap | Op::Sleep(_) => Class::Control,
+        Op::Branch { .. } | Op::BranchTable { .. } | Op::Call { .. } | Op::Return | Op::Exit | Op::Trap | Op::Sleep(_) | Op::System(_) => {
+            Class::Control
+        }
         Op::Lanes { .. } if part.contains(".approx") || part.contains(".full") => Class::Special,
         Op::Lanes { .. } if part.starts_with("cvt") => Class::Convert,
         Op::Lanes { .. } | Op::Compare { .. } if element.is_some_and(is_float) => Class::Float,

@@ -56,6 +56,8 @@ pub(super) struct Block<'a> {
     pub(super) events: u64,
     /// What `nanosleep` has added to the clock.
     pub(super) slept: u64,
+    /// What the CTA has printed.
+    pub(super) printed: Vec<u8>,
     pub(super) counters: Counters,
     pub(super) random: Random,
     pub(super) cta: u32,
@@ -80,6 +82,7 @@ impl<'a> Block<'a> {
             generation: 0,
             events: 0,
             slept: 0,
+            printed: Vec::new(),
             counters: Counters::default(),
             random: Random::new(0),
             cta: 0,
@@ -165,7 +168,12 @@ impl<'a> Block<'a> {
             let choice = self.random.below(count.max(1));
             return self.warps[warp].fragments.iter().enumerate().filter(ready).nth(choice).map(|(index, _)| index);
         }
-        fragments.iter().enumerate().filter(ready).min_by_key(|(_, fragment)| (fragment.polls(self.events), fragment.pc)).map(|(index, _)| index)
+        fragments
+            .iter()
+            .enumerate()
+            .filter(ready)
+            .min_by_key(|(_, fragment)| (fragment.polls(self.events), fragment.pc))
+            .map(|(index, _)| index)
     }
 
     /// Fragments at the same place become one.

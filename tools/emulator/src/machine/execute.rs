@@ -258,6 +258,7 @@ impl Block<'_> {
             | Op::Barrier { .. }
             | Op::WarpBarrier { .. } => return self.exchange(warp, fragment, active, instr),
             Op::Mbarrier(operation) => return self.mbarrier(warp, fragment, active, operation),
+            Op::System(system) => self.system(warp, active, system)?,
             Op::Sleep(time) => {
                 self.sleep(warp, active, *time)?;
                 return Ok(Flow::Pause);

@@ -63,7 +63,7 @@ impl Object {
         if self.pending == 0 {
             self.phase = self.phase.wrapping_add(1);
             self.pending = self.expected;
-            let gathered = std::mem::replace(&mut self.gathered, [0; 32]);
+            let gathered = std::mem::take(&mut self.gathered);
             self.complete.iter_mut().zip(gathered).for_each(|(known, new)| *known = (*known).max(new));
         }
         Ok(())

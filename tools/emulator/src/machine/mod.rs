@@ -2,10 +2,12 @@
 
 mod access;
 mod asynchronous;
+mod atomic;
 mod block;
 mod exchange;
 mod execute;
 mod mbarrier;
+mod system;
 pub(crate) mod warp;
 mod wmma;
 
@@ -50,8 +52,17 @@ impl Random {
     }
 }
 
-/// Runs every CTA; the first fault in the order of the CTAs ends the launch.
-pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Heap, number: u32) -> Result<Counters> {
+/// What CTAs leave behind.
+#[derive(Default)]
+struct Total {
+    counters: Counters,
+    /// What was printed, by the CTA's place in the order.
+    printed: Vec<(u64, Vec<u8>)>,
+    failed: Option<(u64, Error)>,
+}
+
+/// Runs every CTA; the first fault in the order of the CTAs ends the launch. Also what was printed, CTA after CTA.
+pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Heap, number: u32) -> (Result<Counters>, Vec<u8>) {
     let threads = launch.block.iter().product();
     let shared_bytes = program.static_shared + launch.dynamic_shared;
     let grid = Grid { program, launch, heap, config, number, threads, shared_bytes };
@@ -68,7 +79,7 @@ pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Hea
     let workers = if ctas < 4 { 1 } else { workers };
     let next = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
-    let total = Mutex::new((Counters::default(), None::<(u64, Error)>));
+    let total = Mutex::new(Total::default());
     let work = || {
         let mut block = Block::new(&grid);
         let mut counters = Counters::default();
@@ -78,16 +89,21 @@ pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Hea
                 break;
             }
             let cta = permuted(ticket, ctas, config.seed);
-            if let Err(error) = block.run(cta, &mut counters) {
+            let result = block.run(cta, &mut counters);
+            if !block.printed.is_empty() {
+                let text = std::mem::take(&mut block.printed);
+                total.lock().unwrap_or_else(PoisonError::into_inner).printed.push((ticket, text));
+            }
+            if let Err(error) = result {
                 failed.store(true, Ordering::Relaxed);
                 let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-                if total.1.as_ref().is_none_or(|(first, _)| ticket < *first) {
-                    total.1 = Some((ticket, error));
+                if total.failed.as_ref().is_none_or(|(first, _)| ticket < *first) {
+                    total.failed = Some((ticket, error));
                 }
                 break;
             }
         }
-        total.lock().unwrap_or_else(PoisonError::into_inner).0.add(&counters);
+        total.lock().unwrap_or_else(PoisonError::into_inner).counters.add(&counters);
     };
     if workers == 1 {
         work();
@@ -98,10 +114,10 @@ pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Hea
             }
         });
     }
-    match total.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        (_, Some((_, error))) => Err(error),
-        (counters, None) => Ok(counters),
-    }
+    let Total { counters, mut printed, failed } = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    printed.sort_by_key(|(ticket, _)| *ticket);
+    let printed = printed.into_iter().flat_map(|(_, text)| text).collect();
+    (failed.map_or(Ok(counters), |(_, error)| Err(error)), printed)
 }
 
 /// A permutation of `0..count` that the seed picks: rotation and a stride without common divisor. Seed 0 keeps the order.

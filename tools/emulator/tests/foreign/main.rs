@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod barrier;
+mod control;
 mod intrinsics;
 mod machine;
 mod refused;
