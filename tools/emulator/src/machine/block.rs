@@ -136,7 +136,11 @@ impl<'a> Block<'a> {
             let Some(fragment) = self.pick(warp) else { return Ok(()) };
             self.progress = true;
             let pc = self.warps[warp].fragments[fragment].pc;
-            match self.step(warp, fragment) {
+            let mut result = self.step(warp, fragment);
+            if let Err(Fault::UninitialisedRegister { register }) = result {
+                result = self.with_undefined(warp, fragment, register);
+            }
+            match result {
                 Ok(Flow::Next) => self.warps[warp].fragments[fragment].pc = pc + 1,
                 Ok(Flow::Pause) => {
                     self.warps[warp].fragments[fragment].pc = pc + 1;

@@ -100,7 +100,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    fn execute(&mut self, warp: usize, fragment: usize, active: u32, instr: &Instr) -> Result<Flow, Fault> {
+    pub(super) fn execute(&mut self, warp: usize, fragment: usize, active: u32, instr: &Instr) -> Result<Flow, Fault> {
         match &instr.op {
             Op::Nop => {}
             Op::Lanes { f, d, s } => self.lanes(warp, active, *f, *d, s)?,

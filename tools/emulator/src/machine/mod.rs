@@ -8,6 +8,7 @@ mod exchange;
 mod execute;
 mod mbarrier;
 mod system;
+mod undefined;
 pub(crate) mod warp;
 mod wmma;
 

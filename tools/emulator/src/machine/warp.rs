@@ -1,5 +1,7 @@
 //! Registers and control state of a warp.
 
+use std::collections::BTreeMap;
+
 use crate::error::Fault;
 use crate::lanes::{L32, L64, blend};
 use crate::program::{Predicate, PredicateSrc, Program, Reg, Src};
@@ -61,6 +63,15 @@ impl Flight {
     }
 }
 
+/// What is not known of a register.
+#[derive(Clone, Debug)]
+pub(crate) struct Partly {
+    /// Bits of each lane.
+    pub(crate) bits: L64,
+    /// The register that nothing had written.
+    pub(crate) origin: String,
+}
+
 /// A warp.
 #[derive(Debug)]
 pub(crate) struct Warp {
@@ -70,6 +81,8 @@ pub(crate) struct Warp {
     pub(crate) predicates: Vec<u32>,
     /// Lanes of each register that were written.
     pub(crate) written: [Vec<u32>; 3],
+    /// Registers that hold something of what nothing has written, by kind and slot; for lanes that were not written.
+    pub(crate) partly: BTreeMap<(usize, u16), Partly>,
     pub(crate) carry: u32,
     pub(crate) fragments: Vec<Fragment>,
     /// Lanes that have not exited.
@@ -99,6 +112,7 @@ impl Warp {
             wide: vec![[0; 32]; program.wide.len()],
             predicates: vec![0; program.predicates.len()],
             written: [vec![0; program.narrow.len()], vec![0; program.wide.len()], vec![0; program.predicates.len()]],
+            partly: BTreeMap::new(),
             carry: 0,
             fragments: Vec::new(),
             live: 0,
@@ -118,6 +132,7 @@ impl Warp {
     pub(crate) fn reset(&mut self, index: u8, lanes: u32) {
         self.index = index;
         self.written.iter_mut().for_each(|kind| kind.fill(0));
+        self.partly.clear();
         self.fragments.clear();
         self.fragments.push(Fragment { pc: 0, mask: lanes, stack: Vec::new(), state: State::Ready, polls: 0, since: 0, object: 0 });
         self.live = lanes;
@@ -159,13 +174,25 @@ impl Warp {
         }
     }
 
-    fn unwritten(kind: usize, slot: u16, program: &Program) -> Fault {
+    #[cold]
+    fn unwritten(&self, kind: usize, slot: u16, program: &Program) -> Fault {
+        Fault::UninitialisedRegister { register: self.origin(kind, slot, program) }
+    }
+
+    /// The register that nothing has written of which another one holds something, or that one itself.
+    pub(crate) fn origin(&self, kind: usize, slot: u16, program: &Program) -> String {
         let names = [&program.narrow, &program.wide, &program.predicates][kind];
-        Fault::UninitialisedRegister { register: names[usize::from(slot)].clone() }
+        self.partly.get(&(kind, slot)).map_or(&names[usize::from(slot)], |partly| &partly.origin).clone()
+    }
+
+    /// Bits of a register that depend on what nothing has written.
+    pub(crate) fn undefined(&self, kind: usize, slot: u16) -> L64 {
+        let (written, partly) = (self.written[kind][usize::from(slot)], self.partly.get(&(kind, slot)));
+        each!(lane, if written >> lane & 1 == 1 { 0 } else { partly.map_or(u64::MAX, |partly| partly.bits[lane]) })
     }
 
     fn check(&self, kind: usize, slot: u16, mask: u32, program: &Program) -> Result<(), Fault> {
-        if self.written[kind][usize::from(slot)] & mask == mask { Ok(()) } else { Err(Self::unwritten(kind, slot, program)) }
+        if self.written[kind][usize::from(slot)] & mask == mask { Ok(()) } else { Err(self.unwritten(kind, slot, program)) }
     }
 
     /// A narrow value of every lane; those of `mask` must have been written.
