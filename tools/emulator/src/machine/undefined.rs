@@ -9,7 +9,7 @@ use super::block::{Block, Flow};
 use super::warp::Partly;
 use crate::error::Fault;
 use crate::lanes::L64;
-use crate::program::{Instr, Op, Reg, Src};
+use crate::program::{Instr, Op, PredicateSrc, Reg, Src};
 
 /// Values that unknown bits are tried with.
 const TRIALS: u64 = 16;
@@ -21,17 +21,30 @@ fn registers(op: &Op) -> Option<(Vec<Src>, Vec<Reg>)> {
         Op::Move { d, s } | Op::Convert { d, s, .. } => (vec![*s], vec![*d]),
         Op::Pack { d, s, .. } | Op::Insert { d, s, .. } => (s.to_vec(), vec![*d]),
         Op::Unpack { d, s, .. } => (vec![*s], d.to_vec()),
-        Op::ConvertPair { d, s, .. } | Op::Select { d, s, .. } => (s.to_vec(), vec![*d]),
+        Op::ConvertPair { d, s, .. } => (s.to_vec(), vec![*d]),
+        Op::Select { d, s, p } => (vec![s[0], s[1], Src::P(p.0)], vec![*d]),
+        Op::Compare { p, q, s, with, .. } => {
+            let with = with.map_or(Src::Imm(0), |(_, (slot, _))| Src::P(slot));
+            (vec![s[0], s[1], with], vec![*p, *q])
+        }
+        Op::Predicates { d, s, .. } => {
+            let read = |s: &PredicateSrc| match s {
+                PredicateSrc::Register(slot, _) => Src::P(*slot),
+                PredicateSrc::Constant(_) => Src::Imm(0),
+            };
+            (s.iter().map(read).collect(), vec![Reg::P(*d)])
+        }
         Op::Lop3 { d, s, .. } => (s.to_vec(), vec![*d]),
         _ => return None,
     })
 }
 
-/// Kind and slot of a data register.
+/// Kind and slot of a register.
 fn source(s: &Src) -> Option<(usize, u16)> {
     match s {
         Src::N(slot) => Some((0, *slot)),
         Src::W(slot) => Some((1, *slot)),
+        Src::P(slot) => Some((2, *slot)),
         _ => None,
     }
 }
@@ -40,7 +53,8 @@ fn target(d: &Reg) -> Option<(usize, u16)> {
     match d {
         Reg::N(slot) => Some((0, *slot)),
         Reg::W(slot) => Some((1, *slot)),
-        _ => None,
+        Reg::P(slot) => Some((2, *slot)),
+        Reg::Sink => None,
     }
 }
 
@@ -112,6 +126,11 @@ impl Block<'_> {
             self.set(warp, saved.register, &saved.values, saved.written);
         }
         outcome?;
+        if matches!(instr.op, Op::Compare { .. }) {
+            // Trials seldom meet the one value that a comparison may be about.
+            let depends = |lane: usize| sources.iter().any(|saved| saved.register.0 < 2 && saved.undefined[lane] != 0);
+            results.iter_mut().for_each(|(_, unknown)| (0..32).for_each(|lane| unknown[lane] |= u64::from(depends(lane))));
+        }
         for ((target, written), (values, unknown)) in targets.into_iter().zip(before).zip(results) {
             self.write_partly(warp, active, target, written, &values, &unknown, &origin);
         }
@@ -133,7 +152,8 @@ impl Block<'_> {
     fn get(&self, warp: usize, (kind, slot): (usize, u16)) -> L64 {
         match kind {
             0 => self.warps[warp].narrow[usize::from(slot)].map(u64::from),
-            _ => self.warps[warp].wide[usize::from(slot)],
+            1 => self.warps[warp].wide[usize::from(slot)],
+            _ => each!(lane, u64::from(self.warps[warp].predicates[usize::from(slot)] >> lane & 1)),
         }
     }
 
@@ -141,7 +161,8 @@ impl Block<'_> {
         let (state, slot) = (&mut self.warps[warp], usize::from(slot));
         match kind {
             0 => state.narrow[slot] = values.map(|value| value as u32),
-            _ => state.wide[slot] = *values,
+            1 => state.wide[slot] = *values,
+            _ => state.predicates[slot] = values.iter().enumerate().fold(0, |bits, (lane, value)| bits | ((*value & 1) as u32) << lane),
         }
         state.written[kind][slot] = written;
     }

@@ -33,6 +33,7 @@ fn results_that_do_not_depend_on_them() {
     gives("cvt.u64.u32 %rd8, %r20; shl.b64 %rd8, %rd8, 32; cvt.u32.u64 %r10, %rd8; add.u32 %r9, %r10, %r2;", |lane| lane);
     // In the lanes that are used the other operand is taken.
     gives("mov.u32 %r10, 5; setp.lt.u32 %p1, %r2, 40; selp.b32 %r11, %r10, %r20, %p1; add.u32 %r9, %r11, %r2;", |lane| lane + 5);
+    gives("setp.eq.u32 %p1, %r20, 7; setp.gt.u32 %p2, %r2, 40; and.pred %p3, %p1, %p2; selp.u32 %r9, 1, %r2, %p3;", |lane| lane);
     let narrow = "shl.b32 %r10, %r20, 8; or.b32 %r9, %r10, 3; st.global.u8 [%rd5], %r9;";
     assert!(run(narrow, &[0; 32], 1, 32).is_ok());
 }
@@ -44,13 +45,16 @@ fn results_that_do() {
     unwritten("shl.b32 %r10, %r20, 8; or.b32 %r9, %r10, 3; st.global.u16 [%rd5], %r9;", "%r20");
     unwritten("and.b32 %r10, %r20, 0x10000; shr.u32 %r9, %r10, 16; st.global.u8 [%rd5], %r9;", "%r20");
     unwritten("xor.b32 %r9, %r20, %r21; st.global.u32 [%rd5], %r9;", "%r20");
-    unwritten("and.b32 %r10, %r20, 1; setp.eq.u32 %p1, %r10, 0;", "%r20");
+    unwritten("and.b32 %r10, %r20, 1; setp.eq.u32 %p1, %r10, 0; @%p1 mov.u32 %r9, 0;", "%r20");
     unwritten("mul.f32 %f2, %f1, 0f3F800000; st.global.f32 [%rd5], %f2;", "%f1");
     unwritten("add.u32 %r9, %r20, 4; shfl.sync.idx.b32 %r10, %r9, 0, 31, 0xffffffff;", "%r20");
     unwritten("and.b64 %rd8, %rd7, 1; add.u64 %rd8, %rd8, %rd4; ld.global.u8 %r9, [%rd8];", "%rd7");
     unwritten("setp.lt.u32 %p1, %r2, 16; @%p1 mov.u32 %r10, 5; add.u32 %r9, %r10, 1; st.global.u32 [%rd5], %r9;", "%r10");
     unwritten("setp.lt.u32 %p1, %r2, 16; mov.u32 %r10, 5; selp.b32 %r11, %r10, %r20, %p1; st.global.u32 [%rd5], %r11;", "%r20");
     unwritten("@%p1 mov.u32 %r9, 5;", "%p1");
+    unwritten("setp.eq.u32 %p1, %r20, 77777; @%p1 bra ON;\nON:", "%r20");
+    unwritten("setp.eq.u32 %p1, %r20, 77777; selp.u32 %r9, 1, 0, %p1; st.global.u32 [%rd5], %r9;", "%r20");
+    unwritten("setp.eq.u32 %p1, %r20, 77777; setp.lt.u32 %p2, %r2, 16; and.pred %p3, %p1, %p2; @%p3 bra ON;\nON:", "%r20");
     // Written over in some lanes only.
     let half = "add.u32 %r9, %r20, 1; setp.lt.u32 %p1, %r2, 16; @%p1 mov.u32 %r9, 5;";
     unwritten(&format!("{half} st.global.u32 [%rd5], %r9;"), "%r20");
