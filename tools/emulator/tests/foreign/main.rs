@@ -4,6 +4,7 @@
 
 mod barrier;
 mod control;
+mod fp8;
 mod intrinsics;
 mod machine;
 mod refused;
