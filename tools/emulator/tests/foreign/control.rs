@@ -1,4 +1,4 @@
-//! Texts of nvcc with switches, printing, claims, clocks, and what lanes of a warp ask each other.
+//! Texts of nvcc and LLVM with switches, printing, claims, clocks, and what lanes of a warp ask each other.
 
 use scmmgpt_emulator::{Error, Fault, Numerics};
 
@@ -51,6 +51,39 @@ fn a_dense_switch_in_a_loop() {
         let counters = machine.launch("choose", [2, 1, 1], [96, 1, 1], 0, &[&x, &y, &out, &Argument::Int(n as u32)]);
         close(&floats(&machine.download(&out, 4 * n)), &expected, 1e-6, 1e-6);
         assert!(counters.divergent_branches > 20);
+    }
+}
+
+#[test]
+fn a_branch_by_a_table() {
+    let from: Vec<u32> = (0..96).map(|i| i * 2_654_435 + 11).collect();
+    let which: Vec<i32> = (0..96).map(|i| (i * 5 + i / 9) % 14 - 1).collect();
+    let expected: Vec<u32> = (0..96u32)
+        .map(|i| {
+            let x = from[i as usize];
+            match which[i as usize] {
+                0 => x + 3,
+                1 => x.wrapping_mul(5),
+                2 => 7u32.wrapping_sub(x),
+                3 => x ^ 21,
+                4 => x << 2,
+                5 => x >> 1,
+                6 => x | 64,
+                7 => x & 13,
+                8 => x.wrapping_mul(x),
+                9 => x + i,
+                10 => x - i,
+                11 => x / 3,
+                _ => 1000,
+            }
+        })
+        .collect();
+    for (seed, numerics) in every() {
+        let machine = Machine::new(include_str!("llvm_switch.ptx"), seed, numerics);
+        let signed: Vec<i32> = from.iter().map(|x| *x as i32).collect();
+        let (x, y, out) = (machine.upload(&words(&which)), machine.upload(&words(&signed)), machine.empty(384));
+        machine.launch("choose", [1; 3], [96, 1, 1], 0, &[&x, &y, &out]);
+        assert_eq!(unsigned(&machine.download(&out, 384)), expected, "seed {seed}");
     }
 }
 
