@@ -36,7 +36,9 @@ impl Decoder<'_> {
                 let (d, count) = self.targets(d)?;
                 let (at, symbol) = self.address(at)?;
                 let space = self.placed(space(parts), symbol);
-                Ok(Op::Load { space, element, d, count, at, ordered: has("acquire") || has("volatile") || has("relaxed") })
+                let ordered = has("acquire") || has("volatile") || has("relaxed");
+                self.atomics |= ordered && matches!(space, Where::Global | Where::Generic);
+                Ok(Op::Load { space, element, d, count, at, ordered })
             }
             "st" => {
                 let element = self.element(parts)?;

@@ -224,6 +224,9 @@ impl<'a> Block<'a> {
         } else if space == Where::Shared {
             self.count_shared(addresses, active, size);
         }
+        if ordered && matches!(space, Where::Global | Where::Generic) {
+            self.ask();
+        }
         let who = self.global_accessor(ordered);
         if check && matches!(space, Where::Global | Where::Generic) {
             self.announce(addresses, active, size, who)?;

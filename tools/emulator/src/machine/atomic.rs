@@ -1,5 +1,7 @@
 //! Atomics.
 
+use std::cell::Cell;
+
 use super::access::resolve;
 use super::block::Block;
 use super::execute::lanes_of;
@@ -24,10 +26,14 @@ impl Block<'_> {
         let addresses = self.addresses(warp, active, at)?;
         let (b, c) = (self.wide(warp, active, s[0])?, self.wide(warp, active, s[1])?);
         let size = element.size() as u32;
-        let mut before = [0u64; 32];
+        let (mut before, changed) = ([0u64; 32], Cell::new(false));
         for lane in lanes_of(active) {
             let (space, address) = resolve(space, addresses[lane]);
-            let update = |old: u64| updated(kind, element, old, b[lane], c[lane]);
+            let update = |old: u64| {
+                let new = updated(kind, element, old, b[lane], c[lane]);
+                changed.set(changed.get() | (new != old));
+                new
+            };
             before[lane] = match space {
                 Where::Shared => {
                     self.shared.check(address, size)?;
@@ -40,7 +46,11 @@ impl Block<'_> {
         if space == Where::Global {
             self.count_global(&addresses, active, size);
         }
-        self.events += 1;
+        if changed.get() {
+            self.events += 1;
+        } else if space != Where::Shared {
+            self.ask();
+        }
         self.ordered |= space != Where::Shared;
         self.warps[warp].put_wide(d, active, &before);
         Ok(())

@@ -13,6 +13,10 @@ use crate::shared::{Accessor, Shared};
 
 /// Instructions that a warp runs before another one may.
 const TURN: usize = 64;
+/// Choices among fragments of which the first ones go round.
+const FAIR: u32 = 1024;
+/// Looks in vain after which a CTA is believed to wait for another one.
+const ASKS: u32 = 64;
 /// Barriers of a CTA.
 const BARRIERS: usize = 16;
 
@@ -66,6 +70,11 @@ pub(super) struct Block<'a> {
     pub(super) ordered: bool,
     /// The allocation that was accessed last.
     pub(super) found: usize,
+    /// Looks at what other CTAs may change since the last event, and the number of that event.
+    asked: u32,
+    asked_since: u64,
+    /// Choices among fragments.
+    picks: u32,
     /// A warp has left a barrier or a fragment has moved: worth another look.
     pub(super) progress: bool,
 }
@@ -89,12 +98,23 @@ impl<'a> Block<'a> {
             cta_id: [0; 3],
             ordered: false,
             found: 0,
+            asked: 0,
+            asked_since: 0,
+            picks: FAIR / 2,
             progress: false,
         }
     }
 
-    /// Runs CTA number `cta` and adds what it did to `total`.
-    pub(super) fn run(&mut self, cta: u64, total: &mut Counters) -> Result<()> {
+    /// Notes a look at what other CTAs may change.
+    pub(super) fn ask(&mut self) {
+        if self.asked_since != self.events {
+            (self.asked, self.asked_since) = (0, self.events);
+        }
+        self.asked += 1;
+    }
+
+    /// Starts CTA number `cta`.
+    pub(super) fn begin(&mut self, cta: u64) {
         let [x, y, _] = self.grid.launch.grid.map(u64::from);
         self.cta = cta as u32;
         self.cta_id = [(cta % x) as u32, (cta / x % y) as u32, (cta / (x * y)) as u32];
@@ -102,13 +122,19 @@ impl<'a> Block<'a> {
         self.shared.clear();
         self.objects.clear();
         (self.generation, self.events, self.slept) = (0, 0, 0);
-        self.ordered = false;
+        (self.ordered, self.picks) = (false, FAIR / 2);
+        (self.asked, self.asked_since) = (0, 0);
         self.barriers.fill(Barrier::default());
         self.counters = Counters { ctas: 1, ..Counters::default() };
         for (index, warp) in self.warps.iter_mut().enumerate() {
             let lanes = (self.grid.threads - 32 * index as u32).min(32);
             warp.reset(index as u8, if lanes == 32 { u32::MAX } else { (1 << lanes) - 1 });
         }
+    }
+
+    /// Runs the CTA for a share of about so many warp instructions; whether it has come to its end.
+    pub(super) fn advance(&mut self, share: u64) -> Result<bool> {
+        let until = self.counters.total().saturating_add(share);
         while self.warps.iter().any(|warp| warp.live != 0) {
             self.progress = false;
             let first = self.random.below(self.warps.len());
@@ -123,10 +149,13 @@ impl<'a> Block<'a> {
                 let executed = self.counters.total();
                 return Err(self.fault(0, 0, 0, Fault::Endless { executed }));
             }
+            if self.counters.total() > until || self.asked >= ASKS {
+                self.asked = 0;
+                return Ok(false);
+            }
         }
         self.counters.shared_peak = self.shared.peak;
-        total.add(&self.counters);
-        Ok(())
+        Ok(true)
     }
 
     /// Runs a warp until it waits, ends, or has had its turn.
@@ -167,9 +196,12 @@ impl<'a> Block<'a> {
             return (only.state == State::Ready).then_some(0);
         }
         let ready = |(_, fragment): &(usize, &super::warp::Fragment)| fragment.state == State::Ready;
-        if self.grid.config.seed != 0 && self.random.below(4) == 0 {
-            let count = fragments.iter().enumerate().filter(ready).count();
-            let choice = self.random.below(count.max(1));
+        // Lanes that wait for others in a loop must not keep those from going on.
+        self.picks = self.picks.wrapping_add(1);
+        let for_others = self.picks % FAIR < FAIR / 16;
+        if for_others || (self.grid.config.seed != 0 && self.random.below(4) == 0) {
+            let count = fragments.iter().enumerate().filter(ready).count().max(1);
+            let choice = if for_others { (self.picks / FAIR) as usize % count } else { self.random.below(count) };
             return self.warps[warp].fragments.iter().enumerate().filter(ready).nth(choice).map(|(index, _)| index);
         }
         fragments

@@ -12,6 +12,7 @@ mod undefined;
 pub(crate) mod warp;
 mod wmma;
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,6 +54,11 @@ impl Random {
     }
 }
 
+/// CTAs at the most that have begun and not ended.
+const RESIDENT: usize = 256;
+/// Warp instructions after which a CTA lets others go on, though it does not seem to wait for them.
+const SHARE: u64 = 1 << 22;
+
 /// What CTAs leave behind.
 #[derive(Default)]
 struct Total {
@@ -81,28 +87,43 @@ pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Hea
     let next = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
     let total = Mutex::new(Total::default());
+    // A CTA that does not end soon may be waiting for one that has not begun.
+    let (most, share) = if program.has_global_atomics { (RESIDENT, SHARE) } else { (1, u64::MAX) };
     let work = || {
-        let mut block = Block::new(&grid);
         let mut counters = Counters::default();
+        let (mut resident, mut spare) = (VecDeque::new(), Vec::new());
         loop {
-            let ticket = next.fetch_add(1, Ordering::Relaxed);
-            if ticket >= ctas || failed.load(Ordering::Relaxed) {
+            if failed.load(Ordering::Relaxed) {
                 break;
             }
-            let cta = permuted(ticket, ctas, config.seed);
-            let result = block.run(cta, &mut counters);
+            let ticket = if resident.len() < most { next.fetch_add(1, Ordering::Relaxed) } else { ctas };
+            let (ticket, mut block) = if ticket < ctas {
+                let mut block: Block<'_> = spare.pop().unwrap_or_else(|| Block::new(&grid));
+                block.begin(permuted(ticket, ctas, config.seed));
+                (ticket, block)
+            } else {
+                let Some(waiting) = resident.pop_front() else { break };
+                waiting
+            };
+            match block.advance(share) {
+                Ok(false) => {
+                    resident.push_back((ticket, block));
+                    continue;
+                }
+                Ok(true) => counters.add(&block.counters),
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                    if total.failed.as_ref().is_none_or(|(first, _)| ticket < *first) {
+                        total.failed = Some((ticket, error));
+                    }
+                }
+            }
             if !block.printed.is_empty() {
                 let text = std::mem::take(&mut block.printed);
                 total.lock().unwrap_or_else(PoisonError::into_inner).printed.push((ticket, text));
             }
-            if let Err(error) = result {
-                failed.store(true, Ordering::Relaxed);
-                let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-                if total.failed.as_ref().is_none_or(|(first, _)| ticket < *first) {
-                    total.failed = Some((ticket, error));
-                }
-                break;
-            }
+            spare.push(block);
         }
         total.lock().unwrap_or_else(PoisonError::into_inner).counters.add(&counters);
     };

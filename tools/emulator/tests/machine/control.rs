@@ -35,3 +35,37 @@ fn indices_outside_the_list_and_lists_that_are_not_there() {
         assert!(matches!(device.load(&text).err(), Some(Error::Parse { line: 11.., .. })), "{with}");
     }
 }
+
+/// Each CTA waits for the one that the order begins later.
+#[test]
+fn blocks_that_wait_for_blocks_after_them() {
+    let wait = |read: &str| {
+        format!(
+            "setp.eq.u32 %p1, %r2, 0; mov.u32 %r9, %nctaid.x; sub.u32 %r9, %r9, 1; setp.eq.u32 %p2, %r3, %r9; mul.wide.u32 %rd6, %r3, 4;\n\
+             add.u64 %rd6, %rd1, %rd6; @%p2 bra DONE;\nLOOP:\n{read}; setp.eq.u32 %p3, %r10, 0; @%p3 bra LOOP;\n\
+             DONE:\nmov.u32 %r11, 1; @%p1 st.release.gpu.global.u32 [%rd6], %r11; st.global.u32 [%rd5], %r3;"
+        )
+    };
+    for read in
+        ["ld.acquire.gpu.global.u32 %r10, [%rd6+4]", "ld.volatile.global.u32 %r10, [%rd6+4]", "atom.global.add.u32 %r10, [%rd6+4], 0"]
+    {
+        let done = run(&wait(read), &[0; 40 * 32], 40, 32).unwrap();
+        assert_eq!(done.out, (0..40 * 32).map(|thread| thread / 32).collect::<Vec<u32>>());
+    }
+    // Nobody writes what the first one waits for: none of the others has begun to wait when it has.
+    let never = wait("ld.volatile.global.u32 %r10, [%rd6+4]").replace("[%rd6], %r11", "[%rd2], %r11").replace("[%rd6+4]", "[%rd1]");
+    assert!(matches!(fault(&never, 2, 32), Fault::Endless { .. }));
+}
+
+/// One lane waits in a loop that stands before what another lane of its warp has to do.
+#[test]
+fn lanes_that_wait_for_lanes_of_their_warp() {
+    let body = "setp.ne.u32 %p1, %r2, 31; @!%p1 bra LATER; mov.u32 %r10, 0;\n\
+        LOOP:\natom.global.add.u32 %r9, [%rd1], 0; setp.eq.u32 %p2, %r9, 0; @%p2 bra LOOP;\nbra.uni JOIN;\n\
+        LATER:\natom.global.exch.b32 %r9, [%rd1], 5;\nJOIN:\nst.global.u32 [%rd5], %r9;";
+    let mut input = [0; 32];
+    let done = run(body, &input, 1, 32).unwrap();
+    input.fill(5);
+    input[31] = 0;
+    assert_eq!(done.out, input);
+}
