@@ -401,6 +401,19 @@ impl<'a> Block<'a> {
         Error::Kernel { place: Box::new(self.place(warp, pc, lane)), fault }
     }
 
+    /// It does nothing but look at what no other CTA changes either.
+    pub(super) fn waits_for_others(&self) -> Error {
+        let fragments = self.warps.iter().flat_map(|warp| warp.fragments.iter().map(move |fragment| (usize::from(warp.index), fragment)));
+        let places: Vec<(Place, u32)> = fragments
+            .map(|(warp, fragment)| (self.place(warp, fragment.pc, fragment.mask.trailing_zeros().min(31)), fragment.mask))
+            .collect();
+        let lines =
+            places.iter().map(|(place, mask)| format!("warp {}, lanes {mask:#010x}, line {} `{}`", place.warp, place.line, place.text));
+        let waiting = format!("all CTAs that have begun wait for memory to change; this one: {}", lines.collect::<Vec<_>>().join("; "));
+        let place = places.first().map_or_else(|| self.place(0, 0, 0), |(place, _)| place.clone());
+        Error::Kernel { place: Box::new(place), fault: Fault::Deadlock { waiting } }
+    }
+
     /// Nothing has moved: lanes that never meet, or a barrier that never fills.
     fn stuck(&self) -> Error {
         let mut waiting = Vec::new();

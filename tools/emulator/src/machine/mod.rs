@@ -59,6 +59,9 @@ const RESIDENT: usize = 256;
 /// Warp instructions after which a CTA lets others go on, though it does not seem to wait for them.
 const SHARE: u64 = 1 << 22;
 
+/// Rounds of all CTAs in which none does anything but look, after which none ever will.
+const PATIENCE: usize = 1000;
+
 /// What CTAs leave behind.
 #[derive(Default)]
 struct Total {
@@ -92,6 +95,7 @@ pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Hea
     let work = || {
         let mut counters = Counters::default();
         let (mut resident, mut spare) = (VecDeque::new(), Vec::new());
+        let mut idle = 0;
         loop {
             if failed.load(Ordering::Relaxed) {
                 break;
@@ -105,7 +109,13 @@ pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Hea
                 let Some(waiting) = resident.pop_front() else { break };
                 waiting
             };
-            match block.advance(share) {
+            let events = block.events;
+            let mut result = block.advance(share);
+            idle = if block.events == events && result == Ok(false) { idle + 1 } else { 0 };
+            if idle > PATIENCE * (resident.len() + 1) {
+                result = Err(block.waits_for_others());
+            }
+            match result {
                 Ok(false) => {
                     resident.push_back((ticket, block));
                     continue;
