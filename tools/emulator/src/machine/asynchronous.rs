@@ -15,6 +15,8 @@ struct Due {
     left: u32,
     /// Groups that each lane has committed.
     groups: [u32; 32],
+    /// That number where it is the same for all of them.
+    alike: Option<u32>,
     /// Flights from this one on are not concerned.
     before: u32,
 }
@@ -22,8 +24,12 @@ struct Due {
 impl Due {
     /// Lanes of a flight that the wait is about.
     fn of(&self, flight: &Flight) -> u32 {
-        let passed = |lane: &usize| self.left == u32::MAX || flight.group + self.left < self.groups[*lane];
+        let passed = |groups: u32| self.left == u32::MAX || flight.group + self.left < groups;
         let lanes = if flight.serial < self.before { flight.lanes & self.lanes } else { 0 };
+        if let Some(groups) = self.alike {
+            return if passed(groups) { lanes } else { 0 };
+        }
+        let passed = |lane: &usize| passed(self.groups[*lane]);
         lanes_of(lanes).filter(passed).fold(0u32, |mask, lane| mask | 1 << lane)
     }
 }
@@ -87,12 +93,14 @@ impl Block<'_> {
     /// Makes the copies of all but the latest `left` groups of some lanes; `u32::MAX`: of every group, committed or not.
     pub(super) fn deliver(&mut self, warp: usize, lanes: u32, left: u32) -> Result<(), Fault> {
         let groups = self.warps[warp].groups;
-        self.deliver_due(warp, &Due { lanes, left, groups, before: u32::MAX })
+        let first = groups[lanes.trailing_zeros() as usize % 32];
+        let alike = lanes_of(lanes).all(|lane| groups[lane] == first).then_some(first);
+        self.deliver_due(warp, &Due { lanes, left, groups, alike, before: u32::MAX })
     }
 
     /// Makes the copies that a lane has started before the warp's flight number `before`.
     pub(super) fn deliver_before(&mut self, warp: usize, lane: usize, before: u32) -> Result<(), Fault> {
-        self.deliver_due(warp, &Due { lanes: 1 << lane, left: u32::MAX, groups: [0; 32], before })
+        self.deliver_due(warp, &Due { lanes: 1 << lane, left: u32::MAX, groups: [0; 32], alike: Some(0), before })
     }
 
     fn deliver_due(&mut self, warp: usize, due: &Due) -> Result<(), Fault> {
