@@ -224,8 +224,8 @@ impl<'a> Block<'a> {
         } else if space == Where::Shared {
             self.count_shared(addresses, active, size);
         }
-        if ordered && matches!(space, Where::Global | Where::Generic) {
-            self.ask();
+        if ordered {
+            self.ask(warp);
         }
         let who = self.global_accessor(ordered);
         if check && matches!(space, Where::Global | Where::Generic) {

@@ -48,8 +48,8 @@ impl Block<'_> {
         }
         if changed.get() {
             self.events += 1;
-        } else if space != Where::Shared {
-            self.ask();
+        } else {
+            self.ask(warp);
         }
         self.ordered |= space != Where::Shared;
         self.warps[warp].put_wide(d, active, &before);

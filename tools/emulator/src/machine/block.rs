@@ -70,7 +70,9 @@ pub(super) struct Block<'a> {
     pub(super) ordered: bool,
     /// The allocation that was accessed last.
     pub(super) found: usize,
-    /// Looks at what other CTAs may change since the last event, and the number of that event.
+    /// The fragment at work.
+    current: usize,
+    /// Looks at what other threads may change since the last event, and the number of that event.
     asked: u32,
     asked_since: u64,
     /// Choices among fragments.
@@ -98,6 +100,7 @@ impl<'a> Block<'a> {
             cta_id: [0; 3],
             ordered: false,
             found: 0,
+            current: 0,
             asked: 0,
             asked_since: 0,
             picks: FAIR / 2,
@@ -105,8 +108,12 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Notes a look at what other CTAs may change.
-    pub(super) fn ask(&mut self) {
+    /// Notes a look at what other threads may change.
+    pub(super) fn ask(&mut self, warp: usize) {
+        let events = self.events;
+        if let Some(fragment) = self.warps[warp].fragments.get_mut(self.current) {
+            fragment.look(events);
+        }
         if self.asked_since != self.events {
             (self.asked, self.asked_since) = (0, self.events);
         }
@@ -165,6 +172,7 @@ impl<'a> Block<'a> {
             let Some(fragment) = self.pick(warp) else { return Ok(()) };
             self.progress = true;
             let pc = self.warps[warp].fragments[fragment].pc;
+            self.current = fragment;
             let mut result = self.step(warp, fragment);
             if let Err(Fault::UninitialisedRegister { register }) = result {
                 result = self.with_undefined(warp, fragment, register);
@@ -208,7 +216,7 @@ impl<'a> Block<'a> {
             .iter()
             .enumerate()
             .filter(ready)
-            .min_by_key(|(_, fragment)| (fragment.polls(self.events), fragment.pc))
+            .min_by_key(|(_, fragment)| (fragment.waits(self.events), fragment.pc))
             .map(|(index, _)| index)
     }
 

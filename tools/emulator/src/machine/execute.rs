@@ -1,7 +1,7 @@
 //! One instruction of one fragment.
 
 use super::block::{Block, Flow};
-use super::warp::{Fragment, State};
+use super::warp::Fragment;
 use crate::error::Fault;
 use crate::integer::{insert32, insert64};
 use crate::lanes::{L32, L64, Lanes, blend};
@@ -62,7 +62,7 @@ impl Block<'_> {
         self.counters.divergent_branches += 1;
         here.mask &= !taken;
         let stack = here.stack.clone();
-        fragments.push(Fragment { pc: target, mask: taken, stack, state: State::Ready, polls: 0, since: 0, object: 0 });
+        fragments.push(Fragment::new(target, taken, stack));
         Flow::Next
     }
 

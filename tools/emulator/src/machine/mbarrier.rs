@@ -224,7 +224,8 @@ impl Block<'_> {
     fn poll(&mut self, warp: usize, fragment: usize, address: u64) -> Result<(), Fault> {
         let events = self.events;
         let own = &mut self.warps[warp].fragments[fragment];
-        (own.polls, own.since, own.object) = (own.polls(events) + 1, events, address as u32);
+        own.look(events);
+        (own.polls, own.asks, own.object) = (own.polls + 1, own.asks - 1, address as u32);
         if own.polls < PATIENCE {
             return Ok(());
         }

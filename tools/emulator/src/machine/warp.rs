@@ -14,16 +14,37 @@ pub(crate) struct Fragment {
     /// Where calls return to.
     pub(crate) stack: Vec<u32>,
     pub(crate) state: State,
-    /// Tests of an mbarrier that failed since the CTA's last event, which number that event had, and the mbarrier.
+    /// Tests of an mbarrier that failed, and other looks in vain at what someone else may change, since the CTA's last event.
     pub(crate) polls: u32,
+    pub(crate) asks: u32,
+    /// Which number that event had.
     pub(crate) since: u64,
+    /// The mbarrier.
     pub(crate) object: u32,
 }
 
 impl Fragment {
+    /// The state of one that has not looked at anything.
+    pub(crate) fn new(pc: u32, mask: u32, stack: Vec<u32>) -> Fragment {
+        Fragment { pc, mask, stack, state: State::Ready, polls: 0, asks: 0, since: 0, object: 0 }
+    }
+
     /// Tests that failed since an event.
     pub(crate) fn polls(&self, events: u64) -> u32 {
         if self.since == events { self.polls } else { 0 }
+    }
+
+    /// How long it has waited for something since an event.
+    pub(crate) fn waits(&self, events: u64) -> u32 {
+        if self.since == events { self.polls + self.asks } else { 0 }
+    }
+
+    /// Notes that it looked in vain.
+    pub(crate) fn look(&mut self, events: u64) {
+        if self.since != events {
+            (self.polls, self.asks, self.since) = (0, 0, events);
+        }
+        self.asks += 1;
     }
 }
 
@@ -134,7 +155,7 @@ impl Warp {
         self.written.iter_mut().for_each(|kind| kind.fill(0));
         self.partly.clear();
         self.fragments.clear();
-        self.fragments.push(Fragment { pc: 0, mask: lanes, stack: Vec::new(), state: State::Ready, polls: 0, since: 0, object: 0 });
+        self.fragments.push(Fragment::new(0, lanes, Vec::new()));
         self.live = lanes;
         self.sync = 0;
         self.ordered = [0; 32];
