@@ -74,6 +74,17 @@ pub(crate) enum Where {
     Frame,
 }
 
+/// How an access stands to others of the same word in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Nothing orders it; `.volatile` ones count as such.
+    Weak,
+    /// `.relaxed`: no race with its like.
+    Relaxed,
+    /// `.acquire`, `.release`: orders what stands around it.
+    Synchronising,
+}
+
 /// Read-modify-write operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Atomic {
@@ -209,6 +220,7 @@ pub(crate) enum Op {
         count: u8,
         at: Address,
         ordered: bool,
+        order: Order,
     },
     Store {
         space: Where,
@@ -217,6 +229,7 @@ pub(crate) enum Op {
         count: u8,
         at: Address,
         ordered: bool,
+        order: Order,
     },
     Atomic {
         space: Where,
@@ -225,6 +238,7 @@ pub(crate) enum Op {
         d: Reg,
         at: Address,
         s: [Src; 2],
+        order: Order,
     },
     CopyAsync {
         to: Address,
@@ -425,7 +439,7 @@ pub(crate) struct Program {
     pub(crate) required: bool,
     /// Whether CTAs may speak to each other.
     pub(crate) has_global_atomics: bool,
-    /// Whether threads meet at objects in shared memory.
+    /// Whether single threads order others, by mbarriers or by words in shared memory.
     pub(crate) has_mbarriers: bool,
     /// The text's lines, for reports.
     pub(crate) lines: std::sync::Arc<Vec<String>>,

@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     alike: Vec<bool>,
     /// For every word the generation + 1 in which each warp has read it last; only for kernels in which single warps order others.
     reads: Vec<[u32; 32]>,
+    /// Whether the accesses at hand are of those that race with none of their like.
+    pub(crate) strong: bool,
     bytes: u32,
     /// Accesses of generations below are ordered before all that are to come.
     pub(crate) past: u32,
@@ -85,7 +87,7 @@ impl Shared {
         let words = LINE * lines;
         let reads = vec![[0; 32]; if apart { words } else { 0 }];
         let (shadow, alike) = (vec![Shadow::default(); words], vec![!apart; lines]);
-        Shared { words: vec![u32::MAX; words], shadow, alike, reads, bytes, past: 0, peak: 0 }
+        Shared { words: vec![u32::MAX; words], shadow, alike, reads, strong: false, bytes, past: 0, peak: 0 }
     }
 
     /// Forgets everything, for the next CTA.
@@ -252,6 +254,18 @@ impl Shared {
         Ok(())
     }
 
+    /// An access that leaves no trace for others to race with.
+    #[cold]
+    fn note_strong(shadow: &mut Shadow, address: u64, bytes: u8, writes: bool) -> Result<(), Fault> {
+        Self::settled(shadow, address)?;
+        if writes {
+            shadow.written |= bytes;
+        } else if shadow.written & bytes != bytes {
+            return Err(Fault::UninitialisedMemory { space: "shared", address });
+        }
+        Ok(())
+    }
+
     /// Reads `size` bytes at a checked address.
     #[inline]
     pub(crate) fn load(
@@ -264,7 +278,9 @@ impl Shared {
         words: &mut [u32; 4],
     ) -> Result<(), Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
-        if check {
+        if check && self.strong {
+            self.each(address, size, |shadow, _, address, bytes| Self::note_strong(shadow, address, bytes, false))?;
+        } else if check {
             self.each(address, size, |shadow, reads, address, bytes| Self::note_read(shadow, reads, address, bytes, who, lane))?;
         }
         match size {
@@ -288,7 +304,9 @@ impl Shared {
         check: bool,
     ) -> Result<(), Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
-        if check {
+        if check && self.strong {
+            self.each(address, size, |shadow, _, address, bytes| Self::note_strong(shadow, address, bytes, true))?;
+        } else if check {
             let same = match size {
                 4 | 8 | 16 => self.words[index..index + size as usize / 4] == words[..size as usize / 4],
                 _ => (self.words[index] >> (8 * shift)) & ((1 << (8 * size)) - 1) == words[0],

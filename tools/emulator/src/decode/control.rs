@@ -3,7 +3,7 @@
 use super::{Decoder, Symbol};
 use crate::error::Result;
 use crate::lanes::Lanes;
-use crate::program::{Address, Op, Reg, Shuffle, Src, System, Vote, Where};
+use crate::program::{Address, Op, Order, Reg, Shuffle, Src, System, Vote, Where};
 use crate::syntax::{Operand, Type};
 
 const ALL: Src = Src::Imm(0xffff_ffff);
@@ -207,8 +207,8 @@ impl Decoder<'_> {
                 _ => Type::B32,
             };
             let place = |start: u32| Address { base: Src::Imm(u64::from(start + at)), offset: 0 };
-            self.emit(Op::Load { space: Where::Frame, element, d, count: 1, at: place(from), ordered: false }, guard);
-            self.emit(Op::Store { space: Where::Frame, element, s, count: 1, at: place(to), ordered: false }, guard);
+            self.emit(Op::Load { space: Where::Frame, element, d, count: 1, at: place(from), ordered: false, order: Order::Weak }, guard);
+            self.emit(Op::Store { space: Where::Frame, element, s, count: 1, at: place(to), ordered: false, order: Order::Weak }, guard);
         }
         Ok(())
     }

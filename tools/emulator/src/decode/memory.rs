@@ -2,7 +2,7 @@
 
 use super::{Decoder, Symbol};
 use crate::error::Result;
-use crate::program::{Atomic, Op, Src, Where};
+use crate::program::{Atomic, Op, Order, Src, Where};
 use crate::syntax::{Operand, Type};
 
 /// Generic addresses of shared memory start here.
@@ -38,7 +38,7 @@ impl Decoder<'_> {
                 let space = self.placed(space(parts), symbol);
                 let ordered = has("acquire") || has("volatile") || has("relaxed");
                 self.atomics |= ordered && matches!(space, Where::Global | Where::Generic);
-                Ok(Op::Load { space, element, d, count, at, ordered })
+                Ok(Op::Load { space, element, d, count, at, ordered, order: self.order(parts, space) })
             }
             "st" => {
                 let element = self.element(parts)?;
@@ -46,7 +46,8 @@ impl Decoder<'_> {
                 let (s, count) = self.sources(s, element)?;
                 let (at, symbol) = self.address(at)?;
                 let space = self.placed(space(parts), symbol);
-                Ok(Op::Store { space, element, s, count, at, ordered: has("release") || has("volatile") || has("relaxed") })
+                let ordered = has("release") || has("volatile") || has("relaxed");
+                Ok(Op::Store { space, element, s, count, at, ordered, order: self.order(parts, space) })
             }
             "atom" | "red" => self.atomic(name == "red", parts, operands),
             "cp" => self.copy(parts, operands),
@@ -124,7 +125,17 @@ impl Decoder<'_> {
         }
         let space = space(parts);
         self.atomics |= space != Where::Shared;
-        Ok(Op::Atomic { space, kind, element, d, at, s })
+        Ok(Op::Atomic { space, kind, element, d, at, s, order: self.order(parts, space) })
+    }
+
+    fn order(&mut self, parts: &[&str], space: Where) -> Order {
+        let order = match parts.iter().find(|part| matches!(**part, "relaxed" | "acquire" | "release" | "acq_rel")) {
+            None => Order::Weak,
+            Some(&"relaxed") => Order::Relaxed,
+            Some(_) => Order::Synchronising,
+        };
+        self.mbarriers |= order != Order::Weak && matches!(space, Where::Shared | Where::Generic);
+        order
     }
 
     fn copy(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {

@@ -54,6 +54,8 @@ pub(super) struct Block<'a> {
     pub(super) barriers: Vec<Barrier>,
     /// Live mbarriers by their place in shared memory.
     pub(super) objects: BTreeMap<u32, Object>,
+    /// What words of shared memory order before those who read them.
+    pub(super) words: BTreeMap<u32, [u32; 32]>,
     /// Completed barriers and arrivals at mbarriers.
     pub(super) generation: u32,
     /// What may have let others go on: writes, arrivals, exits.
@@ -90,6 +92,7 @@ impl<'a> Block<'a> {
             shared: Shared::new(grid.shared_bytes, grid.program.has_mbarriers),
             barriers: vec![Barrier::default(); BARRIERS],
             objects: BTreeMap::new(),
+            words: BTreeMap::new(),
             generation: 0,
             events: 0,
             slept: 0,
@@ -128,6 +131,7 @@ impl<'a> Block<'a> {
         self.random = Random::new(self.grid.config.seed ^ cta.wrapping_mul(0xd134_2543_de82_ef95));
         self.shared.clear();
         self.objects.clear();
+        self.words.clear();
         (self.generation, self.events, self.slept) = (0, 0, 0);
         (self.ordered, self.picks) = (false, FAIR / 2);
         (self.asked, self.asked_since) = (0, 0);

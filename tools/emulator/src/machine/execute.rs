@@ -6,7 +6,7 @@ use crate::error::Fault;
 use crate::integer::{insert32, insert64};
 use crate::lanes::{L32, L64, Lanes, blend};
 use crate::numeric::matrix;
-use crate::program::{Carry, Instr, Logic, Op, Reg, Src};
+use crate::program::{Carry, Instr, Logic, Op, Order, Reg, Src};
 
 /// Reads operands of a warp: `narrow!(block, warp, mask, source => name)`.
 macro_rules! operand {
@@ -237,13 +237,22 @@ impl Block<'_> {
                     self.warps[warp].put_narrow(*d, active, values);
                 }
             }
-            Op::Load { space, element, d, count, at, ordered } => {
+            Op::Load { space, at, order: order @ (Order::Relaxed | Order::Synchronising), .. }
+            | Op::Store { space, at, order: order @ (Order::Relaxed | Order::Synchronising), .. } => {
+                self.strong(warp, active, *space, *at, *order, &instr.op)?;
+            }
+            Op::Load { space, element, d, count, at, ordered, .. } => {
                 self.load(warp, active, *space, *element, &d[..usize::from(*count)], *at, *ordered)?;
             }
-            Op::Store { space, element, s, count, at, ordered } => {
+            Op::Store { space, element, s, count, at, ordered, .. } => {
                 self.store(warp, active, *space, *element, &s[..usize::from(*count)], *at, *ordered)?;
             }
-            Op::Atomic { space, kind, element, d, at, s } => self.atomic(warp, active, *space, *kind, *element, *d, *at, s)?,
+            Op::Atomic { space, kind, element, d, at, s, order } => {
+                if self.grid.program.has_mbarriers {
+                    self.synchronise(warp, active, *space, *at, *order, true)?;
+                }
+                self.atomic(warp, active, *space, *kind, *element, *d, *at, s)?;
+            }
             Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => self.asynchronous(warp, active, instr)?,
             Op::MmaIntegers(_)
             | Op::MmaDoubles { .. }
@@ -263,7 +272,10 @@ impl Block<'_> {
                 self.sleep(warp, active, *time)?;
                 return Ok(Flow::Pause);
             }
-            Op::Fence => self.ordered = true,
+            Op::Fence => {
+                self.ordered = true;
+                self.warps[warp].fenced |= active;
+            }
             Op::Branch { .. } => {}
             Op::BranchTable { index, targets } => return self.branch_by_table(warp, fragment, active, *index, targets),
             Op::Call { target } => {

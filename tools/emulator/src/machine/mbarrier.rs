@@ -168,7 +168,7 @@ impl Block<'_> {
     }
 
     /// What an arrival of a lane orders before the waiters: what the lane knows, and what its warp has done so far.
-    fn released(&self, warp: usize, lane: usize, ordered: bool) -> [u32; 32] {
+    pub(super) fn released(&self, warp: usize, lane: usize, ordered: bool) -> [u32; 32] {
         if !ordered {
             return [0; 32];
         }

@@ -7,6 +7,7 @@ mod block;
 mod exchange;
 mod execute;
 mod mbarrier;
+mod strong;
 mod system;
 mod undefined;
 pub(crate) mod warp;

@@ -117,6 +117,8 @@ pub(crate) struct Warp {
     pub(crate) flights: Vec<Flight>,
     /// Flights that the warp has started.
     pub(crate) started: u32,
+    /// Lanes that have executed a fence.
+    pub(crate) fenced: u32,
     /// Groups that each lane has committed.
     pub(crate) groups: [u32; 32],
     pub(crate) local: Vec<u8>,
@@ -142,6 +144,7 @@ impl Warp {
             learnt: None,
             flights: Vec::new(),
             started: 0,
+            fenced: 0,
             groups: [0; 32],
             local: vec![0xff; local],
             local_written: vec![false; local],
@@ -161,7 +164,7 @@ impl Warp {
         self.ordered = [0; 32];
         self.learnt = None;
         self.flights.clear();
-        self.started = 0;
+        (self.started, self.fenced) = (0, 0);
         self.groups = [0; 32];
         self.local_written.fill(false);
     }

@@ -174,3 +174,17 @@ fn what_later_machines_have_is_refused() {
         assert!(matches!(device.load(&text(line)).err(), Some(Error::Target { line: 11, .. })), "{line}");
     }
 }
+
+/// A flag in shared memory: strong accesses to it are no race, and those that release and acquire order what stands around them.
+#[test]
+fn words_that_order_what_stands_around_them() {
+    let flag = "setp.eq.u32 %p1, %r2, 0; mov.u32 %r9, 0; @%p1 st.shared.u32 [%r6+4096], %r9; bar.sync 0; setp.lt.u32 %p2, %r2, 32; mov.u32 %r12, 1;\n\
+        @!%p2 bra READS;\nst.shared.u32 [%r8], %r2; bar.warp.sync 0xffffffff;\n@%p1 st.release.cta.shared.u32 [%r6+4096], %r12; bra.uni DONE;\n\
+        READS:\nld.acquire.cta.shared.u32 %r10, [%r6+4096]; setp.eq.u32 %p3, %r10, 0; @%p3 bra READS;\n\
+        ld.shared.u32 %r11, [%r8+-128]; st.global.u32 [%rd5], %r11;\nDONE:";
+    assert_eq!(run(flag, &[0; 64], 1, 64).unwrap().out[32..], (0..32).collect::<Vec<u32>>());
+    let fenced = flag.replace("@%p1 st.release", "fence.acq_rel.cta; @%p1 st.relaxed").replace("ld.acquire", "ld.relaxed");
+    assert!(run(&fenced, &[0; 64], 1, 64).is_ok());
+    assert!(matches!(fault(&flag.replace("st.release", "st.relaxed"), 1, 64), Fault::Race { .. }), "a relaxed write releases nothing");
+    assert!(matches!(fault(&flag.replace("st.release.cta", "st").replace("ld.acquire.cta", "ld"), 1, 64), Fault::Race { .. }));
+}
