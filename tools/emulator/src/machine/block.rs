@@ -178,8 +178,10 @@ impl<'a> Block<'a> {
             let pc = self.warps[warp].fragments[fragment].pc;
             self.current = fragment;
             let mut result = self.step(warp, fragment);
-            if let Err(Fault::UninitialisedRegister { register }) = result {
-                result = self.with_undefined(warp, fragment, register);
+            if let Err(fault @ (Fault::UninitialisedRegister { .. } | Fault::UninitialisedMemory { space: "shared" | "local", .. })) =
+                result
+            {
+                result = self.with_undefined(warp, fragment, fault);
             }
             match result {
                 Ok(Flow::Next) => self.warps[warp].fragments[fragment].pc = pc + 1,

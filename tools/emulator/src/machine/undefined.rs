@@ -1,9 +1,9 @@
-//! Instructions that read registers which nothing has written.
+//! Instructions that read registers, or a CTA's or a thread's own memory, which nothing has written.
 //!
-//! Compilers let such values run through computations whose outcome does not depend on them: a byte that nobody selects, a half that is
+//! Compilers and libraries let such values run through computations whose outcome does not depend on them: a byte that nobody selects, a half that is
 //! cut off. So a computation is made for several values of the bits that are not known, and the bits of its result that change are not
-//! known either. What uses them (an address, a stored byte, a predicate, an exchange, a matrix) is the mistake, and is reported by the name
-//! of the register that was never written.
+//! known either. What uses them (an address, a stored byte, a predicate, an exchange, a matrix) is the mistake, and is reported as the
+//! read that it comes from.
 
 use super::block::{Block, Flow};
 use super::warp::Partly;
@@ -80,17 +80,19 @@ struct Saved {
 }
 
 impl Block<'_> {
-    /// Executes an instruction that `register`, which nothing has written, has stopped; a fault if it uses what is not known.
+    /// Executes an instruction that a read of what nothing has written has stopped; a fault if it uses what is not known.
     #[cold]
-    pub(super) fn with_undefined(&mut self, warp: usize, fragment: usize, register: String) -> Result<Flow, Fault> {
+    pub(super) fn with_undefined(&mut self, warp: usize, fragment: usize, fault: Fault) -> Result<Flow, Fault> {
         let program = self.grid.program;
-        let fault = Fault::UninitialisedRegister { register };
         let here = &self.warps[warp].fragments[fragment];
         let (mask, Some(instr)) = (here.mask, program.code.get(here.pc as usize)) else { return Err(fault) };
         let active = match instr.guard {
             None => mask,
             Some(guard) => mask & self.warps[warp].holds(guard, mask, program)?,
         };
+        if let Fault::UninitialisedMemory { .. } = fault {
+            return self.load_partly(warp, active, &instr.op, fault);
+        }
         if let Op::Store { element, s, count, .. } = &instr.op {
             return self.store_defined_bits(warp, fragment, active, instr, element.size(), &s[..usize::from(*count)], fault);
         }
@@ -137,6 +139,24 @@ impl Block<'_> {
         Ok(Flow::Next)
     }
 
+    /// A plain load, lane by lane: those that find nothing know nothing.
+    fn load_partly(&mut self, warp: usize, active: u32, op: &Op, fault: Fault) -> Result<Flow, Fault> {
+        let Op::Load { space, element, d, count, at, ordered: false, .. } = op else { return Err(fault) };
+        let d = &d[..usize::from(*count)];
+        for lane in (0..32).map(|lane| 1 << lane).filter(|lane| active & lane != 0) {
+            match self.load(warp, lane, *space, *element, d, *at, false) {
+                Err(origin @ Fault::UninitialisedMemory { space: "shared" | "local", .. }) => {
+                    for target in d.iter().filter_map(target) {
+                        let (written, values) = (self.warps[warp].written[target.0][usize::from(target.1)], self.get(warp, target));
+                        self.write_partly(warp, lane, target, written, &values, &[u64::MAX; 32], &origin);
+                    }
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(Flow::Next)
+    }
+
     fn save(&self, warp: usize, registers: impl Iterator<Item = (usize, u16)>) -> Vec<Saved> {
         let mut saved: Vec<Saved> = Vec::new();
         for register in registers {
@@ -169,7 +189,7 @@ impl Block<'_> {
 
     /// Gives the active lanes of a register a result of which some bits are not known.
     #[expect(clippy::too_many_arguments, reason = "fields of one result")]
-    fn write_partly(&mut self, warp: usize, active: u32, target: (usize, u16), written: u32, values: &L64, unknown: &L64, origin: &str) {
+    fn write_partly(&mut self, warp: usize, active: u32, target: (usize, u16), written: u32, values: &L64, unknown: &L64, origin: &Fault) {
         let mut bits = self.warps[warp].undefined(target.0, target.1);
         let mut all = self.get(warp, target);
         let mut defined = 0u32;
@@ -178,7 +198,7 @@ impl Block<'_> {
             defined |= u32::from(unknown[lane] == 0) << lane;
         }
         self.set(warp, target, &all, (written & !active) | defined);
-        self.warps[warp].partly.insert(target, Partly { bits, origin: origin.into() });
+        self.warps[warp].partly.insert(target, Partly { bits, origin: origin.clone() });
     }
 
     /// A store that is narrower than its registers and whose bits are all known.

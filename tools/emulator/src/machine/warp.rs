@@ -89,8 +89,8 @@ impl Flight {
 pub(crate) struct Partly {
     /// Bits of each lane.
     pub(crate) bits: L64,
-    /// The register that nothing had written.
-    pub(crate) origin: String,
+    /// The read of what nothing had written.
+    pub(crate) origin: Fault,
 }
 
 /// A warp.
@@ -200,13 +200,16 @@ impl Warp {
 
     #[cold]
     fn unwritten(&self, kind: usize, slot: u16, program: &Program) -> Fault {
-        Fault::UninitialisedRegister { register: self.origin(kind, slot, program) }
+        self.origin(kind, slot, program)
     }
 
-    /// The register that nothing has written of which another one holds something, or that one itself.
-    pub(crate) fn origin(&self, kind: usize, slot: u16, program: &Program) -> String {
+    /// The read, of a register or of memory that nothing had written, of which a register holds something.
+    pub(crate) fn origin(&self, kind: usize, slot: u16, program: &Program) -> Fault {
         let names = [&program.narrow, &program.wide, &program.predicates][kind];
-        self.partly.get(&(kind, slot)).map_or(&names[usize::from(slot)], |partly| &partly.origin).clone()
+        match self.partly.get(&(kind, slot)) {
+            Some(partly) => partly.origin.clone(),
+            None => Fault::UninitialisedRegister { register: names[usize::from(slot)].clone() },
+        }
     }
 
     /// Bits of a register that depend on what nothing has written.

@@ -154,7 +154,10 @@ fn bad_addresses_are_found() {
     assert!(matches!(fault("ld.global.v4.u32 {%r9, %r10, %r11, %r12}, [%rd1+4];", 1, 32), Fault::Misaligned { alignment: 16, .. }));
     assert!(matches!(fault("ld.shared.u32 %r9, [%r6+8192];", 1, 32), Fault::Bounds { space: "shared", .. }));
     assert!(matches!(fault("ld.global.u32 %r9, [%rd2];", 1, 32), Fault::UninitialisedMemory { space: "global", .. }));
-    assert!(matches!(fault("ld.shared.u32 %r9, [%r8];", 1, 32), Fault::UninitialisedMemory { space: "shared", .. }));
+    assert!(matches!(
+        fault("ld.shared.u32 %r9, [%r8]; st.global.u32 [%rd5], %r9;", 1, 32),
+        Fault::UninitialisedMemory { space: "shared", .. }
+    ));
     assert!(
         matches!(fault("add.u32 %r9, %r20, 1; st.global.u32 [%rd5], %r9;", 1, 32), Fault::UninitialisedRegister { register } if register == "%r20")
     );

@@ -116,7 +116,7 @@ fn plain_accesses_to_a_live_object() {
     // Its bytes are anybody's once it is gone, and hold nothing.
     let gone = "@%p1 mbarrier.inval.shared.b64 [%r20]; bar.sync 0;";
     assert!(run(&with_object(32, &format!("{gone} @%p1 st.shared.u32 [%r20], %r2;")), &[0; 32], 1, 32).is_ok());
-    let read = with_object(32, &format!("{gone} @%p1 ld.shared.u32 %r9, [%r20];"));
+    let read = with_object(32, &format!("{gone} @%p1 ld.shared.u32 %r9, [%r20]; @%p1 st.global.u32 [%rd5], %r9;"));
     assert!(matches!(fault(&read, 1, 32), Fault::UninitialisedMemory { .. }));
     assert!(run(&with_object(32, &format!("{gone} @%p1 mbarrier.init.shared.b64 [%r20], %r21;")), &[0; 32], 1, 32).is_ok());
 }

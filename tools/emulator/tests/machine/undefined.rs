@@ -60,3 +60,15 @@ fn results_that_do() {
     unwritten(&format!("{half} st.global.u32 [%rd5], %r9;"), "%r20");
     assert!(run(&format!("{half} @%p1 st.global.u32 [%rd5], %r9;"), &[0; 32], 1, 32).is_ok());
 }
+
+#[test]
+fn memory_of_a_block_that_nothing_wrote() {
+    // A place too far is read, and not used.
+    let ahead = "st.shared.u32 [%r8], %r2; bar.sync 0; ld.shared.u32 %r10, [%r8+4]; setp.lt.u32 %p1, %r2, 31; selp.u32 %r9, %r10, 77, %p1;";
+    gives(ahead, |lane| if lane < 31 { lane + 1 } else { 77 });
+    let memory = |body: &str| matches!(fault(body, 1, 32), Fault::UninitialisedMemory { space: "shared", .. });
+    assert!(memory(&format!("{} st.global.u32 [%rd5], %r10;", ahead)));
+    assert!(memory("ld.shared.v2.u32 {%r9, %r10}, [%r6]; add.u32 %r9, %r9, 1; st.global.u32 [%rd5], %r9;"));
+    assert!(memory("ld.shared.u32 %r9, [%r8]; setp.eq.u32 %p1, %r9, 0; @%p1 bra ON;\nON:"));
+    assert!(memory("ld.volatile.shared.u32 %r9, [%r8];"));
+}
