@@ -90,7 +90,7 @@ impl Block<'_> {
             None => mask,
             Some(guard) => mask & self.warps[warp].holds(guard, mask, program)?,
         };
-        if let Fault::UninitialisedMemory { .. } = fault {
+        if let Op::Load { .. } = &instr.op {
             return self.load_partly(warp, active, &instr.op, fault);
         }
         if let Op::Store { element, s, count, .. } = &instr.op {
@@ -142,6 +142,10 @@ impl Block<'_> {
     /// A plain load, lane by lane: those that find nothing know nothing.
     fn load_partly(&mut self, warp: usize, active: u32, op: &Op, fault: Fault) -> Result<Flow, Fault> {
         let Op::Load { space, element, d, count, at, ordered: false, .. } = op else { return Err(fault) };
+        let unknown = |(kind, slot): (usize, u16)| self.warps[warp].written[kind][usize::from(slot)] & active != active;
+        if source(&at.base).is_some_and(unknown) {
+            return Err(fault);
+        }
         let d = &d[..usize::from(*count)];
         for lane in (0..32).map(|lane| 1 << lane).filter(|lane| active & lane != 0) {
             match self.load(warp, lane, *space, *element, d, *at, false) {

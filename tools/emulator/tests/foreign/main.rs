@@ -7,6 +7,7 @@ mod control;
 mod fp8;
 mod intrinsics;
 mod machine;
+mod order;
 mod refused;
 mod triton;
 mod wmma;

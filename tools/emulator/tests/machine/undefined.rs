@@ -63,6 +63,10 @@ fn results_that_do() {
 
 #[test]
 fn memory_of_a_block_that_nothing_wrote() {
+    gives(
+        "ld.shared.u32 %r10, [%r8]; setp.eq.u32 %p1, %r10, 9; setp.gt.u32 %p2, %r2, 99; and.pred %p1, %p1, %p2; selp.u32 %r9, 7, %r2, %p1;",
+        |lane| lane,
+    );
     // A place too far is read, and not used.
     let ahead = "st.shared.u32 [%r8], %r2; bar.sync 0; ld.shared.u32 %r10, [%r8+4]; setp.lt.u32 %p1, %r2, 31; selp.u32 %r9, %r10, 77, %p1;";
     gives(ahead, |lane| if lane < 31 { lane + 1 } else { 77 });
@@ -70,5 +74,6 @@ fn memory_of_a_block_that_nothing_wrote() {
     assert!(memory(&format!("{} st.global.u32 [%rd5], %r10;", ahead)));
     assert!(memory("ld.shared.v2.u32 {%r9, %r10}, [%r6]; add.u32 %r9, %r9, 1; st.global.u32 [%rd5], %r9;"));
     assert!(memory("ld.shared.u32 %r9, [%r8]; setp.eq.u32 %p1, %r9, 0; @%p1 bra ON;\nON:"));
+    assert!(memory("ld.shared.u32 %r9, [%r8]; and.b32 %r9, %r9, 4; add.u32 %r9, %r9, %r8; ld.shared.u32 %r9, [%r9];"));
     assert!(memory("ld.volatile.shared.u32 %r9, [%r8];"));
 }
