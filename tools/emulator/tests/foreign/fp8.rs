@@ -4,7 +4,10 @@ use scmmgpt_emulator::{Error, Fault, Numerics};
 
 use crate::machine::{Argument, Machine, close, every, floats, value};
 
-const CONVERSIONS: [(&str, fn(u8) -> f64, f64); 2] = [
+/// A text, what its 8 bits mean, and where it stops.
+type Conversion = (&'static str, fn(u8) -> f64, f64);
+
+const CONVERSIONS: [Conversion; 2] = [
     (include_str!("triton_fp8_convert_e5m2.ptx"), e5m2, 57344.0),
     // Triton stops at 1.75.
     (include_str!("triton_fp8_convert_e4m3b15.ptx"), e4m3b15, 1.75),
