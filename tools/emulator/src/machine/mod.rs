@@ -61,7 +61,7 @@ const RESIDENT: usize = 256;
 const SHARE: u64 = 1 << 22;
 
 /// Rounds of all CTAs in which none does anything but look, after which none ever will.
-const PATIENCE: usize = 1000;
+const PATIENCE: usize = 5000;
 
 /// What CTAs leave behind.
 #[derive(Default)]
