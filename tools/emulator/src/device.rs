@@ -1,8 +1,8 @@
 //! The emulated GPU: memory, modules, launches.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::count::Counters;
 use crate::decode::{self, Context};
@@ -16,6 +16,8 @@ use crate::syntax::{Initial, Space, Text, Variable};
 
 /// Highest PTX version that is read.
 const NEWEST_VERSION: u32 = 99;
+/// Bytes of printed text that are kept, as many as a driver's buffer has.
+pub(crate) const PRINTED: usize = 1 << 20;
 /// Shared memory that a CTA gets without asking.
 pub const SHARED_DEFAULT: u32 = 48 << 10;
 
@@ -50,6 +52,8 @@ pub struct Device {
     config: Config,
     memory: Memory,
     launches: AtomicU32,
+    /// What kernels have printed and nobody has taken.
+    printed: Mutex<Vec<u8>>,
 }
 
 /// A parameter of an entry.
@@ -145,7 +149,7 @@ impl Function {
 impl Device {
     /// A device with nothing in its memory.
     pub fn new(config: Config) -> Device {
-        Device { memory: Memory::new(config.memory_bytes), config, launches: AtomicU32::new(0) }
+        Device { memory: Memory::new(config.memory_bytes), config, launches: AtomicU32::new(0), printed: Mutex::default() }
     }
 
     /// What it is like.
@@ -308,6 +312,16 @@ impl Device {
     pub fn launch(&self, function: &Function, launch: &Launch) -> Result<Counters> {
         self.check_launch(function, launch)?;
         let number = self.launches.fetch_add(1, Ordering::Relaxed) + 1;
-        machine::run(&self.config, &function.program, launch, self.memory.snapshot(), number)
+        let (result, text) = machine::run(&self.config, &function.program, launch, self.memory.snapshot(), number);
+        let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        printed.extend(text);
+        let above = printed.len().saturating_sub(PRINTED);
+        printed.drain(..above);
+        result
+    }
+
+    /// Takes what kernels have printed since the last call, launch after launch, those of a CTA together; of very much the end.
+    pub fn printed(&self) -> Vec<u8> {
+        std::mem::take(&mut self.printed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -88,10 +88,32 @@ pub enum Fault {
         /// What is wrong.
         reason: String,
     },
+    /// An mbarrier object that is not used as one.
+    Mbarrier {
+        /// Its first byte in shared memory.
+        address: u64,
+        /// What is wrong.
+        reason: String,
+    },
     /// Nothing can run any more.
     Deadlock {
         /// Each warp and what it waits for.
         waiting: String,
+    },
+    /// `assert` of something that does not hold.
+    Assertion {
+        /// What was claimed.
+        expression: String,
+        /// File and line of the claim.
+        file: String,
+        /// Line.
+        line: u32,
+        /// Function.
+        function: String,
+        /// `%ctaid`.
+        block: [u32; 3],
+        /// `%tid`.
+        thread: [u32; 3],
     },
     /// `trap`, a division of something undefined, or another thing that a kernel must not do.
     Illegal {
@@ -122,7 +144,11 @@ impl fmt::Display for Fault {
             Fault::InFlight { address, owner } => {
                 write!(f, "shared memory at {address:#x} is the target of an asynchronous copy by {owner} that was not waited for")
             }
+            Fault::Mbarrier { address, reason } => write!(f, "mbarrier at {address:#x} of shared memory: {reason}"),
             Fault::Divergence { reason } | Fault::Barrier { reason } | Fault::Illegal { reason } => f.write_str(reason),
+            Fault::Assertion { expression, file, line, function, block: [x, y, z], thread: [i, j, k] } => {
+                write!(f, "{file}:{line}: {function}: block: [{x},{y},{z}], thread: [{i},{j},{k}] Assertion `{expression}` failed.")
+            }
             Fault::Deadlock { waiting } => write!(f, "nothing can run: {waiting}"),
             Fault::Endless { executed } => write!(f, "still running after {executed} warp instructions"),
         }

@@ -34,6 +34,25 @@ fn mask_of(at: u32, length: u32) -> u32 {
     insert32(u32::MAX, 0, at.min(32), length.min(32))
 }
 
+/// `fns`: the place of the set bit number `offset` of a mask, counted from 1 upwards or from -1 downwards, at `base` or beyond.
+fn find_set(mask: u32, base: u32, offset: u32) -> u32 {
+    let offset = offset as i32;
+    let base = base & 31;
+    let (ahead, step) = if offset < 0 { (mask << (31 - base), -1) } else { (mask >> base, 1) };
+    if offset == 0 {
+        return if ahead & 1 == 1 { base } else { u32::MAX };
+    }
+    let mut left = offset.unsigned_abs();
+    for distance in 0..32 {
+        let bit = if step < 0 { ahead >> (31 - distance) } else { ahead >> distance };
+        left -= bit & 1;
+        if left == 0 {
+            return (base as i32 + step * distance) as u32;
+        }
+    }
+    u32::MAX
+}
+
 /// `szext`: the low `bits` of a number as one of 32 bits.
 fn extend(a: u32, bits: u32, clamp: bool, signed: bool) -> u32 {
     if clamp && bits >= 32 {
@@ -273,6 +292,7 @@ pub(crate) fn lanes(name: &str, parts: &[&str], element: Type) -> Option<Lanes> 
                 if a == 0 { 0xffff_ffff } else { u64::from(63 - a.leading_zeros()) }
             })
         }
+        ("fns", false, false) => n3!(find_set),
         ("bmsk", false, false) if has("clamp") => n2!(mask_of),
         ("bmsk", false, false) if has("wrap") => n2!(|at: u32, length: u32| mask_of(at & 31, length & 31)),
         ("szext", false, false) => match (has("clamp"), signed) {

@@ -17,6 +17,7 @@ mod machine;
 mod memory;
 mod numeric;
 mod parser;
+mod print;
 mod program;
 mod shared;
 mod syntax;

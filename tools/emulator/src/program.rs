@@ -5,6 +5,7 @@ use crate::lanes::Lanes;
 use crate::numeric::convert::Conversion;
 use crate::numeric::exact::Integers;
 use crate::numeric::matrix::Shape;
+use crate::numeric::tile::Tile;
 use crate::syntax::Type;
 
 /// A register by kind and slot.
@@ -71,6 +72,17 @@ pub(crate) enum Where {
     Param,
     /// Parameters and results of calls, a thread's own.
     Frame,
+}
+
+/// How an access stands to others of the same word in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Nothing orders it; `.volatile` ones count as such.
+    Weak,
+    /// `.relaxed`: no race with its like.
+    Relaxed,
+    /// `.acquire`, `.release`: orders what stands around it.
+    Synchronising,
 }
 
 /// Read-modify-write operations.
@@ -208,6 +220,7 @@ pub(crate) enum Op {
         count: u8,
         at: Address,
         ordered: bool,
+        order: Order,
     },
     Store {
         space: Where,
@@ -216,6 +229,7 @@ pub(crate) enum Op {
         count: u8,
         at: Address,
         ordered: bool,
+        order: Order,
     },
     Atomic {
         space: Where,
@@ -224,6 +238,7 @@ pub(crate) enum Op {
         d: Reg,
         at: Address,
         s: [Src; 2],
+        order: Order,
     },
     CopyAsync {
         to: Address,
@@ -298,9 +313,18 @@ pub(crate) enum Op {
     WarpBarrier {
         members: Src,
     },
+    Mbarrier(Box<Mbarrier>),
+    System(Box<System>),
+    /// `nanosleep`: the clock moves on.
+    Sleep(Src),
     Fence,
     Branch {
         target: u32,
+    },
+    /// `brx.idx`: where each index goes.
+    BranchTable {
+        index: Src,
+        targets: Box<[u32]>,
     },
     Call {
         target: u32,
@@ -320,13 +344,66 @@ pub(crate) struct MmaIntegers {
     pub(crate) c: [Src; 4],
 }
 
+/// What is done with an `mbarrier` object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MbarrierKind {
+    Initialise,
+    Invalidate,
+    /// `arrive`, `arrive_drop`; `.noComplete` must leave the phase open.
+    Arrive {
+        drop: bool,
+        completes: bool,
+    },
+    /// `cp.async.mbarrier.arrive`, which without `.noinc` is one more that the phase waits for.
+    ArriveAfterCopies {
+        increments: bool,
+    },
+    Test {
+        parity: bool,
+    },
+}
+
+/// An operation on an `mbarrier` object.
+#[derive(Clone)]
+pub(crate) struct Mbarrier {
+    pub(crate) kind: MbarrierKind,
+    pub(crate) space: Where,
+    pub(crate) at: Address,
+    /// State of an arrival, or whether the phase is complete.
+    pub(crate) d: Reg,
+    /// Count, state or parity.
+    pub(crate) s: Src,
+    /// Not `.relaxed`: orders memory.
+    pub(crate) ordered: bool,
+}
+
+/// Calls of functions that the driver brings, by the places of arguments and results in the frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum System {
+    /// `vprintf(format, arguments)`.
+    Print { format: u32, arguments: u32, result: Option<u32> },
+    /// `__assertfail(expression, file, line, function, ..)`.
+    Assert { expression: u32, file: u32, line: u32, function: u32 },
+}
+
 /// Matrices of `wmma`: rare, and larger than all else.
 #[derive(Clone)]
-#[expect(clippy::large_enum_variant, reason = "boxed as a whole")]
 pub(crate) enum Wmma {
-    Load { element: Type, rows: bool, d: [Reg; 8], at: Address, stride: Src, space: Where },
-    Store { element: Type, rows: bool, s: [Src; 8], at: Address, stride: Src, space: Where },
-    Multiply { element: Type, half: [bool; 2], d: [Reg; 8], a: [Src; 8], b: [Src; 8], c: [Src; 8] },
+    Load { tile: Tile, rows: bool, d: [Reg; 8], at: Address, stride: Src, space: Where },
+    Store { tile: Tile, rows: bool, s: [Src; 8], at: Address, stride: Src, space: Where },
+    Multiply(Box<WmmaProduct>),
+}
+
+/// Operands of `wmma.mma`.
+#[derive(Clone)]
+pub(crate) struct WmmaProduct {
+    /// Of a, b, c and d.
+    pub(crate) tiles: [Tile; 4],
+    pub(crate) saturate: bool,
+    pub(crate) d: [Reg; 8],
+    pub(crate) a: [Src; 8],
+    pub(crate) b: [Src; 8],
+    pub(crate) c: [Src; 8],
 }
 
 /// A predicate operand or a constant.
@@ -362,6 +439,8 @@ pub(crate) struct Program {
     pub(crate) required: bool,
     /// Whether CTAs may speak to each other.
     pub(crate) has_global_atomics: bool,
+    /// Whether single threads order others, by mbarriers or by words in shared memory.
+    pub(crate) has_mbarriers: bool,
     /// The text's lines, for reports.
     pub(crate) lines: std::sync::Arc<Vec<String>>,
 }

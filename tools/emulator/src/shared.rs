@@ -18,6 +18,8 @@ pub(crate) struct Accessor<'a> {
     pub(crate) ordered: &'a [u32; 32],
 }
 
+/// What stands for a flight where an mbarrier lives.
+const OBJECT: u16 = u16::MAX;
 /// No lane: several of them.
 const SEVERAL: u8 = 0xff;
 
@@ -67,6 +69,10 @@ pub(crate) struct Shared {
     shadow: Vec<Shadow>,
     /// Lines whose words have the same state, that of the first one; the others' shadows are stale.
     alike: Vec<bool>,
+    /// For every word the generation + 1 in which each warp has read it last; only for kernels in which single warps order others.
+    reads: Vec<[u32; 32]>,
+    /// Whether the accesses at hand are of those that race with none of their like.
+    pub(crate) strong: bool,
     bytes: u32,
     /// Accesses of generations below are ordered before all that are to come.
     pub(crate) past: u32,
@@ -75,10 +81,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(bytes: u32) -> Shared {
+    /// `apart`: whether every word keeps its state, and every warp's reads of it, for itself.
+    pub(crate) fn new(bytes: u32, apart: bool) -> Shared {
         let lines = bytes.div_ceil(4 * LINE as u32) as usize;
         let words = LINE * lines;
-        Shared { words: vec![u32::MAX; words], shadow: vec![Shadow::default(); words], alike: vec![true; lines], bytes, past: 0, peak: 0 }
+        let reads = vec![[0; 32]; if apart { words } else { 0 }];
+        let (shadow, alike) = (vec![Shadow::default(); words], vec![!apart; lines]);
+        Shared { words: vec![u32::MAX; words], shadow, alike, reads, strong: false, bytes, past: 0, peak: 0 }
     }
 
     /// Forgets everything, for the next CTA.
@@ -86,7 +95,7 @@ impl Shared {
         let lines = self.peak.div_ceil(4 * LINE as u32) as usize;
         self.words[..LINE * lines].fill(u32::MAX);
         self.shadow[..LINE * lines].fill(Shadow::default());
-        self.alike[..lines].fill(true);
+        self.alike[..lines].fill(self.reads.is_empty());
         self.past = 0;
     }
 
@@ -106,12 +115,18 @@ impl Shared {
         if lane == SEVERAL { format!("by warp {warp}") } else { format!("by warp {warp}, lane {lane}") }
     }
 
+    #[inline]
     fn settled(shadow: &Shadow, address: u64) -> Result<(), Fault> {
-        if shadow.flight == 0 {
-            return Ok(());
+        if shadow.flight == 0 { Ok(()) } else { Err(Self::unsettled(shadow.flight, address)) }
+    }
+
+    #[cold]
+    fn unsettled(flight: u16, address: u64) -> Fault {
+        if flight == OBJECT {
+            return Fault::Mbarrier { address: address & !7, reason: "a plain access to its bytes while it lives".into() };
         }
-        let owner = shadow.flight - 1;
-        Err(Fault::InFlight { address, owner: format!("warp {}, lane {}", owner / 32, owner % 32) })
+        let owner = flight - 1;
+        Fault::InFlight { address, owner: format!("warp {}, lane {}", owner / 32, owner % 32) }
     }
 
     /// Whether `stamp` is not ordered before an access of `lane`.
@@ -124,18 +139,23 @@ impl Shared {
 
     /// Applies `note` to the state of every word of an access, with the word's address and bytes; once for a whole line that is alike.
     #[inline]
-    fn each(&mut self, address: u64, size: u32, note: impl Fn(&mut Shadow, u64, u8) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn each(
+        &mut self,
+        address: u64,
+        size: u32,
+        note: impl Fn(&mut Shadow, Option<&mut [u32; 32]>, u64, u8) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let (index, line) = ((address / 4) as usize, (address / 4) as usize / LINE);
         if size as usize == 4 * LINE {
             let states = &mut self.shadow[index..index + LINE];
             if self.alike[line] {
-                return note(&mut states[0], address, 15);
+                return note(&mut states[0], None, address, 15);
             }
             for (place, state) in states.iter_mut().enumerate() {
                 state.forget(self.past);
-                note(state, address + 4 * place as u64, 15)?;
+                note(state, self.reads.get_mut(index + place), address + 4 * place as u64, 15)?;
             }
-            self.alike[line] = states[1..].iter().all(|state| *state == states[0]);
+            self.alike[line] = self.reads.is_empty() && states[1..].iter().all(|state| *state == states[0]);
             return Ok(());
         }
         if self.alike[line] {
@@ -145,12 +165,19 @@ impl Shared {
         }
         let bytes = bytes_of(address, size) as u8;
         for (place, state) in self.shadow[index..].iter_mut().enumerate().take(size.div_ceil(4) as usize) {
-            note(state, 4 * (index + place) as u64, bytes)?;
+            note(state, self.reads.get_mut(index + place), 4 * (index + place) as u64, bytes)?;
         }
         Ok(())
     }
 
-    fn note_read(shadow: &mut Shadow, address: u64, bytes: u8, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
+    fn note_read(
+        shadow: &mut Shadow,
+        reads: Option<&mut [u32; 32]>,
+        address: u64,
+        bytes: u8,
+        who: &Accessor<'_>,
+        lane: u8,
+    ) -> Result<(), Fault> {
         Self::settled(shadow, address)?;
         if shadow.written & bytes != bytes {
             return Err(Fault::UninitialisedMemory { space: "shared", address });
@@ -163,10 +190,14 @@ impl Shared {
         let reader = shadow.reader;
         let (generation, mine) = (who.generation + 1, 1u32 << who.warp);
         let others = shadow.readers & !mine;
-        // What the present generation has read is ordered before nobody.
-        let before = |warp: u8| reader.generation <= who.ordered[usize::from(warp)];
-        let ordered = others == 0 || (reader.generation < generation && warps_of(others).all(before));
+        let last = |warp: u8| reads.as_ref().map_or(reader.generation, |reads| reads[usize::from(warp)]);
+        let before = |warp: u8| last(warp) <= who.ordered[usize::from(warp)];
+        // What the present generation has read is ordered before nobody, where generations are the CTA's.
+        let ordered = others == 0 || ((reads.is_some() || reader.generation < generation) && warps_of(others).all(before));
         let alone = shadow.readers & mine == 0 || reader.sync != who.sync || reader.warp != who.warp || reader.generation != generation;
+        if let Some(reads) = reads {
+            reads[usize::from(who.warp)] = generation;
+        }
         shadow.readers = if ordered { mine } else { shadow.readers | mine };
         shadow.reader = Stamp {
             generation,
@@ -179,15 +210,27 @@ impl Shared {
     }
 
     /// A read that an access of `lane` would race with.
-    fn unordered_read(shadow: &Shadow, who: &Accessor<'_>, lane: u8) -> Option<String> {
+    fn unordered_read(shadow: &Shadow, reads: Option<&mut [u32; 32]>, who: &Accessor<'_>, lane: u8) -> Option<String> {
         let reader = &shadow.reader;
-        let races = |warp: &u8| (*warp != who.warp || *warp == reader.warp) && Self::concurrent(reader, *warp, who, lane);
+        let last = |warp: u8| match &reads {
+            Some(reads) if warp != reader.warp => Stamp { generation: reads[usize::from(warp)], ..*reader },
+            _ => *reader,
+        };
+        let races = |warp: &u8| (*warp != who.warp || *warp == reader.warp) && Self::concurrent(&last(*warp), *warp, who, lane);
         let warp = warps_of(shadow.readers).find(races)?;
         Some(format!("a read {}", Self::name(warp, if warp == reader.warp { reader.lane } else { SEVERAL })))
     }
 
     /// `same`: the bytes hold already what is written. Compilers let several warps write what all of them know, with no order between.
-    fn note_write(shadow: &mut Shadow, address: u64, bytes: u8, who: &Accessor<'_>, lane: u8, same: bool) -> Result<(), Fault> {
+    fn note_write(
+        shadow: &mut Shadow,
+        reads: Option<&mut [u32; 32]>,
+        address: u64,
+        bytes: u8,
+        who: &Accessor<'_>,
+        lane: u8,
+        same: bool,
+    ) -> Result<(), Fault> {
         Self::settled(shadow, address)?;
         let writer = shadow.writer;
         if !same && writer.bytes & bytes != 0 && Self::concurrent(&writer, writer.warp, who, lane) {
@@ -195,7 +238,7 @@ impl Shared {
             return Err(Fault::Race { space: "shared", address, access: "write", other });
         }
         if shadow.reader.bytes & bytes != 0
-            && let Some(other) = Self::unordered_read(shadow, who, lane)
+            && let Some(other) = Self::unordered_read(shadow, reads, who, lane)
         {
             return Err(Fault::Race { space: "shared", address, access: "write", other });
         }
@@ -211,6 +254,18 @@ impl Shared {
         Ok(())
     }
 
+    /// An access that leaves no trace for others to race with.
+    #[cold]
+    fn note_strong(shadow: &mut Shadow, address: u64, bytes: u8, writes: bool) -> Result<(), Fault> {
+        Self::settled(shadow, address)?;
+        if writes {
+            shadow.written |= bytes;
+        } else if shadow.written & bytes != bytes {
+            return Err(Fault::UninitialisedMemory { space: "shared", address });
+        }
+        Ok(())
+    }
+
     /// Reads `size` bytes at a checked address.
     #[inline]
     pub(crate) fn load(
@@ -223,8 +278,10 @@ impl Shared {
         words: &mut [u32; 4],
     ) -> Result<(), Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
-        if check {
-            self.each(address, size, |shadow, address, bytes| Self::note_read(shadow, address, bytes, who, lane))?;
+        if check && self.strong {
+            self.each(address, size, |shadow, _, address, bytes| Self::note_strong(shadow, address, bytes, false))?;
+        } else if check {
+            self.each(address, size, |shadow, reads, address, bytes| Self::note_read(shadow, reads, address, bytes, who, lane))?;
         }
         match size {
             16 => words.copy_from_slice(&self.words[index..index + 4]),
@@ -247,12 +304,14 @@ impl Shared {
         check: bool,
     ) -> Result<(), Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
-        if check {
+        if check && self.strong {
+            self.each(address, size, |shadow, _, address, bytes| Self::note_strong(shadow, address, bytes, true))?;
+        } else if check {
             let same = match size {
                 4 | 8 | 16 => self.words[index..index + size as usize / 4] == words[..size as usize / 4],
                 _ => (self.words[index] >> (8 * shift)) & ((1 << (8 * size)) - 1) == words[0],
             };
-            self.each(address, size, |shadow, address, bytes| Self::note_write(shadow, address, bytes, who, lane, same))?;
+            self.each(address, size, |shadow, reads, address, bytes| Self::note_write(shadow, reads, address, bytes, who, lane, same))?;
         }
         match size {
             16 => self.words[index..index + 4].copy_from_slice(&words),
@@ -272,7 +331,7 @@ impl Shared {
     pub(crate) fn update(&mut self, address: u64, size: u32, update: impl Fn(u64) -> u64, check: bool) -> Result<u64, Fault> {
         let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
         if check {
-            self.each(address, size, |shadow, address, _| {
+            self.each(address, size, |shadow, _, address, _| {
                 Self::settled(shadow, address)?;
                 if shadow.written == 0 { Err(Fault::UninitialisedMemory { space: "shared", address }) } else { Ok(()) }
             })?;
@@ -292,10 +351,10 @@ impl Shared {
 
     /// Marks the target of an asynchronous copy.
     pub(crate) fn begin_flight(&mut self, address: u64, size: u32, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
-        self.each(address, size, |shadow, address, _| {
+        self.each(address, size, |shadow, reads, address, _| {
             Self::settled(shadow, address)?;
             let writer = &shadow.writer;
-            let race = if let Some(other) = Self::unordered_read(shadow, who, lane) {
+            let race = if let Some(other) = Self::unordered_read(shadow, reads, who, lane) {
                 other
             } else if Self::concurrent(writer, writer.warp, who, lane) {
                 format!("a write {}", Self::name(writer.warp, writer.lane))
@@ -307,12 +366,45 @@ impl Shared {
         })
     }
 
+    /// Makes an mbarrier of eight bytes: plain accesses are wrong from here on.
+    pub(crate) fn claim(&mut self, address: u64, who: &Accessor<'_>, lane: u8, check: bool) -> Result<(), Fault> {
+        self.store(address, 8, [0; 4], who, lane, check)?;
+        self.each(address, 8, |shadow, _, _, _| {
+            shadow.flight = OBJECT;
+            Ok(())
+        })
+    }
+
+    /// Gives its bytes back, which hold nothing then.
+    pub(crate) fn give_back(&mut self, address: u64, who: &Accessor<'_>, lane: u8, check: bool) -> Result<(), Fault> {
+        self.each(address, 8, |shadow, _, _, _| {
+            shadow.flight = 0;
+            Ok(())
+        })?;
+        self.store(address, 8, [u32::MAX; 4], who, lane, check)?;
+        self.each(address, 8, |shadow, _, _, _| {
+            shadow.written = 0;
+            Ok(())
+        })
+    }
+
+    /// Whether an mbarrier was made before an operation of `lane` on it.
+    pub(crate) fn claimed_before(&self, address: u64, who: &Accessor<'_>, lane: u8) -> Result<(), Fault> {
+        match self.shadow.get((address / 4) as usize) {
+            Some(Shadow { writer, .. }) if Self::concurrent(writer, writer.warp, who, lane) => {
+                let other = format!("its initialisation {}", Self::name(writer.warp, writer.lane));
+                Err(Fault::Race { space: "shared", address, access: "operation on an mbarrier", other })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Delivers `size` bytes (4, 8 or 16) of an asynchronous copy.
     pub(crate) fn land(&mut self, address: u64, size: u32, words: &[u32; 4], who: &Accessor<'_>, lane: u8) {
         let (index, count) = ((address / 4) as usize, size as usize / 4);
         let writer = Stamp { generation: who.generation + 1, sync: who.sync, warp: who.warp, lane, bytes: 15 };
         let landed = Shadow { writer, written: 15, ..Shadow::default() };
-        if count == LINE {
+        if count == LINE && self.reads.is_empty() {
             self.alike[index / LINE] = true;
             self.shadow[index] = landed;
         } else {
@@ -354,7 +446,7 @@ mod tests {
         };
         let (mut races, mut clean) = (0, 0);
         for _ in 0..400 {
-            let (mut lines, mut words) = (Shared::new(96), Shared::new(96));
+            let (mut lines, mut words) = (Shared::new(96, false), Shared::new(96, false));
             let (mut generation, mut ordered, mut sync) = (0, [[0u32; 32]; 4], [0u32; 4]);
             for address in (0..96).step_by(16) {
                 let who = Accessor { warp: 0, sync: 0, generation, ordered: &ordered[0] };

@@ -160,6 +160,8 @@ pub(crate) enum Statement {
     Registers(Type, Vec<(String, Option<u32>)>, u32),
     Variable(Variable),
     Label(String, u32),
+    /// `.branchtargets`: labels; its name is the label before it.
+    Targets(Vec<String>, u32),
     Instruction(Instruction),
     Open,
     Close,

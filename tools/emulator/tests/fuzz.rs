@@ -7,7 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use scmmgpt_emulator::{Config, Device, Launch};
 
 /// Texts from others.
-const FOREIGN: [&str; 2] = [include_str!("foreign/nvcc_kernels.ptx"), include_str!("foreign/triton_matmul.ptx")];
+const FOREIGN: [&str; 7] = [
+    include_str!("foreign/nvcc_kernels.ptx"),
+    include_str!("foreign/triton_matmul.ptx"),
+    include_str!("foreign/nvcc_barrier.ptx"),
+    include_str!("foreign/nvcc_control.ptx"),
+    include_str!("foreign/nvcc_wmma.ptx"),
+    include_str!("foreign/nvcc_order.ptx"),
+    include_str!("foreign/triton_fp8_convert_e4m3b15.ptx"),
+];
 
 /// Every kind of instruction and declaration.
 const OWN: &str = "\
@@ -17,6 +25,8 @@ const OWN: &str = "\
 .global .align 4 .b32 table[4] = {1, 2, -3, 0x10};
 .const .align 8 .f64 constant = 1.5e-3;
 .extern .shared .align 16 .b8 dynamic[];
+.global .align 1 .b8 words[12] = {37, 100, 32, 37, 115, 32, 37, 46, 51, 101, 10};
+.extern .func (.param .b32 count) vprintf(.param .b64 text, .param .b64 values);
 .func (.param .b32 out) twice(.param .b32 x)
 {
 .reg .b32 %r<3>;
@@ -118,6 +128,30 @@ membar.gl;
 prefetch.global.L2 [%w4];
 st.global.u32 [%w5], %r33;
 wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%r9, %r10, %r11, %r12, %r13, %r14, %r15, %r16}, [%r7], %r1;
+wmma.load.b.sync.aligned.col.m8n32k16.global.u8 {%r9, %r10, %r11, %r12}, [%w1], 16;
+wmma.mma.sync.aligned.row.col.m8n32k16.s32.u8.u8.s32.satfinite {%r16, %r17, %r18, %r19, %r20, %r21, %r22, %r23}, {%r6}, {%r9, %r10, %r11, %r12}, {%r9, %r9, %r9, %r9, %r9, %r9, %r9, %r9};
+TARGETS: .branchtargets FIRST, SECOND;
+and.b32 %r34, %r2, 1;
+brx.idx %r34, TARGETS;
+FIRST:
+fns.b32 %r35, %r6, 3, 1;
+SECOND:
+nanosleep.u32 %r34;
+setp.eq.u32 %p1, %r2, 0;
+@%p1 mbarrier.init.shared.b64 [dynamic+512], 64;
+bar.sync 0;
+cp.async.ca.shared.global [%r8+2048], [%w4], 4;
+cp.async.mbarrier.arrive.shared.b64 [dynamic+512];
+mbarrier.arrive.shared.b64 %w9, [dynamic+512];
+mbarrier.pending_count.b64 %r36, %w9;
+WAIT:
+mbarrier.test_wait.shared.b64 %p1, [dynamic+512], %w9;
+@!%p1 bra WAIT;
+ld.acquire.cta.shared.u32 %r37, [%r8+2048];
+prmt.b32 %r38, %r39, %r37, 0x7654;
+mov.u64 %w10, words;
+cvta.local.u64 %w11, 0;
+{ .param .b64 p1; .param .b64 p2; .param .b32 q1; st.param.b64 [p1], %w10; st.param.b64 [p2], %w11; @%p1 call.uni (q1), vprintf, (p1, p2); }
 exit;
 }
 ";

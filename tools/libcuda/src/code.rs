@@ -20,6 +20,7 @@ pub(crate) const NOT_FOUND: Code = Code(500);
 pub(crate) const NOT_READY: Code = Code(600);
 pub(crate) const ILLEGAL_ADDRESS: Code = Code(700);
 pub(crate) const OUT_OF_RESOURCES: Code = Code(701);
+pub(crate) const ASSERT: Code = Code(710);
 pub(crate) const ILLEGAL_INSTRUCTION: Code = Code(715);
 pub(crate) const MISALIGNED_ADDRESS: Code = Code(716);
 pub(crate) const LAUNCH_FAILED: Code = Code(719);
@@ -28,7 +29,7 @@ pub(crate) const CAPTURE_UNSUPPORTED: Code = Code(900);
 pub(crate) const CAPTURE_INVALIDATED: Code = Code(901);
 pub(crate) const UNKNOWN: Code = Code(999);
 
-const TABLE: [(i32, &CStr, &CStr); 18] = [
+const TABLE: [(i32, &CStr, &CStr); 19] = [
     (0, c"CUDA_SUCCESS", c"no error"),
     (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
     (2, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
@@ -40,6 +41,7 @@ const TABLE: [(i32, &CStr, &CStr); 18] = [
     (600, c"CUDA_ERROR_NOT_READY", c"device not ready"),
     (700, c"CUDA_ERROR_ILLEGAL_ADDRESS", c"an illegal memory access was encountered"),
     (701, c"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", c"too many resources requested for launch"),
+    (710, c"CUDA_ERROR_ASSERT", c"device-side assert triggered"),
     (715, c"CUDA_ERROR_ILLEGAL_INSTRUCTION", c"an illegal instruction was encountered"),
     (716, c"CUDA_ERROR_MISALIGNED_ADDRESS", c"misaligned address"),
     (719, c"CUDA_ERROR_LAUNCH_FAILED", c"the kernel failed"),
@@ -59,6 +61,7 @@ impl From<&Error> for Code {
             Error::Kernel { fault, .. } => match fault {
                 Fault::Bounds { .. } => ILLEGAL_ADDRESS,
                 Fault::Misaligned { .. } => MISALIGNED_ADDRESS,
+                Fault::Assertion { .. } => ASSERT,
                 Fault::Illegal { .. } => ILLEGAL_INSTRUCTION,
                 _ => LAUNCH_FAILED,
             },

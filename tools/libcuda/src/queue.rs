@@ -1,6 +1,7 @@
 //! Streams and events: what was asked for, and an order to do it in.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::Write;
 use std::time::Instant;
 
 use scmmgpt_emulator::{Device, Error, Fault, Function, Launch, Place};
@@ -204,7 +205,11 @@ impl Queues {
                     let place = Place { kernel: function.name().into(), ..Place::default() };
                     return Err(Error::Kernel { place: place.into(), fault: Fault::Bounds { space: "global", address: 0, size: 4 } });
                 }
-                let counters = device.launch(&function, &launch)?;
+                let counters = device.launch(&function, &launch);
+                // Text that cannot be written is lost, as it is where standard output is closed.
+                let mut out = std::io::stdout().lock();
+                let _ = out.write_all(&device.printed()).and_then(|()| out.flush());
+                let counters = counters?;
                 driver.counted(function.name(), &counters);
                 Ok(())
             }

@@ -3,7 +3,7 @@
 use super::{Decoder, Symbol};
 use crate::error::Result;
 use crate::lanes::Lanes;
-use crate::program::{Address, Op, Reg, Shuffle, Src, Vote, Where};
+use crate::program::{Address, Op, Order, Reg, Shuffle, Src, System, Vote, Where};
 use crate::syntax::{Operand, Type};
 
 const ALL: Src = Src::Imm(0xffff_ffff);
@@ -17,11 +17,20 @@ impl Decoder<'_> {
                 self.branches.push((self.code.len(), label.clone(), self.line));
                 Op::Nop
             }
+            "brx" if has("idx") => {
+                let [index, Operand::Name(list)] = operands else { return self.unsupported() };
+                self.tables.push((self.code.len(), list.clone(), self.line));
+                Op::BranchTable { index: self.source(index, Type::U32)?, targets: Box::default() }
+            }
             "ret" => Op::Return,
             "exit" => Op::Exit,
             "trap" | "brkpt" => Op::Trap,
             "membar" | "fence" => Op::Fence,
-            "nanosleep" | "pmevent" => Op::Nop,
+            "nanosleep" => {
+                let [time] = self.exactly(operands)?;
+                Op::Sleep(self.source(time, Type::U32)?)
+            }
+            "pmevent" => Op::Nop,
             "activemask" => Op::ActiveMask { d: self.target(self.nth(operands, 0)?)? },
             "bar" if has("warp") => {
                 let [members] = self.exactly(operands)?;
@@ -135,6 +144,10 @@ impl Decoder<'_> {
             _ => &[],
         };
         let Some(function) = self.context.text.functions.iter().find(|f| f.name == *name && f.body.is_some()) else {
+            if let Some(system) = self.system(name, arguments, returns)? {
+                self.emit(Op::System(Box::new(system)), guard);
+                return Ok(());
+            }
             return self.refuse(format!("a call of `{name}`, which has no body here"));
         };
         if self.reaches(function, &self.function) {
@@ -157,6 +170,17 @@ impl Decoder<'_> {
             self.frame_copy(from, to, bytes, guard)?;
         }
         Ok(())
+    }
+
+    /// A function that the driver brings.
+    fn system(&self, name: &str, arguments: &[Operand], returns: &[Operand]) -> Result<Option<System>> {
+        let places = arguments.iter().map(|argument| self.frame_place(argument)).collect::<Result<Vec<u32>>>()?;
+        let result = returns.first().map(|result| self.frame_place(result)).transpose()?;
+        Ok(match (name, &places[..]) {
+            ("vprintf", &[format, arguments]) => Some(System::Print { format, arguments, result }),
+            ("__assertfail", &[expression, file, line, function, _]) => Some(System::Assert { expression, file, line, function }),
+            _ => None,
+        })
     }
 
     fn frame_place(&self, operand: &Operand) -> Result<u32> {
@@ -183,8 +207,8 @@ impl Decoder<'_> {
                 _ => Type::B32,
             };
             let place = |start: u32| Address { base: Src::Imm(u64::from(start + at)), offset: 0 };
-            self.emit(Op::Load { space: Where::Frame, element, d, count: 1, at: place(from), ordered: false }, guard);
-            self.emit(Op::Store { space: Where::Frame, element, s, count: 1, at: place(to), ordered: false }, guard);
+            self.emit(Op::Load { space: Where::Frame, element, d, count: 1, at: place(from), ordered: false, order: Order::Weak }, guard);
+            self.emit(Op::Store { space: Where::Frame, element, s, count: 1, at: place(to), ordered: false, order: Order::Weak }, guard);
         }
         Ok(())
     }

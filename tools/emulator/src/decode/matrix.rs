@@ -4,7 +4,7 @@ use super::Decoder;
 use crate::error::Result;
 use crate::numeric::exact::Integers;
 use crate::numeric::matrix::Shape;
-use crate::program::{MmaIntegers, Op, Where, Wmma};
+use crate::program::{MmaIntegers, Op};
 use crate::syntax::{Operand, Type};
 
 impl Decoder<'_> {
@@ -99,58 +99,5 @@ impl Decoder<'_> {
         }
         let shape = Integers { depth, signed: [left.is_signed(), right.is_signed()], saturate: has("satfinite") };
         Ok(Op::MmaIntegers(Box::new(MmaIntegers { shape, d, a, b, c })))
-    }
-
-    /// `wmma` of m16n16k16: its fragments are opaque, so any layout serves that load, store and mma share.
-    fn wmma(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
-        let has = |part: &str| parts.contains(&part);
-        if !has("m16n16k16") {
-            return self.unsupported();
-        }
-        let types: Vec<Type> = parts.iter().filter_map(|part| Type::parse(part)).collect();
-        let space = if has("global") {
-            Where::Global
-        } else if parts.iter().any(|part| part.starts_with("shared")) {
-            Where::Shared
-        } else {
-            Where::Generic
-        };
-        // The layout of the last `.row` or `.col`.
-        let rows = parts.iter().rev().find_map(|part| match *part {
-            "row" => Some(true),
-            "col" => Some(false),
-            _ => None,
-        });
-        match (parts.first(), rows) {
-            (Some(&"load"), Some(rows)) => {
-                let Some(&element) = types.last() else { return self.unsupported() };
-                let (d, _) = self.targets(self.nth(operands, 0)?)?;
-                let (at, _) = self.address(operands.get(1).unwrap_or(&Operand::Sink))?;
-                let stride = self.source(operands.get(2).unwrap_or(&Operand::Integer(16)), Type::U32)?;
-                Ok(Op::Wmma(Box::new(Wmma::Load { element, rows, d, at, stride, space })))
-            }
-            (Some(&"store"), Some(rows)) => {
-                let Some(&element) = types.last() else { return self.unsupported() };
-                let (at, _) = self.address(self.nth(operands, 0)?)?;
-                let (s, _) = self.sources(operands.get(1).unwrap_or(&Operand::Sink), Type::B32)?;
-                let stride = self.source(operands.get(2).unwrap_or(&Operand::Integer(16)), Type::U32)?;
-                Ok(Op::Wmma(Box::new(Wmma::Store { element, rows, s, at, stride, space })))
-            }
-            (Some(&"mma"), Some(_)) => {
-                // f16 inputs name only the types of d and c.
-                let (element, half) = match types[..] {
-                    [d, c] => (Type::F16, [d == Type::F16, c == Type::F16]),
-                    [Type::F32, Type::Bf16, Type::Bf16, Type::F32] => (Type::Bf16, [false, false]),
-                    _ => return self.unsupported(),
-                };
-                let [d, a, b, c] = self.exactly(operands)?;
-                let (d, _) = self.targets(d)?;
-                let (a, _) = self.sources(a, Type::B32)?;
-                let (b, _) = self.sources(b, Type::B32)?;
-                let (c, _) = self.sources(c, Type::B32)?;
-                Ok(Op::Wmma(Box::new(Wmma::Multiply { element, half, d, a, b, c })))
-            }
-            _ => self.unsupported(),
-        }
     }
 }

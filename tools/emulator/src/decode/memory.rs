@@ -2,7 +2,7 @@
 
 use super::{Decoder, Symbol};
 use crate::error::Result;
-use crate::program::{Atomic, Op, Src, Where};
+use crate::program::{Atomic, Op, Order, Src, Where};
 use crate::syntax::{Operand, Type};
 
 /// Generic addresses of shared memory start here.
@@ -10,7 +10,8 @@ pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000_0000;
 /// Generic addresses of local memory start here.
 pub(crate) const LOCAL_WINDOW: u64 = 0x0200_0000_0000;
 
-fn space(parts: &[&str]) -> Where {
+/// The state space that an instruction names.
+pub(super) fn space(parts: &[&str]) -> Where {
     parts
         .iter()
         .find_map(|part| {
@@ -35,7 +36,9 @@ impl Decoder<'_> {
                 let (d, count) = self.targets(d)?;
                 let (at, symbol) = self.address(at)?;
                 let space = self.placed(space(parts), symbol);
-                Ok(Op::Load { space, element, d, count, at, ordered: has("acquire") || has("volatile") || has("relaxed") })
+                let ordered = has("acquire") || has("volatile") || has("relaxed");
+                self.atomics |= ordered && matches!(space, Where::Global | Where::Generic);
+                Ok(Op::Load { space, element, d, count, at, ordered, order: self.order(parts, space) })
             }
             "st" => {
                 let element = self.element(parts)?;
@@ -43,7 +46,8 @@ impl Decoder<'_> {
                 let (s, count) = self.sources(s, element)?;
                 let (at, symbol) = self.address(at)?;
                 let space = self.placed(space(parts), symbol);
-                Ok(Op::Store { space, element, s, count, at, ordered: has("release") || has("volatile") || has("relaxed") })
+                let ordered = has("release") || has("volatile") || has("relaxed");
+                Ok(Op::Store { space, element, s, count, at, ordered, order: self.order(parts, space) })
             }
             "atom" | "red" => self.atomic(name == "red", parts, operands),
             "cp" => self.copy(parts, operands),
@@ -121,13 +125,26 @@ impl Decoder<'_> {
         }
         let space = space(parts);
         self.atomics |= space != Where::Shared;
-        Ok(Op::Atomic { space, kind, element, d, at, s })
+        Ok(Op::Atomic { space, kind, element, d, at, s, order: self.order(parts, space) })
+    }
+
+    fn order(&mut self, parts: &[&str], space: Where) -> Order {
+        let order = match parts.iter().find(|part| matches!(**part, "relaxed" | "acquire" | "release" | "acq_rel")) {
+            None => Order::Weak,
+            Some(&"relaxed") => Order::Relaxed,
+            Some(_) => Order::Synchronising,
+        };
+        self.mbarriers |= order != Order::Weak && matches!(space, Where::Shared | Where::Generic);
+        order
     }
 
     fn copy(&mut self, parts: &[&str], operands: &[Operand]) -> Result<Op> {
         let has = |part: &str| parts.contains(&part);
-        if !has("async") || has("bulk") || has("mbarrier") {
+        if !has("async") || has("bulk") {
             return self.unsupported();
+        }
+        if has("mbarrier") {
+            return self.mbarrier_after_copies(parts, operands);
         }
         self.needs(80, 70)?;
         if has("commit_group") {

@@ -3,8 +3,10 @@
 mod arithmetic;
 mod control;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod operands;
+mod wmma;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,6 +48,9 @@ struct Decoder<'a> {
     labels: HashMap<String, u32>,
     /// Branches of the current function: instruction, label, line.
     branches: Vec<(usize, String, u32)>,
+    /// Lists of labels of the current function, and branches by them: instruction, list, line.
+    lists: HashMap<String, Vec<String>>,
+    tables: Vec<(usize, String, u32)>,
     /// Calls: instruction, function, line.
     calls: Vec<(usize, String, u32)>,
     /// Frame places of each function's parameters and results.
@@ -54,6 +59,7 @@ struct Decoder<'a> {
     local: u32,
     frame: u32,
     atomics: bool,
+    mbarriers: bool,
     in_entry: bool,
     /// Name of the function that is decoded.
     function: String,
@@ -81,12 +87,15 @@ pub(crate) fn decode(context: &Context<'_>, entry: &Function) -> Result<Program>
         scopes: vec![HashMap::new()],
         labels: HashMap::new(),
         branches: Vec::new(),
+        lists: HashMap::new(),
+        tables: Vec::new(),
         calls: Vec::new(),
         frames: HashMap::new(),
         shared: 0,
         local: 0,
         frame: 0,
         atomics: false,
+        mbarriers: false,
         in_entry: true,
         function: entry.name.clone(),
         guard: None,
@@ -142,6 +151,7 @@ pub(crate) fn decode(context: &Context<'_>, entry: &Function) -> Result<Program>
         max_threads: entry.max_threads,
         required: entry.required,
         has_global_atomics: decoder.atomics,
+        has_mbarriers: decoder.mbarriers,
         lines: context.lines.clone(),
     })
 }
@@ -275,9 +285,13 @@ impl Decoder<'_> {
         self.function.clone_from(&function.name);
         self.labels.clear();
         self.branches.clear();
+        self.lists.clear();
+        self.tables.clear();
+        let mut label = None;
         self.scopes.push(HashMap::new());
         let depth = self.scopes.len();
         for statement in body {
+            let named = label.take();
             match statement {
                 Statement::Open => self.scopes.push(HashMap::new()),
                 Statement::Close if self.scopes.len() > depth => {
@@ -304,7 +318,14 @@ impl Decoder<'_> {
                         self.declare(variable)?;
                     }
                 }
+                Statement::Targets(labels, line) => match named {
+                    Some(name) => {
+                        self.lists.insert(name, labels.clone());
+                    }
+                    None => return Err(Error::Parse { line: *line, reason: "`.branchtargets` needs a label before it".into() }),
+                },
                 Statement::Label(name, line) => {
+                    label = Some(name.clone());
                     if self.labels.insert(name.clone(), self.code.len() as u32).is_some() {
                         return Err(Error::Parse { line: *line, reason: format!("label `{name}` stands twice") });
                     }
@@ -315,12 +336,21 @@ impl Decoder<'_> {
         self.scopes.truncate(depth - 1);
         // A body that ends without `ret` returns.
         self.emit(Op::Return, None);
-        for (at, label, line) in std::mem::take(&mut self.branches) {
-            let Some(&target) = self.labels.get(&label) else {
-                return Err(Error::Parse { line, reason: format!("there is no label `{label}`") });
+        let place = |label: &String, line| match self.labels.get(label) {
+            Some(&target) => Ok(target),
+            None => Err(Error::Parse { line, reason: format!("there is no label `{label}`") }),
+        };
+        for (at, label, line) in &self.branches {
+            self.code[*at].op = Op::Branch { target: place(label, *line)? };
+            self.code[*at].class = Class::Control;
+        }
+        for (at, list, line) in &self.tables {
+            let Some(labels) = self.lists.get(list) else {
+                return Err(Error::Parse { line: *line, reason: format!("there is no `.branchtargets` of the name `{list}`") });
             };
-            self.code[at].op = Op::Branch { target };
-            self.code[at].class = Class::Control;
+            if let Op::BranchTable { targets, .. } = &mut self.code[*at].op {
+                *targets = labels.iter().map(|label| place(label, *line)).collect::<Result<_>>()?;
+            }
         }
         Ok(())
     }
@@ -395,9 +425,10 @@ impl Decoder<'_> {
             "ld" | "ldu" | "st" | "atom" | "red" | "cp" | "prefetch" | "prefetchu" | "cvta" | "isspacep" | "discard" | "applypriority" => {
                 self.memory(name, parts, operands)?
             }
+            "mbarrier" => self.mbarrier(parts, operands)?,
             "ldmatrix" | "movmatrix" | "mma" | "wmma" => self.matrix(name, parts, operands)?,
-            "bra" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "activemask"
-            | "membar" | "fence" | "nanosleep" | "pmevent" => {
+            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "shfl" | "vote" | "match" | "redux"
+            | "activemask" | "membar" | "fence" | "nanosleep" | "pmevent" => {
                 if name == "call" {
                     return self.call(operands, guard);
                 }
@@ -416,7 +447,7 @@ fn class(op: &Op, element: Option<Type>, part: &str) -> Class {
         Op::Convert { .. } | Op::ConvertPair { .. } => Class::Convert,
         Op::Mma { .. } | Op::MmaIntegers(_) | Op::MmaDoubles { .. } => Class::Matrix,
         Op::Wmma(wmma) => match **wmma {
-            Wmma::Multiply { .. } => Class::Matrix,
+            Wmma::Multiply(_) => Class::Matrix,
             _ => Class::Shared,
         },
         Op::LoadMatrix { .. } | Op::MoveMatrix { .. } => Class::LoadMatrix,
@@ -427,8 +458,10 @@ fn class(op: &Op, element: Option<Type>, part: &str) -> Class {
         },
         Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => Class::Async,
         Op::Shuffle { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Reduce { .. } | Op::ActiveMask { .. } => Class::Exchange,
-        Op::Barrier { .. } | Op::WarpBarrier { .. } | Op::Fence => Class::Barrier,
-        Op::Branch { .. } | Op::Call { .. } | Op::Return | Op::Exit | Op::Trap => Class::Control,
+        Op::Barrier { .. } | Op::WarpBarrier { .. } | Op::Mbarrier(_) | Op::Fence => Class::Barrier,
+        Op::Branch { .. } | Op::BranchTable { .. } | Op::Call { .. } | Op::Return | Op::Exit | Op::Trap | Op::Sleep(_) | Op::System(_) => {
+            Class::Control
+        }
         Op::Lanes { .. } if part.contains(".approx") || part.contains(".full") => Class::Special,
         Op::Lanes { .. } if part.starts_with("cvt") => Class::Convert,
         Op::Lanes { .. } | Op::Compare { .. } if element.is_some_and(is_float) => Class::Float,

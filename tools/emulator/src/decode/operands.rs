@@ -74,6 +74,8 @@ impl Decoder<'_> {
                 (Some(Symbol::Register(register)), _) => self.read(register)?,
                 (Some(symbol), _) => Src::Imm(address_of(symbol)),
                 (None, Some(special)) => Src::Special(special),
+                _ if name.starts_with("%envreg") => return self.refuse(format!("{name} (barriers of a whole grid)")),
+                _ if name.starts_with("%reserved_smem") => return self.refuse(format!("{name} (tiles of more than a warp)")),
                 _ => return self.wrong(format!("`{name}` is not declared")),
             },
             Operand::Offset(name, offset) => match self.find(name) {

@@ -8,12 +8,11 @@ use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::error::Fault;
 use crate::lanes::L64;
 use crate::memory::{Accessor, Allocation};
-use crate::numeric::format::{Rounding, canonical, f16_to_f32, to_f16};
-use crate::program::{Address, Atomic, Reg, Src, Where};
+use crate::program::{Address, Reg, Src, Where};
 use crate::syntax::Type;
 
 /// An address in the space that a generic one means.
-fn resolve(space: Where, address: u64) -> (Where, u64) {
+pub(super) fn resolve(space: Where, address: u64) -> (Where, u64) {
     match space {
         Where::Generic if address >= LOCAL_WINDOW => (Where::Local, address - LOCAL_WINDOW),
         Where::Generic if address >= SHARED_WINDOW => (Where::Shared, address - SHARED_WINDOW),
@@ -77,6 +76,14 @@ fn apart(addresses: &L64, lanes: u32, size: u32) -> bool {
 }
 
 impl<'a> Block<'a> {
+    /// An address in shared memory.
+    pub(super) fn shared_address(&self, space: Where, address: u64) -> Result<u64, Fault> {
+        match resolve(space, address) {
+            (Where::Shared, address) => Ok(address),
+            _ => Err(Fault::Illegal { reason: format!("{address:#x} lies outside shared memory") }),
+        }
+    }
+
     pub(super) fn addresses(&self, warp: usize, active: u32, at: Address) -> Result<L64, Fault> {
         let state = &self.warps[warp];
         let special = |s| self.special(state.index, s);
@@ -217,6 +224,9 @@ impl<'a> Block<'a> {
         } else if space == Where::Shared {
             self.count_shared(addresses, active, size);
         }
+        if ordered {
+            self.ask(warp);
+        }
         let who = self.global_accessor(ordered);
         if check && matches!(space, Where::Global | Where::Generic) {
             self.announce(addresses, active, size, who)?;
@@ -252,7 +262,7 @@ impl<'a> Block<'a> {
     pub(super) fn fetch_shared(&mut self, warp: usize, lane: usize, address: u64, size: u32, words: &mut [u32; 4]) -> Result<(), Fault> {
         let (_, address) = resolve(Where::Shared, address);
         self.shared.check(address, size)?;
-        let accessor = Block::accessor(&self.warps[warp], self.generation);
+        let accessor = Block::accessor(&self.warps[warp], self.generation, lane as u8);
         self.shared.load(address, size, &accessor, lane as u8, self.grid.config.checks, words)
     }
 
@@ -321,6 +331,7 @@ impl<'a> Block<'a> {
             self.count_shared(addresses, active, size);
         }
         let who = self.global_accessor(ordered);
+        self.events += u64::from(!matches!(space, Where::Local | Where::Frame));
         let rising = active == u32::MAX && addresses.is_sorted_by(|one, next| one < next);
         for lane in lanes_of(active) {
             let (space, address) = resolve(space, addresses[lane]);
@@ -328,11 +339,11 @@ impl<'a> Block<'a> {
                 Where::Global | Where::Generic => self.allocation(address, size)?.store(address, size as usize, words[lane], who, check)?,
                 Where::Shared => {
                     self.shared.check(address, size)?;
-                    // Lanes of one instruction that agree are no race. Those whose addresses rise cannot meet.
+                    // Lanes that agree are no race. Those whose addresses rise cannot meet.
                     let earlier = || lanes_of(active & ((1 << lane) - 1)).find(|other| addresses[*other] == addresses[lane]);
                     let agreed = check && !rising && earlier().is_some_and(|other| words[other] == words[lane]);
                     if !agreed {
-                        let accessor = Block::accessor(&self.warps[warp], self.generation);
+                        let accessor = Block::accessor(&self.warps[warp], self.generation, lane as u8);
                         self.shared.store(address, size, words[lane], &accessor, lane as u8, check)?;
                     }
                 }
@@ -351,42 +362,6 @@ impl<'a> Block<'a> {
                 }
             }
         }
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "fields of one instruction")]
-    pub(super) fn atomic(
-        &mut self,
-        warp: usize,
-        active: u32,
-        space: Where,
-        kind: Atomic,
-        element: Type,
-        d: Reg,
-        at: Address,
-        s: &[Src; 2],
-    ) -> Result<(), Fault> {
-        let addresses = self.addresses(warp, active, at)?;
-        let (b, c) = (self.wide(warp, active, s[0])?, self.wide(warp, active, s[1])?);
-        let size = element.size() as u32;
-        let mut before = [0u64; 32];
-        for lane in lanes_of(active) {
-            let (space, address) = resolve(space, addresses[lane]);
-            let update = |old: u64| updated(kind, element, old, b[lane], c[lane]);
-            before[lane] = match space {
-                Where::Shared => {
-                    self.shared.check(address, size)?;
-                    self.shared.update(address, size, update, self.grid.config.checks)?
-                }
-                Where::Global | Where::Generic => self.allocation(address, size)?.update(address, size as usize, update)?,
-                _ => return Err(Fault::Illegal { reason: "an atomic on memory that no other thread sees".into() }),
-            };
-        }
-        if space == Where::Global {
-            self.count_global(&addresses, active, size);
-        }
-        self.ordered |= space != Where::Shared;
-        self.warps[warp].put_wide(d, active, &before);
         Ok(())
     }
 }
@@ -409,54 +384,6 @@ fn private_range(bytes: usize, space: &'static str, lane: usize, address: u64, s
     }
     let start = lane * bytes + address as usize;
     Ok(start..start + size as usize)
-}
-
-/// What an atomic leaves in memory.
-fn updated(kind: Atomic, element: Type, old: u64, b: u64, c: u64) -> u64 {
-    let bits = 8 * element.size() as u32;
-    let low = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
-    let signed = |value: u64| ((value << (64 - bits)) as i64) >> (64 - bits);
-    match (kind, element) {
-        (Atomic::Add, Type::F32) => u64::from(canonical(f32::from_bits(old as u32) + f32::from_bits(b as u32))),
-        (Atomic::Add, Type::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
-        (Atomic::Add, Type::F16x2 | Type::F16) => {
-            let add = |shift: u32| {
-                let half = |bits: u64| f64::from(f16_to_f32((bits >> shift) as u32 & 0xffff));
-                u64::from(to_f16(half(old) + half(b), Rounding::Nearest)) << shift
-            };
-            if element == Type::F16 { add(0) } else { add(0) | add(16) }
-        }
-        (Atomic::Add, _) => old.wrapping_add(b) & low,
-        (Atomic::Min, _) if element.is_signed() => signed(old).min(signed(b)) as u64 & low,
-        (Atomic::Max, _) if element.is_signed() => signed(old).max(signed(b)) as u64 & low,
-        (Atomic::Min, _) => old.min(b & low),
-        (Atomic::Max, _) => old.max(b & low),
-        (Atomic::And, _) => old & b,
-        (Atomic::Or, _) => old | (b & low),
-        (Atomic::Xor, _) => old ^ (b & low),
-        (Atomic::Exchange, _) => b & low,
-        (Atomic::Compare, _) => {
-            if old == b & low {
-                c & low
-            } else {
-                old
-            }
-        }
-        (Atomic::Increment, _) => {
-            if old >= b & low {
-                0
-            } else {
-                old + 1
-            }
-        }
-        (Atomic::Decrement, _) => {
-            if old == 0 || old > b & low {
-                b & low
-            } else {
-                old - 1
-            }
-        }
-    }
 }
 
 #[cfg(test)]

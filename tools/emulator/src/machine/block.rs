@@ -1,7 +1,10 @@
 //! One CTA: its warps take turns; fragments of a warp run, meet and wait; barriers release.
 
+use super::mbarrier::Object;
 use super::warp::{State, Warp};
 use super::{Grid, Random};
+use std::collections::BTreeMap;
+
 use crate::count::Counters;
 use crate::error::{Error, Fault, Place, Result};
 use crate::lanes::L64;
@@ -10,6 +13,10 @@ use crate::shared::{Accessor, Shared};
 
 /// Instructions that a warp runs before another one may.
 const TURN: usize = 64;
+/// Choices among fragments of which the first ones go round.
+const FAIR: u32 = 1024;
+/// Looks in vain after which a CTA is believed to wait for another one.
+const ASKS: u32 = 64;
 /// Barriers of a CTA.
 const BARRIERS: usize = 16;
 
@@ -31,6 +38,8 @@ pub(super) struct Barrier {
 pub(super) enum Flow {
     /// The next one.
     Next,
+    /// The next one, after a look at what others do.
+    Pause,
     /// Control has been moved already.
     Moved,
     /// Not now: the fragment waits where it is.
@@ -43,8 +52,18 @@ pub(super) struct Block<'a> {
     pub(super) warps: Vec<Warp>,
     pub(super) shared: Shared,
     pub(super) barriers: Vec<Barrier>,
-    /// Completed barriers.
+    /// Live mbarriers by their place in shared memory.
+    pub(super) objects: BTreeMap<u32, Object>,
+    /// What words of shared memory order before those who read them.
+    pub(super) words: BTreeMap<u32, [u32; 32]>,
+    /// Completed barriers and arrivals at mbarriers.
     pub(super) generation: u32,
+    /// What may have let others go on: writes, arrivals, exits.
+    pub(super) events: u64,
+    /// What `nanosleep` has added to the clock.
+    pub(super) slept: u64,
+    /// What the CTA has printed.
+    pub(super) printed: Vec<u8>,
     pub(super) counters: Counters,
     pub(super) random: Random,
     pub(super) cta: u32,
@@ -53,6 +72,13 @@ pub(super) struct Block<'a> {
     pub(super) ordered: bool,
     /// The allocation that was accessed last.
     pub(super) found: usize,
+    /// The fragment at work.
+    current: usize,
+    /// Looks at what other threads may change since the last event, and the number of that event.
+    asked: u32,
+    asked_since: u64,
+    /// Choices among fragments.
+    picks: u32,
     /// A warp has left a barrier or a fragment has moved: worth another look.
     pub(super) progress: bool,
 }
@@ -63,34 +89,63 @@ impl<'a> Block<'a> {
         Block {
             grid,
             warps: (0..warps).map(|_| Warp::new(grid.program)).collect(),
-            shared: Shared::new(grid.shared_bytes),
+            shared: Shared::new(grid.shared_bytes, grid.program.has_mbarriers),
             barriers: vec![Barrier::default(); BARRIERS],
+            objects: BTreeMap::new(),
+            words: BTreeMap::new(),
             generation: 0,
+            events: 0,
+            slept: 0,
+            printed: Vec::new(),
             counters: Counters::default(),
             random: Random::new(0),
             cta: 0,
             cta_id: [0; 3],
             ordered: false,
             found: 0,
+            current: 0,
+            asked: 0,
+            asked_since: 0,
+            picks: FAIR / 2,
             progress: false,
         }
     }
 
-    /// Runs CTA number `cta` and adds what it did to `total`.
-    pub(super) fn run(&mut self, cta: u64, total: &mut Counters) -> Result<()> {
+    /// Notes a look at what other threads may change.
+    pub(super) fn ask(&mut self, warp: usize) {
+        let events = self.events;
+        if let Some(fragment) = self.warps[warp].fragments.get_mut(self.current) {
+            fragment.look(events);
+        }
+        if self.asked_since != self.events {
+            (self.asked, self.asked_since) = (0, self.events);
+        }
+        self.asked += 1;
+    }
+
+    /// Starts CTA number `cta`.
+    pub(super) fn begin(&mut self, cta: u64) {
         let [x, y, _] = self.grid.launch.grid.map(u64::from);
         self.cta = cta as u32;
         self.cta_id = [(cta % x) as u32, (cta / x % y) as u32, (cta / (x * y)) as u32];
         self.random = Random::new(self.grid.config.seed ^ cta.wrapping_mul(0xd134_2543_de82_ef95));
         self.shared.clear();
-        self.generation = 0;
-        self.ordered = false;
+        self.objects.clear();
+        self.words.clear();
+        (self.generation, self.events, self.slept) = (0, 0, 0);
+        (self.ordered, self.picks) = (false, FAIR / 2);
+        (self.asked, self.asked_since) = (0, 0);
         self.barriers.fill(Barrier::default());
         self.counters = Counters { ctas: 1, ..Counters::default() };
         for (index, warp) in self.warps.iter_mut().enumerate() {
             let lanes = (self.grid.threads - 32 * index as u32).min(32);
             warp.reset(index as u8, if lanes == 32 { u32::MAX } else { (1 << lanes) - 1 });
         }
+    }
+
+    /// Runs the CTA for a share of about so many warp instructions; whether it has come to its end.
+    pub(super) fn advance(&mut self, share: u64) -> Result<bool> {
+        let until = self.counters.total().saturating_add(share);
         while self.warps.iter().any(|warp| warp.live != 0) {
             self.progress = false;
             let first = self.random.below(self.warps.len());
@@ -105,10 +160,13 @@ impl<'a> Block<'a> {
                 let executed = self.counters.total();
                 return Err(self.fault(0, 0, 0, Fault::Endless { executed }));
             }
+            if self.counters.total() > until || self.asked >= ASKS {
+                self.asked = 0;
+                return Ok(false);
+            }
         }
         self.counters.shared_peak = self.shared.peak;
-        total.add(&self.counters);
-        Ok(())
+        Ok(true)
     }
 
     /// Runs a warp until it waits, ends, or has had its turn.
@@ -118,8 +176,20 @@ impl<'a> Block<'a> {
             let Some(fragment) = self.pick(warp) else { return Ok(()) };
             self.progress = true;
             let pc = self.warps[warp].fragments[fragment].pc;
-            match self.step(warp, fragment) {
+            self.current = fragment;
+            let mut result = self.step(warp, fragment);
+            if let Err(fault @ (Fault::UninitialisedRegister { .. } | Fault::UninitialisedMemory { space: "shared" | "local", .. })) =
+                result
+            {
+                result = self.with_undefined(warp, fragment, fault);
+            }
+            match result {
                 Ok(Flow::Next) => self.warps[warp].fragments[fragment].pc = pc + 1,
+                Ok(Flow::Pause) => {
+                    self.warps[warp].fragments[fragment].pc = pc + 1;
+                    self.merge(warp);
+                    return Ok(());
+                }
                 Ok(Flow::Moved | Flow::Wait) => {}
                 Err(fault) => {
                     let mask = self.warps[warp].fragments.get(fragment).map_or(0, |fragment| fragment.mask);
@@ -133,19 +203,27 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// The fragment to run next: the lowest in the text, or any under a seed.
+    /// The fragment to run next: of those that have not polled in vain the lowest in the text, or any under a seed.
     fn pick(&mut self, warp: usize) -> Option<usize> {
         let fragments = &self.warps[warp].fragments;
         if let [only] = fragments.as_slice() {
             return (only.state == State::Ready).then_some(0);
         }
         let ready = |(_, fragment): &(usize, &super::warp::Fragment)| fragment.state == State::Ready;
-        if self.grid.config.seed != 0 && self.random.below(4) == 0 {
-            let count = fragments.iter().enumerate().filter(ready).count();
-            let choice = self.random.below(count.max(1));
+        // Lanes that wait for others in a loop must not keep those from going on.
+        self.picks = self.picks.wrapping_add(1);
+        let for_others = self.picks % FAIR < FAIR / 16;
+        if for_others || (self.grid.config.seed != 0 && self.random.below(4) == 0) {
+            let count = fragments.iter().enumerate().filter(ready).count().max(1);
+            let choice = if for_others { (self.picks / FAIR) as usize % count } else { self.random.below(count) };
             return self.warps[warp].fragments.iter().enumerate().filter(ready).nth(choice).map(|(index, _)| index);
         }
-        fragments.iter().enumerate().filter(ready).min_by_key(|(_, fragment)| fragment.pc).map(|(index, _)| index)
+        fragments
+            .iter()
+            .enumerate()
+            .filter(ready)
+            .min_by_key(|(_, fragment)| (fragment.waits(self.events), fragment.pc))
+            .map(|(index, _)| index)
     }
 
     /// Fragments at the same place become one.
@@ -234,6 +312,7 @@ impl<'a> Block<'a> {
                 ordered[usize::from(warp.index)] = self.generation + 1;
             }
             self.generation += 1;
+            self.events += 1;
             self.counters.barriers += 1;
             let votes = std::mem::take(&mut self.barriers[id]).votes;
             self.vote(votes);
@@ -270,9 +349,10 @@ impl<'a> Block<'a> {
     /// Lanes leave for good.
     pub(super) fn exit(&mut self, warp: usize, fragment: usize, lanes: u32) -> std::result::Result<(), Fault> {
         if self.warps[warp].flights.iter().any(|flight| lanes & flight.lanes != 0) {
-            self.counters.copies_left += 1;
+            self.counters.copies_left += u64::from(self.unattended(warp, lanes));
             self.deliver(warp, lanes, u32::MAX)?;
         }
+        self.events += 1;
         let state = &mut self.warps[warp];
         state.live &= !lanes;
         state.fragments[fragment].mask &= !lanes;
@@ -289,8 +369,9 @@ impl<'a> Block<'a> {
     }
 
     /// Who a warp is for shared memory.
-    pub(super) fn accessor<'b>(warp: &'b Warp, generation: u32) -> Accessor<'b> {
-        Accessor { warp: warp.index, sync: warp.sync, generation, ordered: &warp.ordered }
+    #[inline]
+    pub(super) fn accessor(warp: &Warp, generation: u32, lane: u8) -> Accessor<'_> {
+        Accessor { warp: warp.index, sync: warp.sync, generation, ordered: warp.ordered_before(lane) }
     }
 
     #[cold]
@@ -313,7 +394,7 @@ impl<'a> Block<'a> {
             Special::Nwarp => all(grid.threads.div_ceil(32)),
             Special::Smid | Special::Gridid => all(0),
             Special::Nsmid => all(1),
-            Special::Clock => [self.counters.total(); 32],
+            Special::Clock => [self.counters.total() + self.slept; 32],
             Special::MaskEq => std::array::from_fn(|lane| 1 << lane),
             Special::MaskLt => std::array::from_fn(|lane| (1 << lane) - 1),
             Special::MaskLe => std::array::from_fn(|lane| (2 << lane) - 1),
@@ -332,6 +413,19 @@ impl<'a> Block<'a> {
 
     fn fault(&self, warp: usize, pc: u32, lane: u32, fault: Fault) -> Error {
         Error::Kernel { place: Box::new(self.place(warp, pc, lane)), fault }
+    }
+
+    /// It does nothing but look at what no other CTA changes either.
+    pub(super) fn waits_for_others(&self) -> Error {
+        let fragments = self.warps.iter().flat_map(|warp| warp.fragments.iter().map(move |fragment| (usize::from(warp.index), fragment)));
+        let places: Vec<(Place, u32)> = fragments
+            .map(|(warp, fragment)| (self.place(warp, fragment.pc, fragment.mask.trailing_zeros().min(31)), fragment.mask))
+            .collect();
+        let lines =
+            places.iter().map(|(place, mask)| format!("warp {}, lanes {mask:#010x}, line {} `{}`", place.warp, place.line, place.text));
+        let waiting = format!("all CTAs that have begun wait for memory to change; this one: {}", lines.collect::<Vec<_>>().join("; "));
+        let place = places.first().map_or_else(|| self.place(0, 0, 0), |(place, _)| place.clone());
+        Error::Kernel { place: Box::new(place), fault: Fault::Deadlock { waiting } }
     }
 
     /// Nothing has moved: lanes that never meet, or a barrier that never fills.

@@ -6,8 +6,7 @@ use super::warp::State;
 use crate::error::Fault;
 use crate::lanes::{L32, L64, Lanes};
 use crate::numeric::exact;
-use crate::numeric::matrix::{self, Shape};
-use crate::program::{Instr, MmaIntegers, Op, PredicateSrc, Shuffle, Src, Vote, Wmma};
+use crate::program::{Instr, MmaIntegers, Op, PredicateSrc, Shuffle, Src, Vote};
 
 impl Block<'_> {
     /// The mask operand: the same in every active lane.
@@ -170,7 +169,10 @@ impl Block<'_> {
             }
             Op::Wmma(wmma) => self.wmma(warp, active, wmma)?,
             // Of all that brings a warp's lanes together, this alone orders their memory.
-            Op::WarpBarrier { .. } => self.warps[warp].sync += 1,
+            Op::WarpBarrier { .. } => {
+                self.warps[warp].sync += 1;
+                self.warps[warp].share(active);
+            }
             _ => {}
         }
         Ok(())
@@ -225,6 +227,7 @@ impl Block<'_> {
             let reason = format!("barrier {id} waits for {} threads, this warp says {threads}", barrier.threads);
             return Err(Fault::Barrier { reason });
         }
+        self.warps[warp].share(active);
         barrier.arrived |= bit;
         barrier.threads = threads;
         barrier.votes.extend(vote);
@@ -236,111 +239,6 @@ impl Block<'_> {
         }
         self.release()?;
         Ok(Flow::Moved)
-    }
-
-    /// `wmma`: a fragment's register r of lane l holds elements 32 r + l (pairs for 16-bit types), in rows of 16. Nothing outside this
-    /// function depends on that order, since the ISA leaves it open.
-    fn wmma(&mut self, warp: usize, active: u32, wmma: &Wmma) -> Result<(), Fault> {
-        match wmma {
-            Wmma::Load { element, rows, d, at, stride, space } => {
-                let size = element.size();
-                let (addresses, stride) = (self.addresses(warp, active, *at)?, self.narrow(warp, active, *stride)?);
-                let pairs = if size == 2 { 2 } else { 1 };
-                // a and b of 16-bit types use eight registers, in which every element stands twice: only the first four are read.
-                let registers = if pairs == 2 { 4 } else { 8 };
-                for (register, d) in d.iter().enumerate() {
-                    let mut values = [0u32; 32];
-                    for part in 0..pairs {
-                        let places = std::array::from_fn(|lane| {
-                            let index = ((register % registers) * 32 + lane) * pairs + part;
-                            let (row, column) = (index / 16, index % 16);
-                            let (major, minor) = if *rows { (row, column) } else { (column, row) };
-                            addresses[lane].wrapping_add(((major * stride[lane] as usize + minor) * size) as u64)
-                        });
-                        let words = self.fetch(warp, active, *space, &places, size as u32, false)?;
-                        for (value, words) in values.iter_mut().zip(words) {
-                            *value |= words[0] << (16 * part);
-                        }
-                    }
-                    self.warps[warp].put_narrow(*d, active, &values);
-                }
-            }
-            Wmma::Store { element, rows, s, at, stride, space } => {
-                let size = element.size();
-                let (addresses, stride) = (self.addresses(warp, active, *at)?, self.narrow(warp, active, *stride)?);
-                let pairs = if size == 2 { 2 } else { 1 };
-                for (register, s) in s.iter().enumerate().take(8 / pairs) {
-                    let values = self.narrow(warp, active, *s)?;
-                    for part in 0..pairs {
-                        let places = std::array::from_fn(|lane| {
-                            let index = (register * 32 + lane) * pairs + part;
-                            let (row, column) = (index / 16, index % 16);
-                            let (major, minor) = if *rows { (row, column) } else { (column, row) };
-                            addresses[lane].wrapping_add(((major * stride[lane] as usize + minor) * size) as u64)
-                        });
-                        let words = std::array::from_fn(|lane| {
-                            [(values[lane] >> (16 * part)) & if size == 2 { 0xffff } else { u32::MAX }, 0, 0, 0]
-                        });
-                        self.put(warp, active, *space, &places, size as u32, &words, false)?;
-                    }
-                }
-            }
-            Wmma::Multiply { element, half, d, a, b, c } => {
-                let read = |block: &Self, s: &[Src], count: usize| -> Result<Vec<L32>, Fault> {
-                    s[..count].iter().map(|s| block.narrow(warp, active, *s)).collect()
-                };
-                let (a, b) = (read(self, a, 4)?, read(self, b, 4)?);
-                let c = read(self, c, if half[1] { 4 } else { 8 })?;
-                let word = |registers: &[L32], row: usize, pair: usize| {
-                    let index = row * 8 + pair;
-                    registers[index / 32][index % 32]
-                };
-                let half_at =
-                    |registers: &[L32], row: usize, column: usize| (word(registers, row, column / 2) >> (16 * (column % 2))) & 0xffff;
-                let cell = |row: usize, column: usize| match half[1] {
-                    true => crate::numeric::format::f16_to_f32(half_at(&c, row, column)).to_bits(),
-                    false => c[(row * 16 + column) / 32][(row * 16 + column) % 32],
-                };
-                let shape = Shape { element: *element, depth: 16, half: false };
-                let left: [L32; 4] = std::array::from_fn(|register| {
-                    std::array::from_fn(|lane| word(&a, lane / 4 + 8 * (register % 2), lane % 4 + 4 * (register / 2)))
-                });
-                let mut out = [[0u32; 16]; 16];
-                for side in 0..2 {
-                    let column = |lane: usize| lane / 4 + 8 * side;
-                    let right: [L32; 2] = std::array::from_fn(|register| {
-                        std::array::from_fn(|lane| {
-                            let k = 2 * (lane % 4) + 8 * register;
-                            half_at(&b, k, column(lane)) | (half_at(&b, k + 1, column(lane)) << 16)
-                        })
-                    });
-                    let sum: [L32; 4] = std::array::from_fn(|register| {
-                        std::array::from_fn(|lane| cell(lane / 4 + 8 * (register / 2), 8 * side + 2 * (lane % 4) + register % 2))
-                    });
-                    let product = matrix::multiply(shape, self.grid.config.numerics.mma, left.each_ref(), right.each_ref(), sum.each_ref());
-                    for (register, values) in product.iter().enumerate() {
-                        for (lane, value) in values.iter().enumerate() {
-                            out[lane / 4 + 8 * (register / 2)][8 * side + 2 * (lane % 4) + register % 2] = *value;
-                        }
-                    }
-                }
-                for (register, d) in d.iter().enumerate().take(if half[0] { 4 } else { 8 }) {
-                    let values: L32 = std::array::from_fn(|lane| match half[0] {
-                        true => {
-                            let index = 2 * (register * 32 + lane);
-                            let narrow = |at: usize| {
-                                let value = f64::from(f32::from_bits(out[at / 16][at % 16]));
-                                crate::numeric::format::to_f16(value, crate::numeric::format::Rounding::Nearest)
-                            };
-                            narrow(index) | (narrow(index + 1) << 16)
-                        }
-                        false => out[(register * 32 + lane) / 16][(register * 32 + lane) % 16],
-                    });
-                    self.warps[warp].put_narrow(*d, active, &values);
-                }
-            }
-        }
-        Ok(())
     }
 }
 

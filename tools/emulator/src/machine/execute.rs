@@ -1,12 +1,12 @@
 //! One instruction of one fragment.
 
 use super::block::{Block, Flow};
-use super::warp::{Fragment, State};
+use super::warp::Fragment;
 use crate::error::Fault;
 use crate::integer::{insert32, insert64};
 use crate::lanes::{L32, L64, Lanes, blend};
 use crate::numeric::matrix;
-use crate::program::{Carry, Instr, Logic, Op, Reg, Src};
+use crate::program::{Carry, Instr, Logic, Op, Order, Reg, Src};
 
 /// Reads operands of a warp: `narrow!(block, warp, mask, source => name)`.
 macro_rules! operand {
@@ -62,11 +62,45 @@ impl Block<'_> {
         self.counters.divergent_branches += 1;
         here.mask &= !taken;
         let stack = here.stack.clone();
-        fragments.push(Fragment { pc: target, mask: taken, stack, state: State::Ready });
+        fragments.push(Fragment::new(target, taken, stack));
         Flow::Next
     }
 
-    fn execute(&mut self, warp: usize, fragment: usize, active: u32, instr: &Instr) -> Result<Flow, Fault> {
+    /// `brx.idx`: lanes of one index go on together.
+    #[cold]
+    fn branch_by_table(&mut self, warp: usize, fragment: usize, active: u32, index: Src, targets: &[u32]) -> Result<Flow, Fault> {
+        let indices = self.narrow(warp, active, index)?;
+        let own = self.part(warp, fragment, active);
+        let mut rest = active;
+        while rest != 0 {
+            let choice = indices[rest.trailing_zeros() as usize];
+            let Some(&target) = targets.get(choice as usize) else {
+                return Err(Fault::Illegal { reason: format!("brx.idx by index {choice} in a list of {} targets", targets.len()) });
+            };
+            let same = lanes_of(rest).filter(|lane| indices[*lane] == choice).fold(0, |mask, lane| mask | 1 << lane);
+            rest &= !same;
+            let fragments = &mut self.warps[warp].fragments;
+            if rest == 0 {
+                (fragments[own].mask, fragments[own].pc) = (same, target);
+            } else {
+                self.counters.divergent_branches += 1;
+                let mut others = fragments[own].clone();
+                (others.mask, others.pc) = (same, target);
+                fragments.push(others);
+            }
+        }
+        Ok(Flow::Moved)
+    }
+
+    /// The clock moves on by what the lanes sleep.
+    #[cold]
+    fn sleep(&mut self, warp: usize, active: u32, time: Src) -> Result<(), Fault> {
+        let times = self.narrow(warp, active, time)?;
+        self.slept += lanes_of(active).map(|lane| u64::from(times[lane])).max().unwrap_or(0);
+        Ok(())
+    }
+
+    pub(super) fn execute(&mut self, warp: usize, fragment: usize, active: u32, instr: &Instr) -> Result<Flow, Fault> {
         match &instr.op {
             Op::Nop => {}
             Op::Lanes { f, d, s } => self.lanes(warp, active, *f, *d, s)?,
@@ -203,13 +237,22 @@ impl Block<'_> {
                     self.warps[warp].put_narrow(*d, active, values);
                 }
             }
-            Op::Load { space, element, d, count, at, ordered } => {
+            Op::Load { space, at, order: order @ (Order::Relaxed | Order::Synchronising), .. }
+            | Op::Store { space, at, order: order @ (Order::Relaxed | Order::Synchronising), .. } => {
+                self.strong(warp, active, *space, *at, *order, &instr.op)?;
+            }
+            Op::Load { space, element, d, count, at, ordered, .. } => {
                 self.load(warp, active, *space, *element, &d[..usize::from(*count)], *at, *ordered)?;
             }
-            Op::Store { space, element, s, count, at, ordered } => {
+            Op::Store { space, element, s, count, at, ordered, .. } => {
                 self.store(warp, active, *space, *element, &s[..usize::from(*count)], *at, *ordered)?;
             }
-            Op::Atomic { space, kind, element, d, at, s } => self.atomic(warp, active, *space, *kind, *element, *d, *at, s)?,
+            Op::Atomic { space, kind, element, d, at, s, order } => {
+                if self.grid.program.has_mbarriers {
+                    self.synchronise(warp, active, *space, *at, *order, true)?;
+                }
+                self.atomic(warp, active, *space, *kind, *element, *d, *at, s)?;
+            }
             Op::CopyAsync { .. } | Op::Commit | Op::WaitGroups(_) => self.asynchronous(warp, active, instr)?,
             Op::MmaIntegers(_)
             | Op::MmaDoubles { .. }
@@ -223,8 +266,18 @@ impl Block<'_> {
             | Op::ActiveMask { .. }
             | Op::Barrier { .. }
             | Op::WarpBarrier { .. } => return self.exchange(warp, fragment, active, instr),
-            Op::Fence => self.ordered = true,
+            Op::Mbarrier(operation) => return self.mbarrier(warp, fragment, active, operation),
+            Op::System(system) => self.system(warp, active, system)?,
+            Op::Sleep(time) => {
+                self.sleep(warp, active, *time)?;
+                return Ok(Flow::Pause);
+            }
+            Op::Fence => {
+                self.ordered = true;
+                self.warps[warp].fenced |= active;
+            }
             Op::Branch { .. } => {}
+            Op::BranchTable { index, targets } => return self.branch_by_table(warp, fragment, active, *index, targets),
             Op::Call { target } => {
                 let pc = self.warps[warp].fragments[fragment].pc;
                 let here = self.part(warp, fragment, active);

@@ -2,11 +2,18 @@
 
 mod access;
 mod asynchronous;
+mod atomic;
 mod block;
 mod exchange;
 mod execute;
+mod mbarrier;
+mod strong;
+mod system;
+mod undefined;
 pub(crate) mod warp;
+mod wmma;
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,8 +55,25 @@ impl Random {
     }
 }
 
-/// Runs every CTA; the first fault in the order of the CTAs ends the launch.
-pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Heap, number: u32) -> Result<Counters> {
+/// CTAs at the most that have begun and not ended.
+const RESIDENT: usize = 256;
+/// Warp instructions after which a CTA lets others go on, though it does not seem to wait for them.
+const SHARE: u64 = 1 << 22;
+
+/// Rounds of all CTAs in which none does anything but look, after which none ever will.
+const PATIENCE: usize = 5000;
+
+/// What CTAs leave behind.
+#[derive(Default)]
+struct Total {
+    counters: Counters,
+    /// What was printed, by the CTA's place in the order.
+    printed: Vec<(u64, Vec<u8>)>,
+    failed: Option<(u64, Error)>,
+}
+
+/// Runs every CTA; the first fault in the order of the CTAs ends the launch. Also what was printed, CTA after CTA.
+pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Heap, number: u32) -> (Result<Counters>, Vec<u8>) {
     let threads = launch.block.iter().product();
     let shared_bytes = program.static_shared + launch.dynamic_shared;
     let grid = Grid { program, launch, heap, config, number, threads, shared_bytes };
@@ -66,26 +90,53 @@ pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Hea
     let workers = if ctas < 4 { 1 } else { workers };
     let next = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
-    let total = Mutex::new((Counters::default(), None::<(u64, Error)>));
+    let total = Mutex::new(Total::default());
+    // A CTA that does not end soon may be waiting for one that has not begun.
+    let (most, share) = if program.has_global_atomics { (RESIDENT, SHARE) } else { (1, u64::MAX) };
     let work = || {
-        let mut block = Block::new(&grid);
         let mut counters = Counters::default();
+        let (mut resident, mut spare) = (VecDeque::new(), Vec::new());
+        let mut idle = 0;
         loop {
-            let ticket = next.fetch_add(1, Ordering::Relaxed);
-            if ticket >= ctas || failed.load(Ordering::Relaxed) {
+            if failed.load(Ordering::Relaxed) {
                 break;
             }
-            let cta = permuted(ticket, ctas, config.seed);
-            if let Err(error) = block.run(cta, &mut counters) {
-                failed.store(true, Ordering::Relaxed);
-                let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-                if total.1.as_ref().is_none_or(|(first, _)| ticket < *first) {
-                    total.1 = Some((ticket, error));
+            let ticket = if resident.len() < most { next.fetch_add(1, Ordering::Relaxed) } else { ctas };
+            let (ticket, mut block) = if ticket < ctas {
+                let mut block: Block<'_> = spare.pop().unwrap_or_else(|| Block::new(&grid));
+                block.begin(permuted(ticket, ctas, config.seed));
+                (ticket, block)
+            } else {
+                let Some(waiting) = resident.pop_front() else { break };
+                waiting
+            };
+            let events = block.events;
+            let mut result = block.advance(share);
+            idle = if block.events == events && result == Ok(false) { idle + 1 } else { 0 };
+            if idle > PATIENCE * (resident.len() + 1) {
+                result = Err(block.waits_for_others());
+            }
+            match result {
+                Ok(false) => {
+                    resident.push_back((ticket, block));
+                    continue;
                 }
-                break;
+                Ok(true) => counters.add(&block.counters),
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                    if total.failed.as_ref().is_none_or(|(first, _)| ticket < *first) {
+                        total.failed = Some((ticket, error));
+                    }
+                }
             }
+            if !block.printed.is_empty() {
+                let text = std::mem::take(&mut block.printed);
+                total.lock().unwrap_or_else(PoisonError::into_inner).printed.push((ticket, text));
+            }
+            spare.push(block);
         }
-        total.lock().unwrap_or_else(PoisonError::into_inner).0.add(&counters);
+        total.lock().unwrap_or_else(PoisonError::into_inner).counters.add(&counters);
     };
     if workers == 1 {
         work();
@@ -96,10 +147,10 @@ pub(crate) fn run(config: &Config, program: &Program, launch: &Launch, heap: Hea
             }
         });
     }
-    match total.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        (_, Some((_, error))) => Err(error),
-        (counters, None) => Ok(counters),
-    }
+    let Total { counters, mut printed, failed } = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    printed.sort_by_key(|(ticket, _)| *ticket);
+    let printed = printed.into_iter().flat_map(|(_, text)| text).collect();
+    (failed.map_or(Ok(counters), |(_, error)| Err(error)), printed)
 }
 
 /// A permutation of `0..count` that the seed picks: rotation and a stride without common divisor. Seed 0 keeps the order.

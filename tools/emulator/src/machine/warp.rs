@@ -1,5 +1,7 @@
 //! Registers and control state of a warp.
 
+use std::collections::BTreeMap;
+
 use crate::error::Fault;
 use crate::lanes::{L32, L64, blend};
 use crate::program::{Predicate, PredicateSrc, Program, Reg, Src};
@@ -12,6 +14,38 @@ pub(crate) struct Fragment {
     /// Where calls return to.
     pub(crate) stack: Vec<u32>,
     pub(crate) state: State,
+    /// Tests of an mbarrier that failed, and other looks in vain at what someone else may change, since the CTA's last event.
+    pub(crate) polls: u32,
+    pub(crate) asks: u32,
+    /// Which number that event had.
+    pub(crate) since: u64,
+    /// The mbarrier.
+    pub(crate) object: u32,
+}
+
+impl Fragment {
+    /// The state of one that has not looked at anything.
+    pub(crate) fn new(pc: u32, mask: u32, stack: Vec<u32>) -> Fragment {
+        Fragment { pc, mask, stack, state: State::Ready, polls: 0, asks: 0, since: 0, object: 0 }
+    }
+
+    /// Tests that failed since an event.
+    pub(crate) fn polls(&self, events: u64) -> u32 {
+        if self.since == events { self.polls } else { 0 }
+    }
+
+    /// How long it has waited for something since an event.
+    pub(crate) fn waits(&self, events: u64) -> u32 {
+        if self.since == events { self.polls + self.asks } else { 0 }
+    }
+
+    /// Notes that it looked in vain.
+    pub(crate) fn look(&mut self, events: u64) {
+        if self.since != events {
+            (self.polls, self.asks, self.since) = (0, 0, events);
+        }
+        self.asks += 1;
+    }
 }
 
 /// What a fragment is doing.
@@ -30,6 +64,8 @@ pub(crate) struct Flight {
     /// Lanes whose copies are under way, all in the same of their groups, counted from 0.
     pub(crate) lanes: u32,
     pub(crate) group: u32,
+    /// Its place among the flights that the warp has started.
+    pub(crate) serial: u32,
     pub(crate) to: L64,
     pub(crate) from: L64,
     pub(crate) bytes: u32,
@@ -48,6 +84,15 @@ impl Flight {
     }
 }
 
+/// What is not known of a register.
+#[derive(Clone, Debug)]
+pub(crate) struct Partly {
+    /// Bits of each lane.
+    pub(crate) bits: L64,
+    /// The read of what nothing had written.
+    pub(crate) origin: Fault,
+}
+
 /// A warp.
 #[derive(Debug)]
 pub(crate) struct Warp {
@@ -57,6 +102,8 @@ pub(crate) struct Warp {
     pub(crate) predicates: Vec<u32>,
     /// Lanes of each register that were written.
     pub(crate) written: [Vec<u32>; 3],
+    /// Registers that hold something of what nothing has written, by kind and slot; for lanes that were not written.
+    pub(crate) partly: BTreeMap<(usize, u16), Partly>,
     pub(crate) carry: u32,
     pub(crate) fragments: Vec<Fragment>,
     /// Lanes that have not exited.
@@ -65,7 +112,13 @@ pub(crate) struct Warp {
     pub(crate) sync: u32,
     /// For every warp: accesses of generations below are ordered before this warp's.
     pub(crate) ordered: [u32; 32],
+    /// The same for each lane, where lanes have learnt different things from mbarriers.
+    pub(crate) learnt: Option<Box<[[u32; 32]; 32]>>,
     pub(crate) flights: Vec<Flight>,
+    /// Flights that the warp has started.
+    pub(crate) started: u32,
+    /// Lanes that have executed a fence.
+    pub(crate) fenced: u32,
     /// Groups that each lane has committed.
     pub(crate) groups: [u32; 32],
     pub(crate) local: Vec<u8>,
@@ -82,12 +135,16 @@ impl Warp {
             wide: vec![[0; 32]; program.wide.len()],
             predicates: vec![0; program.predicates.len()],
             written: [vec![0; program.narrow.len()], vec![0; program.wide.len()], vec![0; program.predicates.len()]],
+            partly: BTreeMap::new(),
             carry: 0,
             fragments: Vec::new(),
             live: 0,
             sync: 0,
             ordered: [0; 32],
+            learnt: None,
             flights: Vec::new(),
+            started: 0,
+            fenced: 0,
             groups: [0; 32],
             local: vec![0xff; local],
             local_written: vec![false; local],
@@ -99,23 +156,70 @@ impl Warp {
     pub(crate) fn reset(&mut self, index: u8, lanes: u32) {
         self.index = index;
         self.written.iter_mut().for_each(|kind| kind.fill(0));
+        self.partly.clear();
         self.fragments.clear();
-        self.fragments.push(Fragment { pc: 0, mask: lanes, stack: Vec::new(), state: State::Ready });
+        self.fragments.push(Fragment::new(0, lanes, Vec::new()));
         self.live = lanes;
         self.sync = 0;
         self.ordered = [0; 32];
+        self.learnt = None;
         self.flights.clear();
+        (self.started, self.fenced) = (0, 0);
         self.groups = [0; 32];
         self.local_written.fill(false);
     }
 
-    fn unwritten(kind: usize, slot: u16, program: &Program) -> Fault {
+    /// For every warp: its accesses of generations below are ordered before those of a lane.
+    #[inline]
+    pub(crate) fn ordered_before(&self, lane: u8) -> &[u32; 32] {
+        match &self.learnt {
+            None => &self.ordered,
+            Some(learnt) => &learnt[usize::from(lane) % 32],
+        }
+    }
+
+    /// A lane learns what is ordered before it.
+    pub(crate) fn learn(&mut self, lane: usize, news: &[u32; 32]) {
+        let learnt = self.learnt.get_or_insert_with(|| Box::new([self.ordered; 32]));
+        learnt[lane].iter_mut().zip(news).for_each(|(known, new)| *known = (*known).max(*new));
+    }
+
+    /// Lanes that meet tell each other.
+    pub(crate) fn share(&mut self, lanes: u32) {
+        let Some(learnt) = &mut self.learnt else { return };
+        let mut all = self.ordered;
+        let members = (0..32).filter(|lane| lanes >> lane & 1 == 1);
+        for lane in members.clone() {
+            all.iter_mut().zip(learnt[lane]).for_each(|(known, new)| *known = (*known).max(new));
+        }
+        members.for_each(|lane| learnt[lane] = all);
+        if lanes & self.live == self.live {
+            (self.ordered, self.learnt) = (all, None);
+        }
+    }
+
+    #[cold]
+    fn unwritten(&self, kind: usize, slot: u16, program: &Program) -> Fault {
+        self.origin(kind, slot, program)
+    }
+
+    /// The read, of a register or of memory that nothing had written, of which a register holds something.
+    pub(crate) fn origin(&self, kind: usize, slot: u16, program: &Program) -> Fault {
         let names = [&program.narrow, &program.wide, &program.predicates][kind];
-        Fault::UninitialisedRegister { register: names[usize::from(slot)].clone() }
+        match self.partly.get(&(kind, slot)) {
+            Some(partly) => partly.origin.clone(),
+            None => Fault::UninitialisedRegister { register: names[usize::from(slot)].clone() },
+        }
+    }
+
+    /// Bits of a register that depend on what nothing has written.
+    pub(crate) fn undefined(&self, kind: usize, slot: u16) -> L64 {
+        let (written, partly) = (self.written[kind][usize::from(slot)], self.partly.get(&(kind, slot)));
+        each!(lane, if written >> lane & 1 == 1 { 0 } else { partly.map_or(u64::MAX, |partly| partly.bits[lane]) })
     }
 
     fn check(&self, kind: usize, slot: u16, mask: u32, program: &Program) -> Result<(), Fault> {
-        if self.written[kind][usize::from(slot)] & mask == mask { Ok(()) } else { Err(Self::unwritten(kind, slot, program)) }
+        if self.written[kind][usize::from(slot)] & mask == mask { Ok(()) } else { Err(self.unwritten(kind, slot, program)) }
     }
 
     /// A narrow value of every lane; those of `mask` must have been written.

@@ -7,6 +7,7 @@ pub(crate) mod exact;
 pub(crate) mod float;
 pub(crate) mod format;
 pub(crate) mod matrix;
+pub(crate) mod tile;
 
 /// How a matrix instruction sums its products; hardware's way is undocumented, so a kernel must be right under each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

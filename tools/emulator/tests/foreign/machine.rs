@@ -1,6 +1,6 @@
 //! A device with a text and its data, and what results are compared with.
 
-use scmmgpt_emulator::{ApproxModel, Config, Counters, Device, Launch, MmaModel, Module, Numerics};
+use scmmgpt_emulator::{ApproxModel, Config, Counters, Device, Error, Launch, MmaModel, Module, Numerics};
 
 /// An argument of a launch.
 pub(crate) enum Argument {
@@ -39,6 +39,17 @@ impl Machine {
     }
 
     pub(crate) fn launch(&self, name: &str, grid: [u32; 3], block: [u32; 3], shared: u32, arguments: &[&Argument]) -> Counters {
+        self.try_launch(name, grid, block, shared, arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub(crate) fn try_launch(
+        &self,
+        name: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        arguments: &[&Argument],
+    ) -> Result<Counters, Error> {
         let function = self.module.function(name).unwrap();
         let last = function.parameters().last().unwrap();
         let mut params = vec![0; last.offset + last.size];
@@ -52,7 +63,7 @@ impl Machine {
             params[parameter.offset..parameter.offset + parameter.size].copy_from_slice(&bytes);
         }
         let launch = Launch { grid, block, dynamic_shared: shared, max_dynamic_shared: shared, params };
-        self.device.launch(&function, &launch).unwrap_or_else(|error| panic!("{error}"))
+        self.device.launch(&function, &launch)
     }
 }
 

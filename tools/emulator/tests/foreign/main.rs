@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+mod barrier;
+mod control;
+mod fp8;
 mod intrinsics;
 mod machine;
+mod order;
 mod refused;
 mod triton;
+mod wmma;
 
 use machine::{Argument, Machine, brain, brains, bytes_of, close, every, floats, numbers, product};
 use scmmgpt_emulator::{Config, Device, Launch};

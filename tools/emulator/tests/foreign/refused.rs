@@ -22,8 +22,8 @@ fn recursion_pointers_and_missing_bodies() {
     let through = ".func g()\n{\n.reg .b64 %rd<2>;\ncall %rd1, (), p;\nret;\n}\n.visible .entry k()\n{\ncall.uni g, ();\nret;\n}";
     refused(through, "pointer");
     refused(
-        ".extern .func (.param .b32 r) vprintf(.param .b64 a);\n.visible .entry k()\n{\n.param .b32 y; .param .b64 x;\ncall.uni (y), vprintf, (x);\nret;\n}",
-        "vprintf",
+        ".extern .func (.param .b32 r) malloc(.param .b64 a);\n.visible .entry k()\n{\n.param .b32 y; .param .b64 x;\ncall.uni (y), malloc, (x);\nret;\n}",
+        "malloc",
     );
 }
 
@@ -32,6 +32,8 @@ fn textures_and_unknown_modifiers() {
     refused(".global .texref t;\n", "texref");
     let entry = |line: &str| format!(".visible .entry k()\n{{\n.reg .f32 %f<9>; .reg .b32 %r<9>; .reg .b64 %rd<2>;\n{line}\nret;\n}}");
     refused(&entry("tex.1d.v4.f32.s32 {%f1,%f2,%f3,%f4}, [%rd1, {%r1}];"), "textures");
+    refused(&entry("mov.u32 %r1, %envreg2;"), "whole grid");
+    refused(&entry("mov.u32 %r1, %reserved_smem_offset_1;"), "more than a warp");
     refused(&entry("max.xorsign.abs.f32 %f1, %f2, %f3;"), "max.xorsign");
     refused(&entry("mad.hi.sat.s32 %r1, %r2, %r3, %r4;"), "mad.hi.sat");
     refused(&entry("vabsdiff4.u32.u32.u32 %r1, %r2, %r3, %r4;"), "vabsdiff4");

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+mod control;
+mod mbarrier;
+mod undefined;
+
 use scmmgpt_emulator::{Class, Config, Counters, Device, Error, Fault, Launch};
 
 /// A text around a body with parameters `a`, `b` (addresses) and `n`.
@@ -150,8 +154,13 @@ fn bad_addresses_are_found() {
     assert!(matches!(fault("ld.global.v4.u32 {%r9, %r10, %r11, %r12}, [%rd1+4];", 1, 32), Fault::Misaligned { alignment: 16, .. }));
     assert!(matches!(fault("ld.shared.u32 %r9, [%r6+8192];", 1, 32), Fault::Bounds { space: "shared", .. }));
     assert!(matches!(fault("ld.global.u32 %r9, [%rd2];", 1, 32), Fault::UninitialisedMemory { space: "global", .. }));
-    assert!(matches!(fault("ld.shared.u32 %r9, [%r8];", 1, 32), Fault::UninitialisedMemory { space: "shared", .. }));
-    assert!(matches!(fault("add.u32 %r9, %r20, 1;", 1, 32), Fault::UninitialisedRegister { register } if register == "%r20"));
+    assert!(matches!(
+        fault("ld.shared.u32 %r9, [%r8]; st.global.u32 [%rd5], %r9;", 1, 32),
+        Fault::UninitialisedMemory { space: "shared", .. }
+    ));
+    assert!(
+        matches!(fault("add.u32 %r9, %r20, 1; st.global.u32 [%rd5], %r9;", 1, 32), Fault::UninitialisedRegister { register } if register == "%r20")
+    );
     assert!(matches!(fault("mov.u64 %rd6, 64; ld.global.u32 %r9, [%rd6];", 1, 32), Fault::Bounds { .. }));
 }
 
@@ -189,7 +198,7 @@ fn atomics_count_across_ctas() {
 
 #[test]
 fn generic_addresses_local_arrays_and_calls() {
-    let body = "cvta.shared.u64 %rd6, %rd7;";
+    let body = "cvta.shared.u64 %rd6, %rd7; st.u32 [%rd6], %r2;";
     assert!(matches!(fault(body, 1, 32), Fault::UninitialisedRegister { .. }));
     let module = ".version 7.8\n.target sm_80\n.address_size 64\n\
         .func (.param .b32 out) twice(.param .b32 x) { .reg .b32 %r<3>; ld.param.u32 %r1, [x]; add.u32 %r2, %r1, %r1; st.param.b32 [out], %r2; ret; }\n\
