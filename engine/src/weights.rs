@@ -275,8 +275,8 @@ impl<T: Float> ParameterPlan<T> {
     ///
     /// # Errors
     /// `OutOfMemory`, by class.
-    pub fn reserve(self, device: &Device) -> Result<Parameters<T>> {
-        self.in_memory(|plan| Arena::reserve(device, plan))
+    pub fn allocate_unwritten(self, device: &Device) -> Result<Parameters<T>> {
+        self.in_memory(|plan| Arena::allocate_unwritten(device, plan))
     }
 
     fn in_memory(self, memory: impl Fn(Plan) -> scmmgpt_kernels::Result<Arena>) -> Result<Parameters<T>> {

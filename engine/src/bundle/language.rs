@@ -203,7 +203,7 @@ impl Bundle {
         let mut plan = ParameterPlan::new(false);
         let tuned = Tuned { language: config.tuning.clone(), ..Tuned::default() };
         let model = CellLanguage::declare(&mut plan, &sizes, &tuned, self.vocabulary.pad());
-        let parameters = plan.reserve(&self.device)?;
+        let parameters = plan.allocate_unwritten(&self.device)?;
         let stream = Stream::new(&self.device, 0)?;
         parameters.load_matching(&stream, &Checkpoint::open(&self.folder)?, &|name| config.holds(name))?;
         if config.tuning.mode == TuningMode::Lora {

@@ -26,7 +26,7 @@ impl Arena {
     ///
     /// # Errors
     /// `OutOfMemory` when the device refuses.
-    pub fn reserve(device: &Device, plan: Plan) -> Result<Arena> {
+    pub fn allocate_unwritten(device: &Device, plan: Plan) -> Result<Arena> {
         let block = device.reserved(plan.class().name(), plan.bytes())?;
         Ok(Arena::new(device, plan, block))
     }
