@@ -103,19 +103,18 @@ fn pick<T: Float>(scores: &[f32], args: &Choose<T>, random: u64) -> Option<u32> 
     if sharpness == 0.0 {
         return scores.iter().position(|&score| score == weights.top).map(|token| token as u32);
     }
-    let allowed: Vec<Token> = (0..).zip(scores).zip(&weights.of).filter(|(_, weight)| **weight >= args.least()).map(Token::new).collect();
+    let least = args.least();
+    let allowed: Vec<Token> = (0..).zip(scores).zip(&weights.of).filter(|(_, weight)| **weight >= least).map(Token::new).collect();
     // The smallest key that is left, and how many of the tokens that have it.
-    let (mut bound, mut equals) = (0, u64::MAX);
-    if args.top_k > 0 && args.top_k <= allowed.len() {
-        let above;
-        (bound, above) = threshold(allowed.clone(), args.top_k as u64, |_| 1);
-        equals = args.top_k as u64 - above;
+    let (mut bound, mut equals) = (0, 0);
+    if (1..=allowed.len()).contains(&args.top_k) {
+        let (key, above) = threshold(allowed.clone(), args.top_k as u64, |_| 1);
+        (bound, equals) = (key, args.top_k as u64 - above);
     }
-    let sum = |bound| allowed.iter().filter(|token| token.key > bound).map(|token| token.weight).sum::<u64>();
     let weight_at = |bound| allowed.iter().find(|token| token.key == bound).map_or(0, |token| token.weight);
-    let mut above = sum(bound);
+    let mut above: u64 = allowed.iter().filter(|token| token.key > bound).map(|token| token.weight).sum();
     let mut weight = weight_at(bound);
-    let mut mass = above + equals.min(scores.len() as u64) * weight;
+    let mut mass = above + equals * weight;
     if args.top_p < 1.0 {
         let needed = ((args.top_p * mass as f64).ceil() as u64).clamp(1, mass);
         if needed <= above {

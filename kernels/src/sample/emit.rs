@@ -138,7 +138,7 @@ fn weigh(k: &mut Kernel, sharpness: &str) {
     ptx!(k, "mov.b32 %bit, %power;\nadd.u32 %bit, %bit, %word;\nmov.b32 %power, %bit;\ncvt.rzi.u64.f32 %weight, %power;");
 }
 
-/// Sums registers of 64 bits over the block; every thread gets the sums.
+/// Sums registers of 64 bits over the block; every thread gets the sums, and a barrier must follow before the next one.
 fn sum(k: &mut Kernel, registers: &[&str]) {
     for (number, register) in registers.iter().enumerate() {
         sum_of_warp(k, register);
@@ -149,7 +149,6 @@ fn sum(k: &mut Kernel, registers: &[&str]) {
         ptx!(k, "ld.shared.u64 {register}, [%lane_slot + {}];", number * 32 * 8);
         sum_of_warp(k, register);
     }
-    ptx!(k, "bar.sync 0;");
 }
 
 fn sum_of_warp(k: &mut Kernel, register: &str) {
@@ -250,6 +249,7 @@ fn measure(k: &mut Kernel, bytes: usize, stem: &str, counted: bool, bounds: &[(&
     });
     let totals: Vec<&str> = bounds.iter().map(|(_, total)| *total).collect();
     sum(k, &totals);
+    ptx!(k, "bar.sync 0;");
 }
 
 /// `%bound`, the largest key that is at most `%floor`, or at which and above the tokens measure `%needed`: two bits at a time.

@@ -4,6 +4,8 @@
 //! other warp, below which generation its accesses are ordered before its own; a barrier moves that up for all that took part. Inside a
 //! warp the same holds between `.sync` operations.
 
+mod update;
+
 use crate::error::Fault;
 
 /// Who accesses, and what is ordered before it.
@@ -22,6 +24,8 @@ pub(crate) struct Accessor<'a> {
 const OBJECT: u16 = u16::MAX;
 /// No lane: several of them.
 const SEVERAL: u8 = 0xff;
+/// Among a writer's bytes: it was an atomic, with which no other atomic races.
+const ATOMIC: u8 = 0x80;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Stamp {
@@ -242,7 +246,8 @@ impl Shared {
         {
             return Err(Fault::Race { space: "shared", address, access: "write", other });
         }
-        let merged = writer.generation == who.generation + 1 && writer.warp == who.warp && writer.sync == who.sync;
+        let plain = writer.bytes & ATOMIC == 0;
+        let merged = plain && writer.generation == who.generation + 1 && writer.warp == who.warp && writer.sync == who.sync;
         shadow.writer = Stamp {
             generation: who.generation + 1,
             sync: who.sync,
@@ -325,28 +330,6 @@ impl Shared {
         }
         self.peak = self.peak.max(address as u32 + size);
         Ok(())
-    }
-
-    /// An atomic update: ordered with other atomics, a race with plain accesses that nothing orders.
-    pub(crate) fn update(&mut self, address: u64, size: u32, update: impl Fn(u64) -> u64, check: bool) -> Result<u64, Fault> {
-        let (index, shift) = ((address / 4) as usize, (address % 4) as u32);
-        if check {
-            self.each(address, size, |shadow, _, address, _| {
-                Self::settled(shadow, address)?;
-                if shadow.written == 0 { Err(Fault::UninitialisedMemory { space: "shared", address }) } else { Ok(()) }
-            })?;
-        }
-        if size == 8 {
-            let old = u64::from(self.words[index]) | (u64::from(self.words[index + 1]) << 32);
-            let new = update(old);
-            (self.words[index], self.words[index + 1]) = (new as u32, (new >> 32) as u32);
-            return Ok(old);
-        }
-        let mask = if size == 4 { u32::MAX } else { 0xffff << (8 * shift) };
-        let old = u64::from((self.words[index] & mask) >> (8 * shift));
-        let word = &mut self.words[index];
-        *word = (*word & !mask) | (((update(old) as u32) << (8 * shift)) & mask);
-        Ok(old)
     }
 
     /// Marks the target of an asynchronous copy.

@@ -37,7 +37,8 @@ impl Block<'_> {
             before[lane] = match space {
                 Where::Shared => {
                     self.shared.check(address, size)?;
-                    self.shared.update(address, size, update, self.grid.config.checks)?
+                    let who = Block::accessor(&self.warps[warp], self.generation, lane as u8);
+                    self.shared.update(address, size, update, &who, lane as u8, self.grid.config.checks)?
                 }
                 Where::Global | Where::Generic => self.allocation(address, size)?.update(address, size as usize, update)?,
                 _ => return Err(Fault::Illegal { reason: "an atomic on memory that no other thread sees".into() }),

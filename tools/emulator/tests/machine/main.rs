@@ -148,6 +148,30 @@ fn missing_barriers_are_races() {
 }
 
 #[test]
+fn atomics_race_with_plain_accesses_alone() {
+    let count = |threads: u32, [cleared, counted]: [&str; 2]| {
+        let body = format!(
+            "st.shared.u32 [%r8], 0; {cleared} red.shared.add.u32 [%r6], 1; red.shared.add.u32 [%r6], 1; {counted} ld.shared.u32 %r11, [%r6]; st.global.u32 [%rd5], %r11;"
+        );
+        (body, threads)
+    };
+    for threads in [32, 96] {
+        let (body, _) = count(threads, ["bar.sync 0;"; 2]);
+        assert_eq!(run(&body, &vec![0; threads as usize], 1, threads).unwrap().out, vec![2 * threads; threads as usize]);
+        for places in [["", "bar.sync 0;"], ["bar.sync 0;", ""]] {
+            let (body, threads) = count(threads, places);
+            assert!(
+                matches!(fault(&body, 1, threads), Fault::Race { space: "shared", .. } | Fault::UninitialisedMemory { .. }),
+                "{places:?}"
+            );
+        }
+        let read_first =
+            "st.shared.u32 [%r8], 0; bar.sync 0; ld.shared.u32 %r11, [%r6]; red.shared.add.u32 [%r6], 1; st.global.u32 [%rd5], %r11;";
+        assert!(matches!(fault(read_first, 1, threads), Fault::Race { access: "atomic", .. }));
+    }
+}
+
+#[test]
 fn bad_addresses_are_found() {
     assert!(matches!(fault("add.u64 %rd6, %rd4, 4096; ld.global.u32 %r9, [%rd6];", 1, 32), Fault::Bounds { space: "global", .. }));
     assert!(matches!(fault("ld.global.u32 %r9, [%rd1+2];", 1, 32), Fault::Misaligned { alignment: 4, .. }));
