@@ -55,9 +55,10 @@ pub fn cases() -> Vec<Case> {
     let case = |name: &str, (rows, classes): (usize, usize), logits: Vec<f64>, settings: Settings| {
         Case::new(format!("{rows}x{classes}_{name}"), settings)
             .fixed("logits", [rows, classes], Fill::Values(logits))
-            .index("hidden", [3], Fill::Integers(vec![7, 1, classes as u32]))
-            .index("barred", [2], Fill::Integers(vec![5, NOTHING]))
-            .index("seen", [rows, 4], Fill::Integers(vec![5, 9, 12, NOTHING, 9]))
+            // In the first row of `steps` the largest logit is that of 27, 128, 229, 330, ..: each list takes one of them away.
+            .index("hidden", [3], Fill::Integers(vec![27, 1, classes as u32]))
+            .index("barred", [2], Fill::Integers(vec![128, NOTHING]))
+            .index("seen", [rows, 4], Fill::Integers(vec![229, 9, 12, NOTHING, 9]))
             .index("random", [rows, 2], Fill::Below(u32::MAX))
             .index("tokens", [rows], Fill::Integers(vec![0]))
             .statistic("log_probabilities", [rows])
