@@ -233,11 +233,7 @@ impl Language {
     pub fn whole(&self) -> Result<&CellLanguage<f32>> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if !*loaded {
-            let stream = Stream::new(&self.device, 0)?;
-            let base = |name: &str| inside(name).is_some_and(language_model::in_files);
-            let read = |name: &str, shape: &[usize]| Ok(self.files.to_f32(inside(name).unwrap_or_default(), shape)?);
-            self.parameters.load_from(&stream, &base, read)?;
-            self.parameters.quantize(&stream, read)?;
+            self.model.language().load_base(&self.parameters, &Stream::new(&self.device, 0)?, &self.files)?;
             *loaded = true;
         }
         Ok(&self.model)

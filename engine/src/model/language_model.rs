@@ -260,18 +260,26 @@ impl<T: Float> LanguageModel<T> {
         self.table.embed_backward(stream, gradients.trained_rows, gradients.embedded, ids)
     }
 
+    /// Reads every parameter of the base model from its files, those in int8 included.
+    ///
+    /// # Errors
+    /// Those of the files; the first missing or mis-shaped tensor.
+    pub fn load_base(&self, parameters: &Parameters<T>, stream: &Stream, files: &LanguageFiles) -> Result<()> {
+        let base = |name: &str| name.strip_prefix(&self.prefix).is_some_and(in_files);
+        let read = |name: &str, shape: &[usize]| Ok(files.to_f32(name.strip_prefix(&self.prefix).unwrap_or_default(), shape)?);
+        parameters.load_from(stream, &base, read)?;
+        parameters.quantize(stream, read)
+    }
+
     /// Reads every parameter of the base model from its files and draws the others. The row of a new token is the mean of the table's
     /// rows and a little noise: it starts as likely as the average one.
     ///
     /// # Errors
     /// Those of the files; the first missing or mis-shaped tensor.
     pub fn load(&self, parameters: &Parameters<T>, stream: &Stream, files: &LanguageFiles, seed: u64) -> Result<()> {
-        let inner = |name: &str| name.strip_prefix(&self.prefix).map(String::from);
-        let base = |name: &str| inner(name).is_some_and(|name| in_files(&name));
-        let read = |name: &str, shape: &[usize]| Ok(files.to_f32(&inner(name).unwrap_or_default(), shape)?);
-        parameters.load_from(stream, &base, read)?;
-        parameters.quantize(stream, read)?;
-        parameters.initialise_matching(stream, seed, &|name| inner(name).is_some_and(|name| !in_files(&name)))?;
+        self.load_base(parameters, stream, files)?;
+        let other = |name: &str| name.strip_prefix(&self.prefix).is_some_and(|name| !in_files(name));
+        parameters.initialise_matching(stream, seed, &other)?;
         self.table.centre(stream)?;
         if !self.config.tie_word_embeddings {
             self.head.centre(stream)?;

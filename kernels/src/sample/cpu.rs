@@ -17,7 +17,7 @@ pub(super) fn choose<T: Float>(stream: &Stream, cpu: &Cpu, args: Choose<T>) {
         tokens.par_iter_mut().zip(log_probabilities.par_iter_mut()).enumerate().for_each(|(row, (token, log_probability))| {
             let mut scores: Vec<f32> = logits.row(row).iter().map(|logit| logit.to_acc().f64() as f32).collect();
             hide(&mut scores, hidden);
-            let whole = Weights::new(&scores, 1.0);
+            let whole = Weights::new(&scores, largest(&scores), 1.0);
             let mut changed = scores.clone();
             hide(&mut changed, barred);
             if let Some(seen) = &seen {
@@ -53,6 +53,11 @@ fn penalise(scores: &mut [f32], seen: &[u32], penalty: f32) {
     }
 }
 
+/// The largest score; NaN is none.
+fn largest(scores: &[f32]) -> f32 {
+    scores.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
 /// Weights of a row's tokens.
 struct Weights {
     top: f32,
@@ -61,8 +66,7 @@ struct Weights {
 }
 
 impl Weights {
-    fn new(scores: &[f32], sharpness: f32) -> Weights {
-        let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    fn new(scores: &[f32], top: f32, sharpness: f32) -> Weights {
         let mut weights = vec![0; scores.len()];
         if top > f32::NEG_INFINITY {
             weigh(scores, top, sharpness, &mut weights);
@@ -95,14 +99,14 @@ fn key(score: f32) -> u32 {
 
 /// None where no token has a probability.
 fn pick<T: Float>(scores: &[f32], args: &Choose<T>, random: u64) -> Option<u32> {
-    let sharpness = args.sharpness();
-    let weights = Weights::new(scores, sharpness);
-    if weights.top == f32::NEG_INFINITY {
+    let (top, sharpness) = (largest(scores), args.sharpness());
+    if top == f32::NEG_INFINITY {
         return None;
     }
     if sharpness == 0.0 {
-        return scores.iter().position(|&score| score == weights.top).map(|token| token as u32);
+        return scores.iter().position(|&score| score == top).map(|token| token as u32);
     }
+    let weights = Weights::new(scores, top, sharpness);
     let least = args.least();
     let allowed: Vec<Token> = (0..).zip(scores).zip(&weights.of).filter(|(_, weight)| **weight >= least).map(Token::new).collect();
     // The smallest key that is left, and how many of the tokens that have it.
